@@ -1,0 +1,152 @@
+//! The one kind of work: train this model spec, from these initial weights or none, with this recipe, on these shards, and
+//! report every epoch.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ids::{BlobId, RunId},
+    model::AudioCnn,
+};
+
+/// How to train: Adam (β 0.9 and 0.999, ε 1e-8, as PyTorch's defaults) on cross-entropy.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Recipe {
+    /// Adam's step size.
+    pub learning_rate: f64,
+    /// Clips of one step; the last batch of an epoch may be smaller.
+    pub batch_size: u32,
+    /// Passes over the training part at most.
+    pub epochs: u32,
+    /// Epochs without a lower validation loss after which training stops; none: it never stops early.
+    pub patience: Option<u32>,
+    /// Everything random in the run (weights, order, dropout) is drawn from this.
+    pub seed: u64,
+}
+
+/// What a worker is asked to do.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// What to build.
+    pub model: AudioCnn,
+    /// How to train it.
+    pub recipe: Recipe,
+    /// Shards whose rows, in this order, are numbered from 0.
+    pub shards: Vec<BlobId>,
+    /// Blob that lists the rows that train and those that validate.
+    pub split: BlobId,
+    /// Checkpoint to start from; none: fresh weights drawn from the recipe's seed.
+    pub initial_weights: Option<BlobId>,
+}
+
+/// One epoch's metrics, all on the validation part except the first. Every number is finite.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// From 1.
+    pub epoch: u32,
+    /// Mean cross-entropy over the training clips, as they were seen in training.
+    pub train_loss: f64,
+    /// Mean cross-entropy over the validation clips.
+    pub loss: f64,
+    /// From 0 to 1.
+    pub accuracy: f64,
+    /// Unweighted mean of the classes' F1, from 0 to 1.
+    pub macro_f1: f64,
+}
+
+/// What a finished attempt leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunResult {
+    /// The epoch of lowest validation loss, whose weights the checkpoint holds.
+    pub best_epoch: u32,
+    /// Blob: weights of that epoch.
+    pub checkpoint: BlobId,
+    /// Blob: logits of the validation rows by those weights.
+    pub logits: BlobId,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// The loss was no longer a finite number; trying again would give the same.
+    Diverged,
+    /// The device's memory did not suffice.
+    OutOfMemory,
+    /// A shard or a split could not be fetched or read.
+    Data,
+    /// The worker's disk or another part of it failed.
+    Worker,
+    /// The worker was told to leave.
+    Drained,
+}
+
+impl Reason {
+    /// Whether another attempt may fare better.
+    pub fn is_retryable(self) -> bool {
+        self != Self::Diverged
+    }
+}
+
+/// A failed attempt's reason, with words for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// For decisions.
+    pub reason: Reason,
+    /// For people.
+    pub message: String,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// Trained to its end.
+    Completed(RunResult),
+    /// Not.
+    Failed(Failure),
+}
+
+/// The answer to a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Train another epoch.
+    Continue,
+    /// End the attempt with what it has.
+    Stop,
+}
+
+/// The seed of a run: the same for every attempt of it, different for every other run.
+pub fn derive_seed(sweep_seed: u64, run: RunId) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"earshot run seed v1");
+    hasher.update(&sweep_seed.to_le_bytes());
+    hasher.update(&run.trial.0.to_le_bytes());
+    hasher.update(&run.fold.0.to_le_bytes());
+    let mut seed = [0; 8];
+    hasher.finalize_xof().fill(&mut seed);
+    u64::from_le_bytes(seed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::ids::{FoldId, SweepId, TrialId};
+
+    #[test]
+    fn every_run_has_a_seed_of_its_own() {
+        let run = |trial, fold| RunId {
+            sweep: SweepId(0),
+            trial: TrialId(trial),
+            fold: FoldId(fold),
+        };
+        let seeds: BTreeSet<u64> = (0..100)
+            .flat_map(|trial| (0..5).map(move |fold| derive_seed(42, run(trial, fold))))
+            .collect();
+        assert_eq!(seeds.len(), 500);
+        assert_eq!(derive_seed(42, run(3, 1)), derive_seed(42, run(3, 1)));
+        assert_ne!(derive_seed(42, run(3, 1)), derive_seed(43, run(3, 1)));
+    }
+}

@@ -1,0 +1,257 @@
+//! Checkpoints and logits: named float tensors in a safetensors file.
+//!
+//! A checkpoint holds, in the model spec's order of layers:
+//!
+//! | name | shape |
+//! |---|---|
+//! | `input.mean`, `input.std` | `(n_mfcc)` |
+//! | `blocks.<i>.weight`, `blocks.<i>.bias` | `(filters, channels, kernel, kernel)`, `(filters)`; `i` from 0 |
+//! | `head.fc.weight`, `head.fc.bias` | `(fc_units, features)`, `(fc_units)`; absent without a hidden layer |
+//! | `head.out.weight`, `head.out.bias` | `(classes, features)`, `(classes)` |
+//!
+//! A logits blob holds `logits`, `(validation rows, classes)`, in the split's order of validation rows.
+
+use std::collections::BTreeMap;
+
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::model::{AudioCnn, Layer, ModelError};
+
+/// A dense float tensor, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Extent of every dimension.
+    pub shape: Vec<usize>,
+    /// Values, as many as the shape's product.
+    pub values: Vec<f32>,
+}
+
+/// Named tensors, in the order of their names.
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// Why bytes are not the tensors that were expected.
+#[derive(Debug, thiserror::Error)]
+pub enum TensorsError {
+    /// Not a safetensors file.
+    #[error("not a safetensors file")]
+    Format(#[source] safetensors::SafeTensorError),
+    /// A tensor of another type than 32-bit float.
+    #[error("tensor {0:?} is not 32-bit float")]
+    Dtype(String),
+    /// A tensor that should be there is not.
+    #[error("tensor {0:?} is missing")]
+    Missing(String),
+    /// A tensor that should not be there is.
+    #[error("tensor {0:?} does not belong to this model")]
+    Unexpected(String),
+    /// A tensor of another shape than the spec's.
+    #[error("tensor {name:?} has shape {found:?}, the model spec says {expected:?}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// The spec's.
+        expected: Vec<usize>,
+        /// The file's.
+        found: Vec<usize>,
+    },
+    /// A value that is not a finite number.
+    #[error("tensor {0:?} holds a value that is not finite")]
+    NotFinite(String),
+    /// The spec itself cannot be built.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// Encodes tensors; the same tensors give the same bytes.
+///
+/// # Errors
+/// [`TensorsError::Format`] when a tensor's values do not fill its shape.
+pub fn encode(tensors: &Tensors) -> Result<Vec<u8>, TensorsError> {
+    let bytes: BTreeMap<&str, Vec<u8>> = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            (
+                name.as_str(),
+                tensor
+                    .values
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes())
+                    .collect(),
+            )
+        })
+        .collect();
+    let views = tensors
+        .iter()
+        .zip(bytes.values())
+        .map(|((name, tensor), data)| Ok((name, TensorView::new(Dtype::F32, tensor.shape.clone(), data)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(TensorsError::Format)?;
+    safetensors::serialize(views, None).map_err(TensorsError::Format)
+}
+
+/// Decodes tensors, all of them finite 32-bit floats.
+///
+/// # Errors
+/// [`TensorsError`] says which tensor is wrong.
+pub fn decode(bytes: &[u8]) -> Result<Tensors, TensorsError> {
+    let file = SafeTensors::deserialize(bytes).map_err(TensorsError::Format)?;
+    file.iter()
+        .map(|(name, view)| {
+            if view.dtype() != Dtype::F32 {
+                return Err(TensorsError::Dtype(name.to_owned()));
+            }
+            let values: Vec<f32> = view
+                .data()
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&little_endian| f32::from_le_bytes(little_endian))
+                .collect();
+            if values.iter().any(|value| !value.is_finite()) {
+                return Err(TensorsError::NotFinite(name.to_owned()));
+            }
+            Ok((
+                name.to_owned(),
+                Tensor {
+                    shape: view.shape().to_vec(),
+                    values,
+                },
+            ))
+        })
+        .collect()
+}
+
+/// Names and shapes of a checkpoint of this model, as the table above says.
+///
+/// # Errors
+/// The spec cannot be built.
+pub fn checkpoint_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
+    let n_mfcc = model.n_mfcc as usize;
+    let mut shapes = vec![
+        ("input.mean".to_owned(), vec![n_mfcc]),
+        ("input.std".to_owned(), vec![n_mfcc]),
+    ];
+    let layers = model.layers()?;
+    let last = layers.len().saturating_sub(1);
+    for (index, layer) in layers.iter().enumerate() {
+        let (name, weight) = match *layer {
+            Layer::Block {
+                input: [channels, ..],
+                block,
+            } => {
+                let kernel = block.kernel_size as usize;
+                (
+                    format!("blocks.{index}"),
+                    vec![block.filters as usize, channels as usize, kernel, kernel],
+                )
+            }
+            Layer::Linear { input, output } => {
+                let name = if index == last { "head.out" } else { "head.fc" };
+                (name.to_owned(), vec![output as usize, input as usize])
+            }
+        };
+        let bias = weight.iter().take(1).copied().collect();
+        shapes.push((format!("{name}.weight"), weight));
+        shapes.push((format!("{name}.bias"), bias));
+    }
+    Ok(shapes)
+}
+
+/// Decodes a checkpoint and holds it against the model spec: every tensor there, none besides, all of the right shape.
+///
+/// # Errors
+/// [`TensorsError`] says which tensor is wrong.
+pub fn decode_checkpoint(bytes: &[u8], model: &AudioCnn) -> Result<Tensors, TensorsError> {
+    let tensors = decode(bytes)?;
+    let shapes = checkpoint_shapes(model)?;
+    for (name, expected) in &shapes {
+        let tensor = tensors
+            .get(name)
+            .ok_or_else(|| TensorsError::Missing(name.clone()))?;
+        if tensor.shape != *expected {
+            return Err(TensorsError::Shape {
+                name: name.clone(),
+                expected: expected.clone(),
+                found: tensor.shape.clone(),
+            });
+        }
+    }
+    match tensors
+        .keys()
+        .find(|name| !shapes.iter().any(|(known, _)| known == *name))
+    {
+        Some(name) => Err(TensorsError::Unexpected(name.clone())),
+        None => Ok(tensors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checkpoint(model: &AudioCnn) -> Tensors {
+        checkpoint_shapes(model)
+            .unwrap()
+            .into_iter()
+            .map(|(name, shape)| {
+                let values = vec![0.5; shape.iter().product()];
+                (name, Tensor { shape, values })
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_checkpoint_has_as_many_numbers_as_the_spec_counts() {
+        let model = AudioCnn::reference(13, 431, 10);
+        let tensors = checkpoint(&model);
+        let numbers: usize = tensors.values().map(|tensor| tensor.values.len()).sum();
+        assert_eq!(numbers as u64, model.cost().unwrap().params + 2 * 13);
+        assert_eq!(
+            decode_checkpoint(&encode(&tensors).unwrap(), &model).unwrap(),
+            tensors
+        );
+    }
+
+    #[test]
+    fn another_models_checkpoint_is_refused() {
+        let model = AudioCnn::reference(13, 431, 10);
+        let bytes = encode(&checkpoint(&model)).unwrap();
+        let wider = AudioCnn::reference(20, 431, 10);
+        assert!(matches!(
+            decode_checkpoint(&bytes, &wider),
+            Err(TensorsError::Shape { .. })
+        ));
+        let mut missing = checkpoint(&model);
+        missing.remove("head.out.bias");
+        let error = decode_checkpoint(&encode(&missing).unwrap(), &model).unwrap_err();
+        assert!(matches!(error, TensorsError::Missing(name) if name == "head.out.bias"));
+        let mut more = checkpoint(&model);
+        more.insert(
+            "extra".into(),
+            Tensor {
+                shape: vec![1],
+                values: vec![0.0],
+            },
+        );
+        assert!(matches!(
+            decode_checkpoint(&encode(&more).unwrap(), &model),
+            Err(TensorsError::Unexpected(_))
+        ));
+    }
+
+    #[test]
+    fn a_value_that_is_not_finite_is_refused() {
+        let tensors = Tensors::from([(
+            "logits".into(),
+            Tensor {
+                shape: vec![1],
+                values: vec![f32::NAN],
+            },
+        )]);
+        assert!(matches!(
+            decode(&encode(&tensors).unwrap()),
+            Err(TensorsError::NotFinite(_))
+        ));
+        assert!(decode(b"nonsense").is_err());
+    }
+}

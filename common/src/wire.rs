@@ -1,0 +1,388 @@
+//! Protocol messages to domain types and back: the only place where they meet.
+//!
+//! Everything that comes off the wire is checked here: lengths of names, presence of parts, finite numbers. What is checked
+//! against state (does this worker hold this attempt?) is the coordinator's.
+
+use earshot_proto::earshot::v1 as proto;
+
+use crate::{
+    ids::BlobId,
+    job::{Epoch, Failure, Job, Outcome, Reason, Recipe, RunResult, Verdict},
+    model::{AudioCnn, Block, Head},
+};
+
+/// Letters a failure's message keeps at most.
+pub const MESSAGE_LENGTH_MAX: usize = 2_000;
+
+/// A message that cannot be what it says.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum WireError {
+    /// A part that must be there is not.
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    /// A blob's name is not 32 bytes.
+    #[error("{0} is not a blob's name of 32 bytes")]
+    BlobId(&'static str),
+    /// A number is not finite or out of its range.
+    #[error("{0} is out of range")]
+    Range(&'static str),
+    /// An enum's value is unknown.
+    #[error("{0} is of an unknown kind")]
+    Kind(&'static str),
+}
+
+/// Reads a blob's name; `what` names the field in the error.
+///
+/// # Errors
+/// [`WireError::BlobId`] when it is not 32 bytes long.
+pub fn blob_id(bytes: &[u8], what: &'static str) -> Result<BlobId, WireError> {
+    <[u8; 32]>::try_from(bytes)
+        .map(BlobId::from)
+        .map_err(|_| WireError::BlobId(what))
+}
+
+/// Writes a blob's name.
+pub fn blob_bytes(id: BlobId) -> Vec<u8> {
+    id.as_bytes().to_vec()
+}
+
+impl From<&AudioCnn> for proto::AudioCnn {
+    fn from(model: &AudioCnn) -> Self {
+        let blocks = model.blocks.iter();
+        Self {
+            n_mfcc: model.n_mfcc,
+            frames: model.frames,
+            blocks: blocks
+                .map(|b| proto::Block {
+                    filters: b.filters,
+                    kernel_size: b.kernel_size,
+                })
+                .collect(),
+            head: Some(proto::Head {
+                dropout: model.head.dropout,
+                fc_units: model.head.fc_units,
+            }),
+            classes: model.classes,
+        }
+    }
+}
+
+impl TryFrom<proto::AudioCnn> for AudioCnn {
+    type Error = WireError;
+
+    fn try_from(model: proto::AudioCnn) -> Result<Self, WireError> {
+        let head = model.head.ok_or(WireError::Missing("the model's head"))?;
+        let blocks = model.blocks.into_iter();
+        let model = Self {
+            n_mfcc: model.n_mfcc,
+            frames: model.frames,
+            blocks: blocks
+                .map(|b| Block {
+                    filters: b.filters,
+                    kernel_size: b.kernel_size,
+                })
+                .collect(),
+            head: Head {
+                dropout: head.dropout,
+                fc_units: head.fc_units,
+            },
+            classes: model.classes,
+        };
+        model
+            .layers()
+            .map(|_| model)
+            .map_err(|_| WireError::Range("the model spec"))
+    }
+}
+
+impl From<&Recipe> for proto::Recipe {
+    fn from(recipe: &Recipe) -> Self {
+        Self {
+            learning_rate: recipe.learning_rate,
+            batch_size: recipe.batch_size,
+            epochs: recipe.epochs,
+            patience: recipe.patience,
+            seed: recipe.seed,
+        }
+    }
+}
+
+impl TryFrom<proto::Recipe> for Recipe {
+    type Error = WireError;
+
+    fn try_from(recipe: proto::Recipe) -> Result<Self, WireError> {
+        let in_range = recipe.learning_rate.is_finite()
+            && recipe.learning_rate > 0.0
+            && recipe.batch_size > 0
+            && recipe.epochs > 0
+            && recipe.patience != Some(0);
+        if !in_range {
+            return Err(WireError::Range("the recipe"));
+        }
+        Ok(Self {
+            learning_rate: recipe.learning_rate,
+            batch_size: recipe.batch_size,
+            epochs: recipe.epochs,
+            patience: recipe.patience,
+            seed: recipe.seed,
+        })
+    }
+}
+
+impl From<&Job> for proto::Job {
+    fn from(job: &Job) -> Self {
+        Self {
+            model: Some((&job.model).into()),
+            recipe: Some((&job.recipe).into()),
+            shards: job.shards.iter().copied().map(blob_bytes).collect(),
+            split: blob_bytes(job.split),
+            initial_weights: job.initial_weights.map(blob_bytes),
+        }
+    }
+}
+
+impl TryFrom<proto::Job> for Job {
+    type Error = WireError;
+
+    fn try_from(job: proto::Job) -> Result<Self, WireError> {
+        let weights = job
+            .initial_weights
+            .map(|bytes| blob_id(&bytes, "initial_weights"))
+            .transpose()?;
+        if job.shards.is_empty() {
+            return Err(WireError::Missing("the job's shards"));
+        }
+        Ok(Self {
+            model: job
+                .model
+                .ok_or(WireError::Missing("the job's model"))?
+                .try_into()?,
+            recipe: job
+                .recipe
+                .ok_or(WireError::Missing("the job's recipe"))?
+                .try_into()?,
+            shards: job
+                .shards
+                .iter()
+                .map(|bytes| blob_id(bytes, "a shard"))
+                .collect::<Result<_, _>>()?,
+            split: blob_id(&job.split, "the split")?,
+            initial_weights: weights,
+        })
+    }
+}
+
+impl From<&Epoch> for proto::Epoch {
+    fn from(epoch: &Epoch) -> Self {
+        Self {
+            epoch: epoch.epoch,
+            train_loss: epoch.train_loss,
+            loss: epoch.loss,
+            accuracy: epoch.accuracy,
+            macro_f1: epoch.macro_f1,
+        }
+    }
+}
+
+impl TryFrom<proto::Epoch> for Epoch {
+    type Error = WireError;
+
+    fn try_from(epoch: proto::Epoch) -> Result<Self, WireError> {
+        let unit = 0.0..=1.0;
+        if epoch.epoch == 0 {
+            return Err(WireError::Range("the epoch's number"));
+        }
+        if !epoch.train_loss.is_finite() || !epoch.loss.is_finite() {
+            return Err(WireError::Range("the epoch's loss"));
+        }
+        if !unit.contains(&epoch.accuracy) || !unit.contains(&epoch.macro_f1) {
+            return Err(WireError::Range("the epoch's accuracy or macro-F1"));
+        }
+        Ok(Self {
+            epoch: epoch.epoch,
+            train_loss: epoch.train_loss,
+            loss: epoch.loss,
+            accuracy: epoch.accuracy,
+            macro_f1: epoch.macro_f1,
+        })
+    }
+}
+
+impl From<&Outcome> for proto::finish_request::Outcome {
+    fn from(outcome: &Outcome) -> Self {
+        match outcome {
+            Outcome::Completed(result) => Self::Result(proto::Result {
+                best_epoch: result.best_epoch,
+                checkpoint: blob_bytes(result.checkpoint),
+                logits: blob_bytes(result.logits),
+            }),
+            Outcome::Failed(failure) => Self::Failure(proto::Failure {
+                reason: proto::Reason::from(failure.reason).into(),
+                message: failure.message.clone(),
+            }),
+        }
+    }
+}
+
+impl TryFrom<proto::finish_request::Outcome> for Outcome {
+    type Error = WireError;
+
+    fn try_from(outcome: proto::finish_request::Outcome) -> Result<Self, WireError> {
+        match outcome {
+            proto::finish_request::Outcome::Result(result) => Ok(Self::Completed(RunResult {
+                best_epoch: result.best_epoch,
+                checkpoint: blob_id(&result.checkpoint, "the checkpoint")?,
+                logits: blob_id(&result.logits, "the logits")?,
+            })),
+            proto::finish_request::Outcome::Failure(failure) => Ok(Self::Failed(Failure {
+                reason: failure.reason().try_into()?,
+                message: failure.message.chars().take(MESSAGE_LENGTH_MAX).collect(),
+            })),
+        }
+    }
+}
+
+impl From<Reason> for proto::Reason {
+    fn from(reason: Reason) -> Self {
+        match reason {
+            Reason::Diverged => Self::Diverged,
+            Reason::OutOfMemory => Self::OutOfMemory,
+            Reason::Data => Self::Data,
+            Reason::Worker => Self::Worker,
+            Reason::Drained => Self::Drained,
+        }
+    }
+}
+
+impl TryFrom<proto::Reason> for Reason {
+    type Error = WireError;
+
+    fn try_from(reason: proto::Reason) -> Result<Self, WireError> {
+        match reason {
+            proto::Reason::Diverged => Ok(Self::Diverged),
+            proto::Reason::OutOfMemory => Ok(Self::OutOfMemory),
+            proto::Reason::Data => Ok(Self::Data),
+            proto::Reason::Worker => Ok(Self::Worker),
+            proto::Reason::Drained => Ok(Self::Drained),
+            proto::Reason::Unspecified => Err(WireError::Kind("the failure's reason")),
+        }
+    }
+}
+
+impl From<Verdict> for proto::Verdict {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Continue => Self::Continue,
+            Verdict::Stop => Self::Stop,
+        }
+    }
+}
+
+impl TryFrom<proto::Verdict> for Verdict {
+    type Error = WireError;
+
+    fn try_from(verdict: proto::Verdict) -> Result<Self, WireError> {
+        match verdict {
+            proto::Verdict::Continue => Ok(Self::Continue),
+            proto::Verdict::Stop => Ok(Self::Stop),
+            proto::Verdict::Unspecified => Err(WireError::Kind("the verdict")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn job() -> Job {
+        Job {
+            model: AudioCnn::reference(13, 431, 10),
+            recipe: Recipe {
+                learning_rate: 1e-3,
+                batch_size: 32,
+                epochs: 10,
+                patience: Some(3),
+                seed: 7,
+            },
+            shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
+            split: BlobId::of(b"split"),
+            initial_weights: None,
+        }
+    }
+
+    #[test]
+    fn a_job_survives_the_wire() {
+        assert_eq!(Job::try_from(proto::Job::from(&job())), Ok(job()));
+    }
+
+    #[test]
+    fn malformed_jobs_are_refused_by_part() {
+        let good = || proto::Job::from(&job());
+        let check = |wrong: proto::Job, expected| assert_eq!(Job::try_from(wrong), Err(expected));
+        check(
+            proto::Job {
+                split: vec![1, 2],
+                ..good()
+            },
+            WireError::BlobId("the split"),
+        );
+        check(
+            proto::Job {
+                shards: vec![],
+                ..good()
+            },
+            WireError::Missing("the job's shards"),
+        );
+        check(
+            proto::Job {
+                model: None,
+                ..good()
+            },
+            WireError::Missing("the job's model"),
+        );
+        let recipe = proto::Recipe {
+            learning_rate: f64::NAN,
+            ..(&job().recipe).into()
+        };
+        check(
+            proto::Job {
+                recipe: Some(recipe),
+                ..good()
+            },
+            WireError::Range("the recipe"),
+        );
+    }
+
+    #[test]
+    fn an_epoch_that_is_not_finite_is_refused() {
+        let good = Epoch {
+            epoch: 1,
+            train_loss: 1.0,
+            loss: 1.0,
+            accuracy: 0.5,
+            macro_f1: 0.5,
+        };
+        assert_eq!(Epoch::try_from(proto::Epoch::from(&good)), Ok(good));
+        assert!(
+            Epoch::try_from(proto::Epoch {
+                loss: f64::INFINITY,
+                ..(&good).into()
+            })
+            .is_err()
+        );
+        assert!(
+            Epoch::try_from(proto::Epoch {
+                accuracy: f64::NAN,
+                ..(&good).into()
+            })
+            .is_err()
+        );
+        assert!(
+            Epoch::try_from(proto::Epoch {
+                epoch: 0,
+                ..(&good).into()
+            })
+            .is_err()
+        );
+    }
+}
