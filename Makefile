@@ -1,0 +1,64 @@
+# Earshot. `make` alone lists what there is to make.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/earshot
+# Pinned checks of dependencies; CI machines that have their own find them on the PATH first.
+CARGO_DENY_VERSION := 0.20.2
+CARGO_MACHETE_VERSION := 0.9.1
+export PATH := $(PATH):$(CACHE)/tools/bin
+
+ifdef LIBTORCH
+export LIBTORCH := $(abspath $(LIBTORCH))
+endif
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| awk -F '\t' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: ## libtorch and ONNX Runtime for this machine (GPU=1: with CUDA, GPU=0: back to the CPU)
+	@python3 deploy/setup.py $(if $(filter 1,$(GPU)),--gpu) $(if $(filter 0,$(GPU)),--cpu)
+
+.PHONY: build
+build: setup ## the two release binaries, target/release/coordinator and worker
+	cargo build --release --locked -p coordinator -p worker
+
+.PHONY: demo
+demo: build ## clips to a verified champion/ on two workers (DATA=folder in ESC-50's layout; else synthetic)
+	deploy/demo.sh $(if $(DATA),"$(DATA)")
+
+.PHONY: test
+test: setup tools ## every check and every test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+	cargo test --workspace --locked
+	python3 -m unittest discover --start-directory deploy --pattern 'test_*.py'
+	cargo deny --log-level error check licenses bans sources
+	cargo machete
+	if command -v taplo >/dev/null; then taplo fmt --check; fi
+
+.PHONY: audit
+audit: tools ## the dependencies against the advisory database (needs the network)
+	cargo deny check
+
+.PHONY: bench
+bench: build ## measure against Optuna with PyTorch (DATA=folder as in demo), ending in a table of ratios
+	python3 benches/run.py $(if $(DATA),--data "$(DATA)")
+
+.PHONY: clean
+clean: ## remove what was built here; the cache folder stays
+	cargo clean
+	rm -rf champion
+
+# Unoptimised on purpose: they compile in a third of the time and still answer in seconds.
+.PHONY: tools
+tools:
+	@command -v cargo-deny >/dev/null || CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug \
+		--root $(CACHE)/tools cargo-deny --version $(CARGO_DENY_VERSION)
+	@command -v cargo-machete >/dev/null || CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug \
+		--root $(CACHE)/tools cargo-machete --version $(CARGO_MACHETE_VERSION)
