@@ -27,7 +27,11 @@ pub enum Length {
 pub struct FrontEnd {
     /// Rate that every clip is resampled to.
     pub sample_rate_hz: u32,
-    /// Frames this many decibels below the peak RMS at either end are trimmed; absent: nothing is trimmed.
+    /// Frames this many decibels below the peak RMS at either end are trimmed; `"none"`: nothing is trimmed.
+    #[serde(
+        serialize_with = "none_as_word::serialize",
+        deserialize_with = "none_as_word::deserialize"
+    )]
     pub trim_top_db: Option<f32>,
     /// Whether the waveform is divided by its largest magnitude.
     pub peak_normalise: bool,
@@ -96,7 +100,7 @@ impl FrontEnd {
                 format!("must be above 0 and at most 60 seconds, got {}", self.duration_s),
             );
         }
-        if !(16..=65_536).contains(&self.n_fft) || self.n_fft % 2 != 0 {
+        if !(16..=65_536).contains(&self.n_fft) || !self.n_fft.is_multiple_of(2) {
             return bad(
                 "n_fft",
                 format!("must be even, from 16 to 65536, got {}", self.n_fft),
@@ -125,6 +129,38 @@ impl FrontEnd {
             ),
             _ => Ok(()),
         }
+    }
+}
+
+/// TOML has no null: "no trimming" is the word `none`, there and in the canonical JSON.
+mod none_as_word {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(untagged, expecting = "trim_top_db must be a number of decibels or \"none\"")]
+    enum Word {
+        Decibels(f32),
+        Text(None),
+    }
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum None {
+        None,
+    }
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
+        value
+            .map_or(Word::Text(None::None), Word::Decibels)
+            .serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
+        Ok(match Word::deserialize(deserializer)? {
+            Word::Decibels(decibels) => Some(decibels),
+            Word::Text(None::None) => Option::None,
+        })
     }
 }
 

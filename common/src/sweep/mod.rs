@@ -1,1 +1,224 @@
-//! The sweep file.
+//! The sweep file: from TOML to a validated [`Sweep`].
+//!
+//! - [`raw`]: the file as it is written, strict: unknown keys and wrong types end here.
+//! - [`space`]: hyperparameters, their domains, points of the space, and how a point becomes a model spec and a recipe.
+//! - [`error`]: what is wrong, in which file and line, and what would be right.
+//!
+//! A [`Sweep`] that exists is one that can run: every range is checked, every point of a grid builds a model.
+
+pub mod error;
+mod raw;
+pub mod space;
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    error::SweepError,
+    space::{Domain, Hyperparameter, Point, Space, Value},
+};
+use crate::{frontend::FrontEnd, ids::BlobId, model::Cost};
+
+/// A validated sweep.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Sweep {
+    /// For people; letters, digits, `-` and `_`.
+    pub name: String,
+    /// Everything random in the sweep is drawn from this.
+    pub seed: u64,
+    /// Where the recordings lie and where their features go.
+    pub data: Data,
+    /// How waveforms become features.
+    pub front_end: FrontEnd,
+    /// Which clips train, validate and test.
+    pub split: Split,
+    /// What is searched.
+    pub space: Space,
+    /// How it is searched.
+    pub search: Search,
+    /// How long a run trains.
+    pub schedule: Schedule,
+    /// What makes a trial the best.
+    pub objective: Objective,
+    /// What a trial must fit in to be trained at all.
+    pub constraints: Constraints,
+    /// How much may be spent.
+    pub budget: Budget,
+}
+
+/// Where the recordings lie and where their features go.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Data {
+    /// A folder in ESC-50's layout.
+    pub root: PathBuf,
+    /// The folder of cleaned clips, features and shards.
+    pub processed: PathBuf,
+}
+
+/// Which clips train, validate and test. Selection sees the validation part; the test part is scored once, at export.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Split {
+    /// The dataset's own folds: a trial has one run for each validation fold.
+    Folds {
+        /// Folds that validate, one run each.
+        validation: Vec<u32>,
+        /// Folds that neither train nor validate.
+        test: Vec<u32>,
+    },
+    /// Folds made so that no source is in two of them and classes stay balanced; numbered from 1.
+    Grouped {
+        /// How many to make.
+        folds: u32,
+        /// Folds that validate, one run each.
+        validation: Vec<u32>,
+        /// Folds that neither train nor validate.
+        test: Vec<u32>,
+        /// Order in which sources are dealt.
+        seed: u64,
+    },
+    /// A plain stratified split, as `sklearn.train_test_split`; it ignores sources and so flatters.
+    Holdout {
+        /// Part of the clips that tests; may be 0.
+        test_size: f64,
+        /// Part of the remaining clips that validates.
+        validation_size: f64,
+        /// `random_state` of both splits.
+        seed: u64,
+    },
+}
+
+impl Split {
+    /// The validation folds, one run of every trial each. A split without folds has the single fold 0.
+    pub fn folds(&self) -> Vec<u32> {
+        match self {
+            Self::Folds { validation, .. } | Self::Grouped { validation, .. } => validation.clone(),
+            Self::Holdout { .. } => vec![0],
+        }
+    }
+}
+
+/// How the space is searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "algorithm", rename_all = "snake_case")]
+pub enum Search {
+    /// Every point once, in the space's order.
+    Grid,
+}
+
+/// How long a run trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Passes over the training part at most.
+    pub epochs: u32,
+    /// Epochs without a lower validation loss after which a run stops; none: early stopping is off.
+    pub patience: Option<u32>,
+}
+
+/// What makes a trial the best.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Objective {
+    /// Largest validation accuracy.
+    Accuracy,
+    /// Largest validation macro-F1.
+    MacroF1,
+    /// Smallest validation loss.
+    Loss,
+}
+
+impl Objective {
+    /// As it stands in the sweep file and in commands' output.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Accuracy => "accuracy",
+            Self::MacroF1 => "macro_f1",
+            Self::Loss => "loss",
+        }
+    }
+}
+
+/// Limits on a model's exact cost, each absent for none. A trial beyond one is never trained.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[expect(
+    clippy::struct_field_names,
+    reason = "the names stand in the sweep file, where each says that it is a maximum"
+)]
+pub struct Constraints {
+    /// Trained numbers.
+    pub max_params: Option<u64>,
+    /// Multiply-accumulates of one clip.
+    pub max_macs: Option<u64>,
+    /// KiB of the int8 weights.
+    pub max_int8_kib: Option<f64>,
+    /// KiB of int8 activations at their peak.
+    pub max_peak_ram_kib: Option<f64>,
+}
+
+impl Constraints {
+    /// What a model of this cost breaks, in words; none when it may be trained.
+    pub fn broken_by(&self, cost: &Cost) -> Option<String> {
+        let limits = [
+            (
+                "params",
+                cost.params as f64,
+                self.max_params.map(|limit| limit as f64),
+            ),
+            ("macs", cost.macs as f64, self.max_macs.map(|limit| limit as f64)),
+            ("int8_kib", cost.int8_kib(), self.max_int8_kib),
+            ("peak_ram_kib", cost.peak_ram_kib(), self.max_peak_ram_kib),
+        ];
+        limits
+            .into_iter()
+            .find_map(|(name, value, limit)| {
+                limit
+                    .filter(|&limit| value > limit)
+                    .map(|limit| (name, value, limit))
+            })
+            .map(|(name, value, limit)| format!("{name} is {value}, constraints allow {limit}"))
+    }
+}
+
+/// How much may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Budget {
+    /// Trials at most; none: all that the search proposes.
+    pub trials: Option<u32>,
+    /// Attempts of one run at most, before it counts as failed.
+    pub attempts: u32,
+}
+
+impl Sweep {
+    /// Reads and validates a sweep file, with `overrides` of the form `section.key=value` laid over it. Relative paths in
+    /// it are relative to the current folder, as in the commands that share them.
+    ///
+    /// # Errors
+    /// [`SweepError`] says what is wrong, in which line, and what would be right.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, SweepError> {
+        let text = std::fs::read_to_string(path).map_err(|source| SweepError::read(path, &source))?;
+        Self::parse(&text, path, overrides)
+    }
+
+    /// As [`Sweep::load`], from text; `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`Sweep::load`].
+    pub fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Self, SweepError> {
+        raw::parse(text, path, overrides)
+    }
+
+    /// Trials the sweep will make, infeasible ones included.
+    pub fn trials(&self) -> u64 {
+        let points = self.space.size();
+        self.budget
+            .trials
+            .map_or(points, |budget| points.min(u64::from(budget)))
+    }
+
+    /// BLAKE3 of the validated form: two files that mean the same have the same hash.
+    pub fn hash(&self) -> BlobId {
+        BlobId::of(&serde_json::to_vec(self).unwrap_or_default())
+    }
+}

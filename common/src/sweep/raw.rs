@@ -1,0 +1,522 @@
+//! The sweep file as it is written, and the checks that make a [`Sweep`] of it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use toml_edit::{Document, DocumentMut, Item};
+
+use super::{
+    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Space, Split, Sweep,
+    SweepError, Value, error::hint,
+};
+use crate::frontend::FrontEnd;
+
+/// Points of a grid at most: a larger one would outlast its user.
+const GRID_SIZE_MAX: u64 = 1_000_000;
+/// Attempts of a run before it counts as failed, where the file does not say.
+const ATTEMPTS_DEFAULT: u32 = 3;
+/// `random_state` where the file does not say.
+const SEED_DEFAULT: u64 = 42;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSweep {
+    name: String,
+    #[serde(default = "seed_default")]
+    seed: u64,
+    #[serde(default)]
+    data: RawData,
+    #[serde(default)]
+    front_end: FrontEnd,
+    split: RawSplit,
+    #[serde(default)]
+    space: BTreeMap<String, toml::Value>,
+    #[serde(default)]
+    search: RawSearch,
+    schedule: RawSchedule,
+    #[serde(default)]
+    objective: RawObjective,
+    #[serde(default)]
+    constraints: Constraints,
+    #[serde(default)]
+    budget: RawBudget,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RawData {
+    root: PathBuf,
+    processed: PathBuf,
+}
+
+impl Default for RawData {
+    fn default() -> Self {
+        Self {
+            root: "data/raw".into(),
+            processed: "data/processed".into(),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RawSplitKind {
+    Folds,
+    Grouped,
+    Holdout,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSplit {
+    kind: RawSplitKind,
+    validation: Option<Vec<u32>>,
+    test: Option<Vec<u32>>,
+    folds: Option<u32>,
+    test_size: Option<f64>,
+    validation_size: Option<f64>,
+    seed: Option<u64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawSearch {
+    algorithm: RawAlgorithm,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "snake_case")]
+enum RawAlgorithm {
+    #[default]
+    Grid,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSchedule {
+    epochs: u32,
+    patience: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawObjective {
+    metric: Objective,
+}
+
+impl Default for RawObjective {
+    fn default() -> Self {
+        Self {
+            metric: Objective::Accuracy,
+        }
+    }
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawBudget {
+    trials: Option<u32>,
+    attempts: Option<u32>,
+}
+
+fn seed_default() -> u64 {
+    SEED_DEFAULT
+}
+
+/// A complaint about one key, before its line is known. The path is as in `space.dropout`.
+type Complaint = (&'static str, String);
+
+pub(super) fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Sweep, SweepError> {
+    let text = &overridden(text, path, overrides)?;
+    let raw: RawSweep = toml::from_str(text)
+        .map_err(|error| SweepError::new(path, with_hint(error.message())).at(text, error.span()))?;
+    let document = Document::parse(text.as_str()).map_err(|error| SweepError::new(path, error.message()))?;
+    let blame = |key: &str, message: String| SweepError::new(path, message).at(text, span_of(&document, key));
+    let space = space(&raw.space).map_err(|(name, message)| blame(&format!("space.{name}"), message))?;
+    validate(raw, space).map_err(|(key, message)| blame(key, message))
+}
+
+/// Lays `section.key=value` over the file's text; values are TOML, and bare words are strings.
+fn overridden(text: &str, path: &Path, overrides: &[String]) -> Result<String, SweepError> {
+    if overrides.is_empty() {
+        return Ok(text.to_owned());
+    }
+    let mut document: DocumentMut = text.parse().map_err(|error: toml_edit::TomlError| {
+        SweepError::new(path, error.message()).at(text, error.span())
+    })?;
+    for assignment in overrides {
+        let wrong = || SweepError::new(path, format!("--set wants section.key=value, got {assignment:?}"));
+        let (key, value) = assignment.split_once('=').ok_or_else(wrong)?;
+        let value: toml_edit::Value = value.parse().unwrap_or_else(|_| value.into());
+        let (parents, leaf) = key
+            .rsplit_once('.')
+            .map_or((None, key), |(parents, leaf)| (Some(parents), leaf));
+        let mut table = document.as_table_mut();
+        for part in parents.iter().flat_map(|parents| parents.split('.')) {
+            table = table
+                .entry(part)
+                .or_insert(toml_edit::table())
+                .as_table_mut()
+                .ok_or_else(wrong)?;
+        }
+        table.insert(leaf, Item::Value(value));
+    }
+    Ok(document.to_string())
+}
+
+/// Adds the nearest known name to serde's "unknown field" and "unknown variant".
+fn with_hint(message: &str) -> String {
+    let mut quoted = message.split('`').skip(1).step_by(2);
+    match quoted.next() {
+        Some(unknown) if message.starts_with("unknown") => {
+            let kind = if message.starts_with("unknown field") {
+                "key"
+            } else {
+                "value"
+            };
+            format!("unknown {kind} {unknown:?}; {}", hint(unknown, quoted))
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// Where a key stands: the deepest part of its path that the file has.
+fn span_of(document: &Document<&str>, key: &str) -> Option<std::ops::Range<usize>> {
+    let mut span = None;
+    let mut item: &Item = document.as_item();
+    for part in key.split('.') {
+        let Some((found, next)) = item.as_table_like().and_then(|table| table.get_key_value(part)) else {
+            break;
+        };
+        span = found.span().or_else(|| next.span()).or(span);
+        item = next;
+    }
+    span
+}
+
+fn space(raw: &BTreeMap<String, toml::Value>) -> Result<Space, (String, String)> {
+    let mut domains = BTreeMap::new();
+    for (name, value) in raw {
+        let hyperparameter = Hyperparameter::from_name(name).ok_or_else(|| {
+            let known = Hyperparameter::ALL.map(Hyperparameter::name);
+            (
+                name.clone(),
+                format!("unknown hyperparameter {name:?}; {}", hint(name, known)),
+            )
+        })?;
+        let domain = domain(hyperparameter, value).map_err(|message| (name.clone(), message))?;
+        domains.insert(hyperparameter, domain);
+    }
+    Ok(Space::new(domains))
+}
+
+fn domain(hyperparameter: Hyperparameter, raw: &toml::Value) -> Result<Domain, String> {
+    let name = hyperparameter.name();
+    let accept = |raw: &toml::Value| {
+        hyperparameter.accept(value(raw).ok_or_else(|| {
+            format!("{name} must be a number, a list of whole numbers or a word, got {raw}")
+        })?)
+    };
+    let toml::Value::Table(table) = raw else {
+        return accept(raw).map(Domain::Fixed);
+    };
+    if let Some(unknown) = table.keys().find(|key| *key != "choice") {
+        return Err(format!(
+            "unknown key {unknown:?} for {name}; write {name} = {{ choice = [ … ] }} or a fixed value"
+        ));
+    }
+    let choices = table
+        .get("choice")
+        .and_then(toml::Value::as_array)
+        .ok_or_else(|| format!("{name} needs a list of values: {name} = {{ choice = [ … ] }}"))?;
+    let values = choices.iter().map(accept).collect::<Result<Vec<_>, _>>()?;
+    if let Some(repeated) = values
+        .iter()
+        .enumerate()
+        .find(|(i, value)| values.iter().take(*i).any(|v| v == *value))
+    {
+        return Err(format!(
+            "{name} lists {} twice; a grid would train the same trial twice",
+            repeated.1
+        ));
+    }
+    match <[Value; 1]>::try_from(values) {
+        Ok([only]) => Ok(Domain::Fixed(only)),
+        Err(values) if values.is_empty() => Err(format!(
+            "{name} has no values; name at least one in choice = [ … ]"
+        )),
+        Err(values) => Ok(Domain::Choice(values)),
+    }
+}
+
+fn value(raw: &toml::Value) -> Option<Value> {
+    match raw {
+        toml::Value::Integer(number) => Some(Value::Int(*number)),
+        toml::Value::Float(number) => Some(Value::Float(*number)),
+        toml::Value::String(text) => Some(Value::Text(text.clone())),
+        toml::Value::Array(items) => items
+            .iter()
+            .map(toml::Value::as_integer)
+            .collect::<Option<_>>()
+            .map(Value::List),
+        _ => None,
+    }
+}
+
+fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.chars().all(is_plain) {
+        return Err((
+            "name",
+            format!("name must be 1 to 64 letters, digits, - or _, got {:?}", raw.name),
+        ));
+    }
+    raw.front_end
+        .validate()
+        .map_err(|(field, message)| (front_end_key(field), format!("{field} {message}")))?;
+    check_points(&space, &raw.front_end)?;
+    let budget = budget(&raw.budget)?;
+    let RawAlgorithm::Grid = raw.search.algorithm;
+    Ok(Sweep {
+        name: raw.name,
+        seed: raw.seed,
+        data: Data {
+            root: raw.data.root,
+            processed: raw.data.processed,
+        },
+        front_end: raw.front_end,
+        split: split(raw.split)?,
+        space,
+        search: Search::Grid,
+        schedule: schedule(&raw.schedule)?,
+        objective: raw.objective.metric,
+        constraints: constraints(&raw.constraints)?,
+        budget,
+    })
+}
+
+fn front_end_key(field: &'static str) -> &'static str {
+    match field {
+        "sample_rate_hz" => "front_end.sample_rate_hz",
+        "duration_s" => "front_end.duration_s",
+        "n_fft" => "front_end.n_fft",
+        "hop_length" => "front_end.hop_length",
+        "n_mels" => "front_end.n_mels",
+        "n_mfcc" => "front_end.n_mfcc",
+        "trim_top_db" => "front_end.trim_top_db",
+        _ => "front_end",
+    }
+}
+
+/// Every combination of coefficients and blocks must build.
+fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
+    /// Any count will do: classes do not change whether a model builds.
+    const CLASSES: u32 = 2;
+    if space.size() > GRID_SIZE_MAX {
+        return Err((
+            "space",
+            format!(
+                "the grid has {} points, at most {GRID_SIZE_MAX} are allowed",
+                space.size()
+            ),
+        ));
+    }
+    for n_mfcc in space.values(Hyperparameter::NMfcc) {
+        if matches!(n_mfcc, Value::Int(count) if *count > i64::from(front_end.n_mfcc)) {
+            let message = format!(
+                "n_mfcc is {n_mfcc}, but the front end keeps {} coefficients",
+                front_end.n_mfcc
+            );
+            return Err(("space.n_mfcc", message));
+        }
+    }
+    for n_mfcc in space.values(Hyperparameter::NMfcc) {
+        for filters in space.values(Hyperparameter::Filters) {
+            let shape = Space::new(BTreeMap::from([
+                (Hyperparameter::NMfcc, Domain::Fixed(n_mfcc.clone())),
+                (Hyperparameter::Filters, Domain::Fixed(filters.clone())),
+            ]));
+            let built = shape
+                .point(0)
+                .map(|point| point.model(front_end.frames() as u32, CLASSES).layers());
+            if let Some(Err(error)) = built {
+                let message = format!("filters = {filters} with n_mfcc = {n_mfcc} cannot be built: {error}");
+                return Err(("space.filters", message));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn split(raw: RawSplit) -> Result<Split, Complaint> {
+    let unwanted = |given: &[(&'static str, bool)], kind: &str| match given.iter().find(|(_, given)| *given) {
+        Some((key, _)) => {
+            let name = key.trim_start_matches("split.");
+            Err((
+                *key,
+                format!("{name} has no meaning for kind = {kind:?}; remove it"),
+            ))
+        }
+        None => Ok(()),
+    };
+    let sizes = [
+        ("split.test_size", raw.test_size.is_some()),
+        ("split.validation_size", raw.validation_size.is_some()),
+    ];
+    let folds = [
+        ("split.validation", raw.validation.is_some()),
+        ("split.test", raw.test.is_some()),
+        ("split.folds", raw.folds.is_some()),
+    ];
+    match raw.kind {
+        RawSplitKind::Folds => {
+            unwanted(&sizes, "folds")?;
+            unwanted(
+                &[
+                    ("split.folds", raw.folds.is_some()),
+                    ("split.seed", raw.seed.is_some()),
+                ],
+                "folds",
+            )?;
+            let (validation, test) = fold_lists(raw.validation, raw.test)?;
+            Ok(Split::Folds { validation, test })
+        }
+        RawSplitKind::Grouped => {
+            unwanted(&sizes, "grouped")?;
+            let (validation, test) = fold_lists(raw.validation, raw.test)?;
+            let folds = raw.folds.unwrap_or(5);
+            if !(2..=100).contains(&folds) {
+                return Err(("split.folds", format!("folds must be from 2 to 100, got {folds}")));
+            }
+            if let Some(fold) = validation
+                .iter()
+                .chain(&test)
+                .find(|fold| !(1..=folds).contains(*fold))
+            {
+                return Err((
+                    "split.validation",
+                    format!("fold {fold} is not one of the {folds} folds 1 to {folds}"),
+                ));
+            }
+            Ok(Split::Grouped {
+                folds,
+                validation,
+                test,
+                seed: raw.seed.unwrap_or(SEED_DEFAULT),
+            })
+        }
+        RawSplitKind::Holdout => {
+            unwanted(&folds, "holdout")?;
+            let test_size = raw.test_size.unwrap_or(0.2);
+            let validation_size = raw.validation_size.unwrap_or(0.2);
+            if !(0.0..=0.9).contains(&test_size) {
+                return Err((
+                    "split.test_size",
+                    format!("test_size must be from 0 to 0.9, got {test_size}"),
+                ));
+            }
+            if !(validation_size > 0.0 && validation_size <= 0.9) {
+                let message =
+                    format!("validation_size must be above 0 and at most 0.9, got {validation_size}");
+                return Err(("split.validation_size", message));
+            }
+            Ok(Split::Holdout {
+                test_size,
+                validation_size,
+                seed: raw.seed.unwrap_or(SEED_DEFAULT),
+            })
+        }
+    }
+}
+
+fn fold_lists(
+    validation: Option<Vec<u32>>,
+    test: Option<Vec<u32>>,
+) -> Result<(Vec<u32>, Vec<u32>), Complaint> {
+    let validation = validation.unwrap_or_default();
+    let test = test.unwrap_or_default();
+    if validation.is_empty() {
+        let message = "validation needs at least one fold, as validation = [1]; selection must see clips that did not train";
+        return Err(("split.validation", message.into()));
+    }
+    let mut seen = BTreeSet::new();
+    if let Some(fold) = validation.iter().chain(&test).find(|fold| !seen.insert(**fold)) {
+        let message = format!("fold {fold} is listed twice; a fold either validates once or tests");
+        return Err((
+            if test.contains(fold) {
+                "split.test"
+            } else {
+                "split.validation"
+            },
+            message,
+        ));
+    }
+    Ok((validation, test))
+}
+
+fn schedule(raw: &RawSchedule) -> Result<Schedule, Complaint> {
+    if !(1..=100_000).contains(&raw.epochs) {
+        return Err((
+            "schedule.epochs",
+            format!("epochs must be from 1 to 100000, got {}", raw.epochs),
+        ));
+    }
+    if let Some(patience) = raw
+        .patience
+        .filter(|patience| !(1..raw.epochs).contains(patience))
+    {
+        let message = format!(
+            "patience must be from 1 to below epochs ({}), got {patience}; leave it out to turn early stopping off",
+            raw.epochs
+        );
+        return Err(("schedule.patience", message));
+    }
+    Ok(Schedule {
+        epochs: raw.epochs,
+        patience: raw.patience,
+    })
+}
+
+fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {
+    let positive = |key: &'static str, limit: Option<f64>| match limit {
+        Some(limit) if !(limit > 0.0 && limit.is_finite()) => Err((
+            key,
+            format!(
+                "{} must be above 0, got {limit}",
+                key.trim_start_matches("constraints.")
+            ),
+        )),
+        _ => Ok(()),
+    };
+    positive("constraints.max_params", raw.max_params.map(|limit| limit as f64))?;
+    positive("constraints.max_macs", raw.max_macs.map(|limit| limit as f64))?;
+    positive("constraints.max_int8_kib", raw.max_int8_kib)?;
+    positive("constraints.max_peak_ram_kib", raw.max_peak_ram_kib)?;
+    Ok(*raw)
+}
+
+fn budget(raw: &RawBudget) -> Result<Budget, Complaint> {
+    if raw.trials == Some(0) {
+        return Err((
+            "budget.trials",
+            "trials must be at least 1; leave it out to train every point".into(),
+        ));
+    }
+    let attempts = raw.attempts.unwrap_or(ATTEMPTS_DEFAULT);
+    if !(1..=100).contains(&attempts) {
+        return Err((
+            "budget.attempts",
+            format!("attempts must be from 1 to 100, got {attempts}"),
+        ));
+    }
+    Ok(Budget {
+        trials: raw.trials,
+        attempts,
+    })
+}
+
+#[cfg(test)]
+mod tests;
