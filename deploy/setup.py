@@ -358,10 +358,16 @@ def setup(wish: Bundle | None) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kind = parser.add_mutually_exclusive_group()
-    kind.add_argument("--gpu", dest="wish", action="store_const", const=CUDA, help="libtorch with CUDA (2.5 GB)")
-    kind.add_argument("--cpu", dest="wish", action="store_const", const=CPU, help="back to the CPU's libtorch")
+    kind.add_argument(
+        "--gpu", dest="wish", action="store_const", const=CUDA, help="libtorch with CUDA (2.5 GB)"
+    )
+    kind.add_argument(
+        "--cpu", dest="wish", action="store_const", const=CPU, help="back to the CPU's libtorch"
+    )
     try:
         print(setup(parser.parse_args().wish))
     except SetupError as error:
