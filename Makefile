@@ -56,9 +56,11 @@ clean: ## remove what was built here; the cache folder stays
 	rm -rf champion
 
 # Unoptimised on purpose: they compile in a third of the time and still answer in seconds.
+INSTALL_TOOL := CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug --root $(CACHE)/tools
+
 .PHONY: tools
 tools:
-	@command -v cargo-deny >/dev/null || CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug \
-		--root $(CACHE)/tools cargo-deny --version $(CARGO_DENY_VERSION)
-	@command -v cargo-machete >/dev/null || CARGO_PROFILE_DEV_DEBUG=0 cargo install --quiet --locked --debug \
-		--root $(CACHE)/tools cargo-machete --version $(CARGO_MACHETE_VERSION)
+	@command -v cargo-deny >/dev/null || { echo "building cargo-deny, once"; \
+		$(INSTALL_TOOL) cargo-deny --version $(CARGO_DENY_VERSION); }
+	@command -v cargo-machete >/dev/null || { echo "building cargo-machete, once"; \
+		$(INSTALL_TOOL) cargo-machete --version $(CARGO_MACHETE_VERSION); }
