@@ -1,0 +1,263 @@
+//! One attempt, from its grant to its end.
+
+use std::sync::Arc;
+
+use earshot_common::job::{Epoch, Failure, Job, Outcome, Reason, RunResult, Verdict};
+use earshot_proto::earshot::v1::{FinishRequest, Grant, ReportRequest};
+use tokio::{runtime::Handle, sync::mpsc};
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+use crate::{
+    agent::{
+        backoff::Backoff,
+        held::Held,
+        link::{Link, within},
+        membership::{Membership, Session},
+    },
+    blobs::{Blobs, BlobsError, BlockingBlobs},
+    control::{Control, State},
+    progress::{Board, Line},
+    slot::{End, Event, Slot, Work},
+};
+
+/// Times that a result's blob is sent again when it arrives damaged.
+const DAMAGED_TRIES_MAX: u32 = 5;
+
+/// What attempts share.
+#[derive(Debug)]
+pub struct Attempts {
+    /// Our standing.
+    pub membership: Arc<Membership>,
+    /// The coordinator's blobs.
+    pub blobs: Blobs,
+    /// Where running attempts are entered.
+    pub held: Held,
+    /// What a person sees.
+    pub board: Board,
+    /// Cancelled when a draining worker should wait no longer.
+    pub deadline: CancellationToken,
+}
+
+/// One attempt in the agent's hands.
+struct Attempt<'a> {
+    of: &'a Attempts,
+    token: u64,
+    control: Arc<Control>,
+    line: Line,
+}
+
+/// The coordinator has ended the attempt's lease, or the worker waits no longer.
+struct Dropped;
+
+impl Attempts {
+    /// Trains the granted run in this slot and hands in what comes of it. When it returns, the slot is free again.
+    pub async fn run(&self, index: usize, slot: &Slot, grant: Grant, shutdown: &CancellationToken) {
+        let control = Arc::new(Control::default());
+        let _entry = self.held.enter(grant.token, Arc::clone(&control));
+        if shutdown.is_cancelled() {
+            control.advance(State::Draining); // granted while everything else was being drained
+        }
+        let line = self.board.begin(index, &grant);
+        let attempt = Attempt {
+            of: self,
+            token: grant.token,
+            control,
+            line,
+        };
+        let (events, mut inbox) = mpsc::unbounded_channel();
+        let started = match grant.job.map(Job::try_from) {
+            Some(Ok(job)) => {
+                let source = BlockingBlobs {
+                    blobs: self.blobs.clone(),
+                    runtime: Handle::current(),
+                };
+                let control = Arc::clone(&attempt.control);
+                let work = Work {
+                    job,
+                    control,
+                    source: Box::new(source),
+                    events: events.clone(),
+                };
+                slot.submit(work).map_err(|error| error.to_string())
+            }
+            Some(Err(error)) => Err(format!("this worker cannot read the job: {error}")),
+            None => Err("the grant has no job".to_owned()),
+        };
+        if let Err(message) = started {
+            // The receiver is in this function, so somebody listens.
+            let _ = events.send(Event::failed(Reason::Worker, message));
+        }
+        drop(events);
+        attempt.follow(&mut inbox).await;
+    }
+}
+
+impl Attempt<'_> {
+    /// Reports epochs as they come, then the end. Epochs wait in the channel while the coordinator is away.
+    async fn follow(self, inbox: &mut mpsc::UnboundedReceiver<Event>) {
+        let end = loop {
+            match inbox.recv().await {
+                Some(Event::Epoch(epoch)) => {
+                    self.line.epoch(&epoch);
+                    // A dropped attempt still has to wait for its slot.
+                    if let Ok(Verdict::Stop) = self.report(epoch).await {
+                        self.control.advance(State::Stopping);
+                    }
+                }
+                Some(Event::Ended(end)) => break end,
+                None => {
+                    let message = "the slot's training thread has ended".to_owned();
+                    break End::Failed(Failure {
+                        reason: Reason::Worker,
+                        message,
+                    });
+                }
+            }
+        };
+        let said = match &end {
+            End::Trained { best_epoch, .. } => format!("completed, best epoch {best_epoch}"),
+            End::Failed(failure) => format!("failed: {}", failure.message),
+            End::Halted if self.control.state() == State::Draining => {
+                "given back: the worker is leaving".to_owned()
+            }
+            End::Halted => "dropped: its lease has ended".to_owned(),
+        };
+        let handed_in = self.hand_in(end).await;
+        self.line.end(if handed_in.is_ok() {
+            &said
+        } else {
+            "dropped: its lease has ended"
+        });
+    }
+
+    /// Brings the end to the coordinator.
+    async fn hand_in(&self, end: End) -> Result<(), Dropped> {
+        let outcome = match end {
+            End::Trained {
+                best_epoch,
+                checkpoint,
+                logits,
+            } => match (self.put(&checkpoint).await?, self.put(&logits).await?) {
+                (Ok(checkpoint), Ok(logits)) => Outcome::Completed(RunResult {
+                    best_epoch,
+                    checkpoint,
+                    logits,
+                }),
+                (Err(failure), _) | (_, Err(failure)) => Outcome::Failed(failure),
+            },
+            End::Failed(failure) => Outcome::Failed(failure),
+            End::Halted if self.control.state() == State::Draining => Outcome::Failed(Failure {
+                reason: Reason::Drained,
+                message: "the worker is leaving".to_owned(),
+            }),
+            End::Halted => return Err(Dropped),
+        };
+        self.finish(&outcome).await
+    }
+
+    async fn report(&self, epoch: Epoch) -> Result<Verdict, Dropped> {
+        let token = self.token;
+        let response = self.insist(move |link, session| async move {
+            let request = ReportRequest {
+                worker: session.worker.0,
+                token,
+                epoch: Some((&epoch).into()),
+            };
+            within(link.answer_time, link.cluster().report(request)).await
+        });
+        // A verdict that this worker does not know must not end training.
+        Ok(Verdict::try_from(response.await?.verdict()).unwrap_or(Verdict::Continue))
+    }
+
+    async fn finish(&self, outcome: &Outcome) -> Result<(), Dropped> {
+        let token = self.token;
+        let response = self.insist(move |link, session| {
+            let request = FinishRequest {
+                worker: session.worker.0,
+                token,
+                outcome: Some(outcome.into()),
+            };
+            async move { within(link.answer_time, link.cluster().finish(request)).await }
+        });
+        response.await.map(|_| ())
+    }
+
+    /// Gives the coordinator a blob, for as long as the attempt is wanted.
+    async fn put(&self, bytes: &[u8]) -> Result<Result<earshot_common::ids::BlobId, Failure>, Dropped> {
+        let mut backoff = Backoff::new(self.of.membership.link().pace);
+        let mut damaged = 0;
+        loop {
+            let put = tokio::select! {
+                biased;
+                () = self.dropped() => return Err(Dropped),
+                put = self.of.blobs.put(bytes) => put,
+            };
+            match put {
+                Ok(id) => return Ok(Ok(id)),
+                Err(BlobsError::Unavailable(status)) => self.of.membership.lost(&status),
+                Err(BlobsError::Corrupt { .. }) if damaged < DAMAGED_TRIES_MAX => damaged += 1,
+                Err(error) => {
+                    let message = format!("the result cannot be handed in: {}", crate::slot::chain(&error));
+                    return Ok(Err(Failure {
+                        reason: Reason::Worker,
+                        message,
+                    }));
+                }
+            }
+            tokio::select! {
+                () = self.dropped() => return Err(Dropped),
+                () = backoff.wait() => {}
+            }
+        }
+    }
+
+    /// Makes a call again and again until the coordinator answers it, or nobody wants the answer any more.
+    async fn insist<T, Answer>(&self, call: impl Fn(Link, Session) -> Answer) -> Result<T, Dropped>
+    where
+        Answer: Future<Output = Result<T, Status>>,
+    {
+        let membership = &self.of.membership;
+        let tries = async {
+            let mut backoff = Backoff::new(membership.link().pace);
+            loop {
+                let session = membership.session().await.map_err(|_| Dropped)?;
+                match call(membership.link().clone(), session).await {
+                    Ok(answer) => {
+                        membership.found();
+                        return Ok(answer);
+                    }
+                    Err(status) if status.code() == Code::NotFound => membership.forget(session).await,
+                    Err(status) if is_fenced(status.code()) => {
+                        tracing::warn!(token = self.token, "the attempt is over: {}", status.message());
+                        self.control.advance(State::Revoked);
+                        return Err(Dropped);
+                    }
+                    Err(status) => membership.lost(&status),
+                }
+                backoff.wait().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.dropped() => Err(Dropped),
+            answer = tries => answer,
+        }
+    }
+
+    /// Waits until it makes no sense to hand anything in.
+    async fn dropped(&self) {
+        tokio::select! {
+            () = self.control.reached(State::Revoked) => {}
+            () = self.of.deadline.cancelled() => {}
+        }
+    }
+}
+
+/// Whether the coordinator will never take a call of this attempt: its lease has ended, or the call itself is wrong.
+fn is_fenced(code: Code) -> bool {
+    matches!(
+        code,
+        Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange
+    )
+}

@@ -1,0 +1,78 @@
+//! The connection to the coordinator.
+
+use std::{future::Future, time::Duration};
+
+use earshot_proto::earshot::v1::cluster_client::ClusterClient;
+use tokio::time;
+use tonic::{
+    Response, Status,
+    transport::{Channel, Endpoint, Error},
+};
+
+use crate::agent::backoff::Pace;
+
+/// How often the connection is tested when nothing else is said. A channel with timeouts alone did not notice a healed
+/// partition; pings did.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the answer to a ping may take before the connection is given up and made anew.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long making a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long an answer may take that the coordinator does not hold back on purpose.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
+
+/// The connection, and how long to wait for what. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// Where the coordinator is, for people.
+    pub url: String,
+    /// Connects by itself when first used, and again whenever it breaks.
+    pub channel: Channel,
+    /// Pauses between tries.
+    pub pace: Pace,
+    /// How long an answer may take.
+    pub answer_time: Duration,
+}
+
+impl Link {
+    /// A connection to this URL, made when it is first used.
+    ///
+    /// # Errors
+    /// The text is not a URL.
+    pub fn new(url: &str, pace: Pace) -> Result<Self, Error> {
+        let endpoint = Endpoint::from_shared(url.to_owned())?
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self {
+            url: url.to_owned(),
+            channel: endpoint.connect_lazy(),
+            pace,
+            answer_time: ANSWER_TIME,
+        })
+    }
+
+    /// A client of the worker-facing service.
+    pub fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+}
+
+/// The answer to a call, if it comes in time.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Status> {
+    match time::timeout(limit, call).await {
+        Ok(answer) => answer.map(Response::into_inner),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {} s",
+            limit.as_secs()
+        ))),
+    }
+}

@@ -1,0 +1,305 @@
+//! The command line: flags to validated values, values to a running agent, its end to an exit code.
+
+use std::{
+    env,
+    io::IsTerminal,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use earshot_common::blob::BlobStore;
+use earshot_proto::earshot::v1::{JoinRequest, PROTOCOL_VERSION};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Uri;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    agent::{Agent, WhenDone, backoff::Pace, link::Link},
+    blobs::Blobs,
+    device::{CudaLibrary, DeviceChoice, Devices, load_cuda},
+    features::FeatureCache,
+    memory,
+    progress::Board,
+    slot::Slot,
+};
+
+/// Slots a worker has at most: far above any machine's cores, so that a slip of the finger does not start a million threads.
+const SLOTS_MAX: usize = 512;
+
+/// Exit code of a second Ctrl-C, by the shell's convention 128 + SIGINT.
+const INTERRUPTED: i32 = 130;
+
+/// Threads of tokio: they only move messages and files, the cores belong to training.
+const IO_THREADS: usize = 2;
+
+/// Trains runs for a coordinator.
+///
+/// A worker takes runs from a coordinator into its slots, trains each on one core or one GPU, and reports every epoch. Start
+/// as many workers as you have machines, in any order, before or after the coordinator: a worker waits for its coordinator,
+/// and goes on training while it is away.
+///
+/// Ctrl-C drains: running attempts end at their next batch and are given back at once. A second Ctrl-C exits without that.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "worker",
+    version,
+    after_help = "Examples:
+  worker --coordinator http://10.0.0.1:7070
+      as many slots as there are cores, or GPUs
+  worker --coordinator http://10.0.0.1:7070 --slots 2 --device cpu --name attic
+      two slots, so that two cores stay free
+  worker --coordinator http://10.0.0.1:7070 --exit-when-done
+      leaves once every run of the sweep has ended
+
+Exit codes: 0 drained or finished, 1 an error, 2 wrong usage. RUST_LOG=debug says more."
+)]
+pub struct Args {
+    /// Where the coordinator listens
+    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = coordinator_url)]
+    pub coordinator: String,
+
+    /// Runs to train at once [default: one per core, or one per GPU]
+    #[arg(long, value_name = "N", value_parser = slots)]
+    pub slots: Option<NonZeroUsize>,
+
+    /// What to train on; auto takes the GPUs if there are any that libtorch can use
+    #[arg(long, value_enum, default_value = "auto")]
+    pub device: DeviceChoice,
+
+    /// What the coordinator's status calls this worker [default: host name and process number]
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub name: Option<String>,
+
+    /// Folder for features fetched from the coordinator; safe to share between workers, and to delete when none runs
+    /// [default: earshot/blobs in the user's cache folder]
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+
+    /// Exit once every run of every sweep has ended, instead of waiting for more
+    #[arg(long)]
+    pub exit_when_done: bool,
+
+    /// How log lines look; json is one object a line, for machines, and shows no progress bars
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// What `--log-format` may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines.
+    Json,
+}
+
+/// Runs the worker and says how it ended.
+pub fn main(args: Args) -> ExitCode {
+    // Before any other thread starts.
+    memory::keep_freed();
+    tch::set_num_interop_threads(1);
+    tch::set_num_threads(1);
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Not through tracing: it must be seen whatever RUST_LOG says.
+            eprintln!("worker: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let cuda = load_cuda();
+    let devices = Devices::choose(args.device)?;
+    let slots = args
+        .slots
+        .map_or_else(|| devices.slots_default(), NonZeroUsize::get);
+    let board = match args.log_format {
+        LogFormat::Text if std::io::stderr().is_terminal() => Board::bars(slots),
+        LogFormat::Text | LogFormat::Json => Board::default(),
+    };
+    start_log(args.log_format, &board);
+    match cuda {
+        CudaLibrary::Absent => {}
+        CudaLibrary::Loaded(path) => tracing::debug!("loaded {}", path.display()),
+        CudaLibrary::Refused(path, error) => tracing::warn!("cannot load {}: {error}", path.display()),
+    }
+
+    let cache = args.cache.map_or_else(default_cache, Ok)?;
+    let store = BlobStore::open(&cache)
+        .context("the blob cache cannot be used; choose another folder with --cache")?;
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(IO_THREADS)
+        .enable_all()
+        .build()?;
+    let _inside = runtime.enter(); // the connection belongs to the runtime
+    let pace = Pace::default();
+    let link = Link::new(&args.coordinator, pace).context("the coordinator's URL cannot be used")?;
+    let agent = Agent {
+        blobs: Blobs::new(store, link.channel.clone(), pace),
+        link,
+        introduction: JoinRequest {
+            protocol_version: PROTOCOL_VERSION,
+            name: args.name.unwrap_or_else(default_name),
+            slots: u32::try_from(slots)?,
+            device: devices.name().to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        slots: start_slots(slots, devices)?,
+        board,
+        when_done: if args.exit_when_done {
+            WhenDone::Exit
+        } else {
+            WhenDone::Wait
+        },
+    };
+    tracing::info!(slots, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
+    until_done(&runtime, agent)
+}
+
+fn start_slots(slots: usize, devices: Devices) -> anyhow::Result<Vec<Slot>> {
+    let features = FeatureCache::default();
+    let mut cores = cores_to_bind(slots, devices).into_iter();
+    (0..slots)
+        .map(|slot| Slot::start(slot, devices.of_slot(slot), cores.next(), features.clone()))
+        .collect::<Result<_, _>>()
+        .context("the system gives no more threads; use fewer --slots")
+}
+
+/// Slots are bound to cores only when they are as many as the cores: then no slot ever moves away from its cache. With fewer,
+/// two workers on one machine would both choose the first cores.
+fn cores_to_bind(slots: usize, devices: Devices) -> Vec<core_affinity::CoreId> {
+    match devices {
+        Devices::Cpu { cores } if cores == slots => core_affinity::get_core_ids()
+            .filter(|ids| ids.len() == slots)
+            .unwrap_or_default(),
+        _ => Vec::new(),
+    }
+}
+
+/// Runs the agent; Ctrl-C and SIGTERM drain it, the second of them exits.
+fn until_done(runtime: &Runtime, agent: Agent) -> anyhow::Result<()> {
+    let shutdown = CancellationToken::new();
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let token = shutdown.clone();
+    runtime.block_on(async move {
+        let mut listener = JoinSet::new();
+        listener.spawn(async move {
+            heard(&mut interrupt, &mut terminate).await;
+            tracing::info!("draining; once more to exit at once");
+            token.cancel();
+            heard(&mut interrupt, &mut terminate).await;
+            std::process::exit(INTERRUPTED);
+        });
+        agent.run(shutdown).await
+    })?;
+    Ok(())
+}
+
+async fn heard(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn start_log(format: LogFormat, board: &Board) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(board.writer());
+    match format {
+        LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn coordinator_url(text: &str) -> Result<String, String> {
+    const EXAMPLE: &str = "give it as http://HOST:PORT, for example http://127.0.0.1:7070";
+    let url: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
+    match (url.scheme_str(), url.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        (Some("https"), _) => Err(format!("this version speaks no TLS; {EXAMPLE}")),
+        _ => Err(EXAMPLE.to_owned()),
+    }
+}
+
+fn slots(text: &str) -> Result<NonZeroUsize, String> {
+    let slots: Option<NonZeroUsize> = text.parse().ok();
+    slots
+        .filter(|slots| slots.get() <= SLOTS_MAX)
+        .ok_or_else(|| format!("give a number from 1 to {SLOTS_MAX}"))
+}
+
+fn name(text: &str) -> Result<String, String> {
+    const LENGTH_MAX: usize = 100;
+    if text.trim().is_empty() || text.chars().count() > LENGTH_MAX || text.chars().any(char::is_control) {
+        return Err(format!("give 1 to {LENGTH_MAX} printable characters"));
+    }
+    Ok(text.to_owned())
+}
+
+fn default_name() -> String {
+    format!(
+        "{}-{}",
+        gethostname::gethostname().to_string_lossy(),
+        std::process::id()
+    )
+}
+
+fn default_cache() -> anyhow::Result<PathBuf> {
+    let absolute = |name: &str| {
+        env::var_os(name)
+            .map(PathBuf::from)
+            .filter(|path| path.is_absolute())
+    };
+    let folder = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
+    let folder = folder.context("neither XDG_CACHE_HOME nor HOME names a folder; choose one with --cache")?;
+    Ok(folder.join(Path::new("earshot/blobs")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(args: &[&str], expected: Result<(), &str>) {
+        let parsed = Args::try_parse_from([&["worker"], args].concat());
+        match (parsed, expected) {
+            (Ok(_), Ok(())) => {}
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+            (parsed, expected) => panic!("{args:?}: {parsed:?}, expected {expected:?}"),
+        }
+    }
+
+    #[test]
+    fn wrong_flags_are_refused_with_what_would_be_right() {
+        let url = ["--coordinator", "http://127.0.0.1:7070"];
+        let with = |more: &[&'static str]| [&url[..], more].concat();
+        check(&url, Ok(()));
+        check(
+            &with(&["--slots", "4", "--device", "cpu", "--name", "attic"]),
+            Ok(()),
+        );
+        check(&with(&["--slots", "0"]), Err("from 1 to 512"));
+        check(&with(&["--slots", "many"]), Err("from 1 to 512"));
+        check(
+            &with(&["--device", "tpu"]),
+            Err("possible values: auto, cpu, cuda"),
+        );
+        check(&with(&["--name", " "]), Err("printable"));
+        check(&["--coordinator", "127.0.0.1:7070"], Err("http://HOST:PORT"));
+        check(&["--coordinator", "https://host:7070"], Err("no TLS"));
+        check(&["--coordinator", "http://"], Err("http://HOST:PORT"));
+    }
+}

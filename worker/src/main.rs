@@ -1,0 +1,9 @@
+//! The `worker` binary; the library does the work.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    worker::cli::main(worker::cli::Args::parse())
+}

@@ -1,0 +1,41 @@
+//! How the process treats memory that was freed.
+//!
+//! By default glibc serves large blocks by `mmap` and gives them back to the kernel when they are freed. A training step
+//! frees and takes the same few megabytes again and again, so each step pays for page faults and zeroing: measured at a
+//! quarter of the training time on CPU. Keeping freed blocks in the heap costs nothing but the peak's memory, which the next
+//! step needs anyway.
+
+/// Freed blocks up to this size stay with the process. glibc's upper limit for the threshold on 64-bit systems; larger
+/// ones, such as a whole dataset's features, still go back to the kernel.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const KEPT_BYTES_MAX: libc::c_int = 32 * 1024 * 1024;
+
+/// Free memory at the heap's end that is kept before any goes back.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TRIM_BYTES: libc::c_int = 1024 * 1024 * 1024;
+
+/// Keeps freed memory for the next training step. Call it once, before any thread starts; says whether it took effect.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn keep_freed() -> bool {
+    // SAFETY: mallopt only sets two of the allocator's numbers; it may be called at any time and takes no pointers.
+    #[allow(unsafe_code)] // glibc offers no other way to set them from inside the process
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES_MAX) == 1
+            && libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_BYTES) == 1
+    }
+}
+
+/// Other allocators are left as they are.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn keep_freed() -> bool {
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    fn the_allocator_takes_the_settings() {
+        assert!(super::keep_freed());
+    }
+}

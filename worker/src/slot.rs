@@ -1,0 +1,277 @@
+//! One thread that trains one run at a time, and where an attempt's failures get their reasons.
+//!
+//! Training holds a core for minutes, so it never runs on tokio's threads: a slot is a thread of its own, which takes work
+//! from one channel and answers on another. Every call into libtorch is a fallible one; should one panic all the same, or our
+//! own code, `catch_unwind` at the slot's border turns it into a failure of that attempt, and the slot goes on with the next.
+
+use std::{
+    any::Any,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, mpsc},
+    thread,
+};
+
+use earshot_common::{
+    ids::BlobId,
+    job::{Epoch, Failure, Job, Reason},
+    tensors::{self, TensorsError},
+};
+use earshot_data::{shard::Shard, split::TrainSplit};
+use tch::{Device, TchError};
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::{
+    blobs::BlobsError,
+    control::Control,
+    features::{FeatureCache, Features, FeaturesError},
+    network::NetworkError,
+    training::{self, TrainError, Trained},
+};
+
+/// Where a slot gets bytes from; it may block.
+pub trait BlobSource: Send {
+    /// The blob's bytes, verified. Gives up with [`BlobsError::Halted`] when the attempt is no longer wanted.
+    ///
+    /// # Errors
+    /// The bytes cannot be had.
+    fn read(&self, id: BlobId, control: &Control) -> Result<Vec<u8>, BlobsError>;
+}
+
+/// One attempt, as a slot takes it.
+pub struct Work {
+    /// What to train.
+    pub job: Job,
+    /// Whether it is still wanted.
+    pub control: Arc<Control>,
+    /// Where its shards come from.
+    pub source: Box<dyn BlobSource>,
+    /// Where its events go. Unbounded, because training must not wait for a coordinator that is away; it holds one event an
+    /// epoch and one at the end, so the recipe bounds it.
+    pub events: UnboundedSender<Event>,
+}
+
+/// What a slot says of an attempt, in this order: epochs, then one end.
+#[derive(Debug)]
+pub enum Event {
+    /// An epoch is over.
+    Epoch(Epoch),
+    /// The attempt is over.
+    Ended(End),
+}
+
+/// How training ended.
+#[derive(Debug)]
+pub enum End {
+    /// With a result, encoded as blobs.
+    Trained {
+        /// The epoch of the weights.
+        best_epoch: u32,
+        /// Blob: its weights.
+        checkpoint: Vec<u8>,
+        /// Blob: its logits of the validation rows.
+        logits: Vec<u8>,
+    },
+    /// Without.
+    Failed(Failure),
+    /// At the agent's word.
+    Halted,
+}
+
+/// Handle of a slot's thread, which ends with it.
+#[derive(Debug)]
+pub struct Slot {
+    work: mpsc::Sender<Work>,
+}
+
+/// The slot's thread is gone; nothing but a bug could end it.
+#[derive(Debug, thiserror::Error)]
+#[error("the slot's training thread has ended")]
+pub struct SlotGone;
+
+impl Slot {
+    /// Starts the thread of slot `index` for one device, bound to one core if one is named.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start(
+        index: usize,
+        device: Device,
+        core: Option<core_affinity::CoreId>,
+        features: FeatureCache,
+    ) -> io::Result<Self> {
+        let (work, inbox) = mpsc::channel::<Work>();
+        thread::Builder::new()
+            .name(format!("slot-{index}"))
+            .spawn(move || {
+                if let Some(core) = core {
+                    core_affinity::set_for_current(core);
+                }
+                // One thread a slot: OpenMP's setting is each thread's own, so it is made here.
+                tch::set_num_threads(1);
+                for work in inbox {
+                    let end = perform(&work, device, &features);
+                    // Nobody listens when the agent is gone; then there is nobody to tell either.
+                    let _ = work.events.send(Event::Ended(end));
+                }
+            })?;
+        Ok(Self { work })
+    }
+
+    /// Hands the slot its next attempt.
+    ///
+    /// # Errors
+    /// [`SlotGone`].
+    pub fn submit(&self, work: Work) -> Result<(), SlotGone> {
+        self.work.send(work).map_err(|_| SlotGone)
+    }
+}
+
+/// Runs one attempt to its end, whatever happens in it.
+fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
+    // The state behind the border is dropped on a panic: the network and its optimiser with the stack, and the caches recover
+    // from a poisoned lock because they hold whole values only.
+    let result = catch_unwind(AssertUnwindSafe(|| attempt(work, device, cache)));
+    match result {
+        Ok(Ok(end)) => end,
+        Ok(Err(error)) => error.into_end(),
+        Err(panic) => End::Failed(Failure {
+            reason: reason_of_message(&panic_message(&*panic)),
+            message: format!("training panicked: {}", panic_message(&*panic)),
+        }),
+    }
+}
+
+fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, AttemptError> {
+    let Work {
+        job,
+        control,
+        source,
+        events,
+    } = work;
+    let features = load_features(job, device, cache, source.as_ref(), control)?;
+    features.check_classes(job.model.classes)?;
+    let initial = match job.initial_weights {
+        Some(id) => {
+            let bytes = source.read(id, control)?;
+            Some(
+                tensors::decode_checkpoint(&bytes, &job.model)
+                    .map_err(|error| AttemptError::InitialWeights(id, error))?,
+            )
+        }
+        None => None,
+    };
+    let trained = training::train(job, &features, initial.as_ref(), device, control, |epoch| {
+        let _ = events.send(Event::Epoch(epoch));
+    })?;
+    encode(&trained)
+}
+
+fn load_features(
+    job: &Job,
+    device: Device,
+    cache: &FeatureCache,
+    source: &dyn BlobSource,
+    control: &Control,
+) -> Result<Features, AttemptError> {
+    cache.get_or_load(job, device, || {
+        let split = TrainSplit::read(&source.read(job.split, control)?)
+            .map_err(|error| FeaturesError::Split(job.split, error.into()))?;
+        let shards = job.shards.iter().map(|&id| {
+            let bytes = source.read(id, control)?;
+            Ok(Shard::read(&bytes).map_err(|error| FeaturesError::Shard(id, error.into()))?)
+        });
+        Ok((shards.collect::<Result<_, AttemptError>>()?, split))
+    })
+}
+
+fn encode(trained: &Trained) -> Result<End, AttemptError> {
+    Ok(End::Trained {
+        best_epoch: trained.best.epoch,
+        checkpoint: tensors::encode(&trained.checkpoint).map_err(AttemptError::Encode)?,
+        logits: tensors::encode(&trained.logits).map_err(AttemptError::Encode)?,
+    })
+}
+
+/// Everything that can end an attempt early.
+#[derive(Debug, thiserror::Error)]
+enum AttemptError {
+    #[error(transparent)]
+    Blobs(#[from] BlobsError),
+    #[error(transparent)]
+    Features(#[from] FeaturesError),
+    #[error("the initial weights {0} do not fit the model")]
+    InitialWeights(BlobId, #[source] TensorsError),
+    #[error(transparent)]
+    Train(#[from] TrainError),
+    #[error("the result cannot be encoded")]
+    Encode(#[source] TensorsError),
+}
+
+impl AttemptError {
+    fn into_end(self) -> End {
+        let reason = match &self {
+            Self::Blobs(BlobsError::Halted) | Self::Train(TrainError::Halted) => return End::Halted,
+            Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. }) => Reason::Data,
+            Self::Features(FeaturesError::Torch(error))
+            | Self::Train(TrainError::Torch(error) | TrainError::Network(NetworkError::Torch(error))) => {
+                reason_of(error)
+            }
+            Self::Features(_) | Self::InitialWeights(..) => Reason::Data,
+            Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
+            Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
+        };
+        End::Failed(Failure {
+            reason,
+            message: chain(&self),
+        })
+    }
+}
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message.push_str(": ");
+        // libtorch appends a stack of its own, line after line.
+        message.push_str(error.to_string().lines().next().unwrap_or_default());
+        cause = error.source();
+    }
+    message
+}
+
+fn reason_of(error: &TchError) -> Reason {
+    reason_of_message(&error.to_string())
+}
+
+/// libtorch has one kind of error; what it says of memory differs by device.
+fn reason_of_message(message: &str) -> Reason {
+    const OUT_OF_MEMORY: [&str; 4] = [
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "CUDNN_STATUS_ALLOC_FAILED",
+    ];
+    if OUT_OF_MEMORY.iter().any(|text| message.contains(text)) {
+        Reason::OutOfMemory
+    } else {
+        Reason::Worker
+    }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "no message".to_owned())
+}
+
+impl Event {
+    /// The failure of an attempt that the worker itself could not carry out.
+    pub fn failed(reason: Reason, message: impl Into<String>) -> Self {
+        Self::Ended(End::Failed(Failure {
+            reason,
+            message: message.into(),
+        }))
+    }
+}

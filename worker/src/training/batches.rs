@@ -1,0 +1,99 @@
+//! Which rows come when, gathered from the resident matrix, and their dropout masks.
+
+use earshot_common::job::Job;
+use tch::{Device, TchError, Tensor};
+
+use crate::{
+    features::Features,
+    network::Network,
+    randomness::{Masks, Order},
+};
+
+/// The training rows of one run, batch by batch.
+#[derive(Debug)]
+pub struct Batches<'a> {
+    features: &'a Features,
+    /// Training rows in this epoch's order.
+    rows: Vec<i64>,
+    /// The same on the device.
+    index: Tensor,
+    order: Order,
+    masks: Masks,
+    /// Where masks are made, kept from batch to batch.
+    buffer: Vec<f32>,
+    /// Elements of one clip's mask.
+    mask_width: i64,
+    size: usize,
+    device: Device,
+}
+
+/// What one step sees.
+#[derive(Debug)]
+pub struct Batch {
+    /// `(clips, n_mfcc, frames)`.
+    pub features: Tensor,
+    /// `(clips)`.
+    pub labels: Tensor,
+    /// `(clips, features)`; none without dropout.
+    pub mask: Option<Tensor>,
+}
+
+impl<'a> Batches<'a> {
+    /// The batches of this job.
+    pub fn new(job: &Job, features: &'a Features, network: &Network, device: Device) -> Self {
+        Self {
+            features,
+            rows: features.train().to_vec(),
+            index: Tensor::new(),
+            order: Order::new(job.recipe.seed),
+            masks: Masks::new(job.recipe.seed, job.model.head.dropout),
+            buffer: Vec::new(),
+            mask_width: network.features(),
+            size: (job.recipe.batch_size as usize).max(1),
+            device,
+        }
+    }
+
+    /// Training rows of an epoch.
+    pub fn rows(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Batches of an epoch; the last may be smaller.
+    pub fn count(&self) -> usize {
+        self.rows.len().div_ceil(self.size)
+    }
+
+    /// Draws the next epoch's order.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn shuffle(&mut self) -> Result<(), TchError> {
+        self.order.shuffle(&mut self.rows);
+        self.index = Tensor::f_from_slice(&self.rows)?.f_to_device(self.device)?;
+        Ok(())
+    }
+
+    /// The batch of this index, with a mask of its own.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn get(&mut self, index: usize) -> Result<Batch, TchError> {
+        let start = index * self.size;
+        let clips = self.size.min(self.rows.len().saturating_sub(start)) as i64;
+        let rows = self.index.f_narrow(0, start as i64, clips)?;
+        Ok(Batch {
+            features: self.features.matrix.f_index_select(0, &rows)?,
+            labels: self.features.labels.f_index_select(0, &rows)?,
+            mask: self.masks.is_active().then(|| self.mask(clips)).transpose()?,
+        })
+    }
+
+    fn mask(&mut self, clips: i64) -> Result<Tensor, TchError> {
+        self.buffer.resize((clips * self.mask_width) as usize, 0.0);
+        self.masks.fill(&mut self.buffer);
+        Tensor::f_from_slice(&self.buffer)?
+            .f_view([clips, self.mask_width])?
+            .f_to_device(self.device)
+    }
+}

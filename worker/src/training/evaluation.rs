@@ -1,0 +1,71 @@
+//! Loss, accuracy and macro-F1 on the validation rows.
+
+use earshot_common::metrics::Confusion;
+use tch::{TchError, Tensor};
+
+use crate::{
+    features::Features,
+    network::{Network, copy_out},
+};
+
+/// Rows of one forward pass: enough to keep the kernels busy, few enough that activations stay in the cache.
+const ROWS: usize = 32;
+
+/// How a network does on the validation rows.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// Mean cross-entropy.
+    pub loss: f64,
+    /// Truth against prediction.
+    pub confusion: Confusion,
+    /// `(rows, classes)`, row-major, in the split's order.
+    pub logits: Vec<f32>,
+}
+
+/// Evaluates without gradients and without dropout.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn evaluate(network: &Network, features: &Features, labels: &[u16]) -> Result<Evaluation, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let mut logits = Vec::new();
+    for rows in features.validation().chunks(ROWS) {
+        let rows = Tensor::f_from_slice(rows)?.f_to_device(features.matrix.device())?;
+        let batch = features.matrix.f_index_select(0, &rows)?;
+        logits.extend(copy_out(&network.forward(&batch, None)?)?.values);
+    }
+    let classes = logits.len() / labels.len().max(1);
+    Ok(Evaluation {
+        loss: cross_entropy(classes, &logits, labels),
+        confusion: Confusion::from_logits(classes, &logits, labels),
+        logits,
+    })
+}
+
+/// Mean of `log Σ exp(logits) - logit of the truth`, in double precision.
+pub fn cross_entropy(classes: usize, logits: &[f32], labels: &[u16]) -> f64 {
+    let losses = logits
+        .chunks_exact(classes.max(1))
+        .zip(labels)
+        .map(|(row, &label)| {
+            let row = row.iter().copied().map(f64::from);
+            let max = row.clone().fold(f64::NEG_INFINITY, f64::max);
+            let log_sum = row.clone().map(|logit| (logit - max).exp()).sum::<f64>().ln() + max;
+            log_sum - row.clone().nth(usize::from(label)).unwrap_or(f64::NAN)
+        });
+    losses.sum::<f64>() / labels.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cross_entropy_is_pytorchs() {
+        // F.cross_entropy(torch.tensor([[1., 2., 3.], [0., 0., 0.]]), torch.tensor([2, 1])) = 0.7531090
+        let loss = cross_entropy(3, &[1.0, 2.0, 3.0, 0.0, 0.0, 0.0], &[2, 1]);
+        assert!((loss - 0.753_109_0).abs() < 1e-6, "{loss}");
+        assert!((cross_entropy(2, &[1e4, -1e4], &[0])).abs() < 1e-12);
+        assert!(cross_entropy(2, &[f32::NAN, 0.0], &[0]).is_nan());
+    }
+}

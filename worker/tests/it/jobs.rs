@@ -1,0 +1,127 @@
+//! Made-up jobs: small features whose classes a network can tell apart.
+
+use earshot_common::job::Epoch;
+use earshot_common::{
+    ids::BlobId,
+    job::{Job, Recipe},
+    model::{AudioCnn, Block, Head},
+};
+use earshot_data::{
+    shard::{Shard, View},
+    split::TrainSplit,
+};
+use tch::Device;
+use worker::{
+    control::Control,
+    features::Features,
+    randomness::Weights,
+    training::{self, TrainError, Trained},
+};
+
+/// Coefficients in the shards; models take fewer.
+pub(crate) const N_MFCC: usize = 10;
+/// Frames of every clip.
+pub(crate) const FRAMES: usize = 24;
+/// Classes, told apart by which coefficients are raised.
+pub(crate) const CLASSES: usize = 4;
+
+/// A job with everything that it names.
+pub(crate) struct Example {
+    pub(crate) job: Job,
+    pub(crate) shards: Vec<Shard>,
+    pub(crate) split: TrainSplit,
+}
+
+/// 96 clips in two shards, every fourth for validation, two blocks and a hidden layer.
+pub(crate) fn example(seed: u64) -> Example {
+    let shards = vec![shard(0, 40), shard(40, 56)];
+    let rows = |part: fn(u32) -> bool| (0..96).filter(|&row| part(row)).collect();
+    let split = TrainSplit {
+        train: rows(|row| row % 8 < 6),
+        validation: rows(|row| row % 8 >= 6),
+    };
+    let job = Job {
+        model: AudioCnn {
+            n_mfcc: 8,
+            frames: FRAMES as u32,
+            blocks: vec![
+                Block {
+                    filters: 4,
+                    kernel_size: 3,
+                },
+                Block {
+                    filters: 6,
+                    kernel_size: 5,
+                },
+            ],
+            head: Head {
+                dropout: 0.3,
+                fc_units: Some(12),
+            },
+            classes: CLASSES as u32,
+        },
+        recipe: Recipe {
+            learning_rate: 5e-3,
+            batch_size: 16,
+            epochs: 8,
+            patience: None,
+            seed,
+        },
+        shards: shards
+            .iter()
+            .map(|shard| BlobId::of(&shard.write().unwrap()))
+            .collect(),
+        split: BlobId::of(&split.write().unwrap()),
+        initial_weights: None,
+    };
+    Example { job, shards, split }
+}
+
+fn shard(first: usize, clips: usize) -> Shard {
+    let mut noise = Weights::new(first as u64);
+    let mut features = Vec::new();
+    let labels: Vec<u16> = (first..first + clips)
+        .map(|row| (row / 2 % CLASSES) as u16)
+        .collect();
+    for &label in &labels {
+        for coefficient in 0..N_MFCC {
+            let raised = if coefficient % CLASSES == usize::from(label) {
+                30.0
+            } else {
+                0.0
+            };
+            let line = noise.uniform(25.0, FRAMES);
+            features.extend(line.into_iter().map(|value| value + raised - 200.0));
+        }
+    }
+    Shard {
+        n_mfcc: N_MFCC,
+        frames: FRAMES,
+        labels,
+        features,
+        front_end: BlobId::of(b"front end"),
+        view: View::Clean,
+    }
+}
+
+impl Example {
+    pub(crate) fn features(&self) -> Features {
+        Features::new(&self.job, &self.shards, &self.split, Device::Cpu).unwrap()
+    }
+
+    /// Trains here, in this thread; the epochs and what is left.
+    pub(crate) fn train(&self) -> (Vec<Epoch>, Result<Trained, TrainError>) {
+        let mut epochs = Vec::new();
+        let control = Control::default();
+        tch::set_num_threads(1);
+        let trained = training::train(
+            &self.job,
+            &self.features(),
+            None,
+            Device::Cpu,
+            &control,
+            |epoch| epochs.push(epoch),
+        );
+        (epochs, trained)
+    }
+}

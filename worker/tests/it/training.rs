@@ -1,0 +1,196 @@
+//! What training does to small, separable features.
+
+use std::thread;
+
+use earshot_common::{
+    job::Epoch,
+    metrics::Confusion,
+    model::AudioCnn,
+    tensors::{checkpoint_shapes, decode_checkpoint, encode},
+};
+use tch::Device;
+use worker::{
+    control::{Control, State},
+    network::Network,
+    training::{self, TrainError, Trained, evaluation::evaluate},
+};
+
+use crate::jobs::{CLASSES, Example, example};
+
+fn trained(example: &Example) -> (Vec<Epoch>, Trained) {
+    let (epochs, trained) = example.train();
+    (epochs, trained.unwrap())
+}
+
+#[test]
+fn the_built_network_has_as_many_parameters_as_the_spec_counts() {
+    for spec in [AudioCnn::reference(13, 431, 50), example(0).job.model] {
+        let values = Network::fresh(&spec, 1, Device::Cpu).unwrap().values().unwrap();
+        let numbers: usize = values.values().map(|tensor| tensor.values.len()).sum();
+        assert_eq!(numbers as u64, spec.cost().unwrap().params);
+        for (name, shape) in checkpoint_shapes(&spec).unwrap().iter().skip(2) {
+            assert_eq!(&values[name].shape, shape, "{name}");
+        }
+    }
+}
+
+#[test]
+fn fresh_weights_are_pytorchs_by_default() {
+    let spec = AudioCnn::reference(13, 431, 50);
+    let values = Network::fresh(&spec, 1, Device::Cpu).unwrap().values().unwrap();
+    for (name, fan_in) in [
+        ("blocks.0.weight", 9.0),
+        ("blocks.1.bias", 144.0),
+        ("head.fc.weight", 10_272.0),
+    ] {
+        let bound = 1.0 / f32::sqrt(fan_in);
+        let largest = values[name]
+            .values
+            .iter()
+            .fold(0.0_f32, |max, value| max.max(value.abs()));
+        assert!(
+            largest <= bound && largest > 0.8 * bound,
+            "{name}: {largest} of {bound}"
+        );
+    }
+}
+
+#[test]
+fn separable_features_are_learned() {
+    let (epochs, trained) = trained(&example(1));
+    assert_eq!(
+        epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(),
+        (1..=8).collect::<Vec<_>>()
+    );
+    assert!(trained.best.accuracy > 0.9, "{:?}", trained.best);
+    assert!(trained.best.macro_f1 > 0.9 && trained.best.train_loss < epochs[0].train_loss);
+}
+
+#[test]
+fn the_best_epochs_weights_and_logits_are_left() {
+    let mut example = example(2);
+    // Large steps, so that the validation loss goes up and down.
+    example.job.recipe.learning_rate = 3e-2;
+    example.job.recipe.epochs = 12;
+    let (epochs, trained) = trained(&example);
+    let lowest = epochs
+        .iter()
+        .map(|epoch| epoch.loss)
+        .fold(f64::INFINITY, f64::min);
+    let first = epochs.iter().find(|epoch| epoch.loss <= lowest).unwrap();
+    assert_eq!(trained.best, *first);
+    assert!(
+        trained.best.epoch < 12,
+        "the fault did not fire: the last epoch was the best"
+    );
+
+    let bytes = encode(&trained.checkpoint).unwrap();
+    let checkpoint = decode_checkpoint(&bytes, &example.job.model).unwrap();
+    let network = Network::from_checkpoint(&example.job.model, &checkpoint, Device::Cpu).unwrap();
+    let features = example.features();
+    let labels = features.validation_labels();
+    let again = evaluate(&network, &features, &labels).unwrap();
+    let logits = &trained.logits["logits"];
+    assert_eq!(logits.shape, [labels.len(), CLASSES]);
+    assert_eq!(again.logits, logits.values);
+    assert!((again.loss - trained.best.loss).abs() < 1e-12);
+    let accuracy = Confusion::from_logits(CLASSES, &logits.values, &labels).accuracy();
+    assert!((accuracy - trained.best.accuracy).abs() < 1e-12);
+    assert_eq!(checkpoint["input.mean"].values, features.input().mean);
+}
+
+#[test]
+fn training_stops_when_patience_runs_out() {
+    let mut example = example(3);
+    example.job.recipe.learning_rate = 3e-2;
+    example.job.recipe.epochs = 60;
+    example.job.recipe.patience = Some(2);
+    let (epochs, trained) = trained(&example);
+    assert!(epochs.len() < 60);
+    assert_eq!(epochs.len() as u32, trained.best.epoch + 2);
+}
+
+#[test]
+fn the_same_job_gives_the_same_bits_whatever_the_other_slots_do() {
+    let alone = trained(&example(7));
+    let (first, second) = thread::scope(|scope| {
+        let others: Vec<_> = (20..23)
+            .map(|seed| scope.spawn(move || example(seed).train()))
+            .collect();
+        let first = scope.spawn(|| trained(&example(7)));
+        let second = scope.spawn(|| trained(&example(7)));
+        for other in others {
+            other.join().unwrap().1.unwrap();
+        }
+        (first.join().unwrap(), second.join().unwrap())
+    });
+    for (epochs, trained) in [&first, &second] {
+        assert_eq!(*epochs, alone.0);
+        assert_eq!(
+            encode(&trained.checkpoint).unwrap(),
+            encode(&alone.1.checkpoint).unwrap()
+        );
+        assert_eq!(trained.logits, alone.1.logits);
+    }
+    assert_ne!(trained(&example(8)).0, alone.0);
+}
+
+#[test]
+fn weights_that_grow_without_bound_are_called_diverged() {
+    let mut example = example(4);
+    example.job.recipe.learning_rate = 1e20;
+    let (_, trained) = example.train();
+    assert!(
+        matches!(trained, Err(TrainError::Diverged { epoch: 1.. })),
+        "{trained:?}"
+    );
+}
+
+#[test]
+fn training_goes_on_from_a_checkpoint() {
+    let mut example = example(5);
+    let (_, first) = trained(&example);
+    example.job.recipe.epochs = 1;
+    example.job.recipe.learning_rate = 1e-6;
+    let control = Control::default();
+    let again = training::train(
+        &example.job,
+        &example.features(),
+        Some(&first.checkpoint),
+        Device::Cpu,
+        &control,
+        |_| {},
+    );
+    assert!((again.unwrap().best.loss - first.best.loss).abs() < 1e-3);
+}
+
+#[test]
+fn a_stop_keeps_what_there_is_and_a_drain_nothing() {
+    let example = example(6);
+    let run = |state| {
+        let control = Control::default();
+        let mut epochs = 0;
+        let trained = training::train(
+            &example.job,
+            &example.features(),
+            None,
+            Device::Cpu,
+            &control,
+            |epoch| {
+                epochs += 1;
+                if epoch.epoch == 3 {
+                    control.advance(state);
+                }
+            },
+        );
+        (epochs, trained)
+    };
+    let (epochs, stopped) = run(State::Stopping);
+    assert_eq!(epochs, 3);
+    assert!(stopped.unwrap().best.epoch <= 3);
+    for state in [State::Draining, State::Revoked] {
+        let (epochs, trained) = run(state);
+        assert_eq!(epochs, 3);
+        assert!(matches!(trained, Err(TrainError::Halted)));
+    }
+}
