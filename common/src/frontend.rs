@@ -149,7 +149,11 @@ mod none_as_word {
         None,
     }
 
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        clippy::ref_option,
+        reason = "serde's signature"
+    )]
     pub(super) fn serialize<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
         value
             .map_or(Word::Text(None::None), Word::Decibels)

@@ -67,34 +67,29 @@ pub enum Split {
         /// Folds that neither train nor validate.
         test: Vec<u32>,
     },
-    /// Folds made so that no source is in two of them and classes stay balanced; numbered from 1.
-    Grouped {
-        /// How many to make.
-        folds: u32,
-        /// Folds that validate, one run each.
-        validation: Vec<u32>,
-        /// Folds that neither train nor validate.
-        test: Vec<u32>,
-        /// Order in which sources are dealt.
-        seed: u64,
-    },
+    /// Classes stay balanced and no source is in two parts.
+    Grouped(Sizes),
     /// A plain stratified split, as `sklearn.train_test_split`; it ignores sources and so flatters.
-    Holdout {
-        /// Part of the clips that tests; may be 0.
-        test_size: f64,
-        /// Part of the remaining clips that validates.
-        validation_size: f64,
-        /// `random_state` of both splits.
-        seed: u64,
-    },
+    Holdout(Sizes),
+}
+
+/// How large the parts of a split are that is not made of the dataset's folds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Sizes {
+    /// Part of the clips that tests; may be 0.
+    pub test_size: f64,
+    /// Part that validates: of the clips that do not test for a hold-out, of all clips for a grouped split.
+    pub validation_size: f64,
+    /// `random_state`, or the order in which sources are dealt.
+    pub seed: u32,
 }
 
 impl Split {
     /// The validation folds, one run of every trial each. A split without folds has the single fold 0.
     pub fn folds(&self) -> Vec<u32> {
         match self {
-            Self::Folds { validation, .. } | Self::Grouped { validation, .. } => validation.clone(),
-            Self::Holdout { .. } => vec![0],
+            Self::Folds { validation, .. } => validation.clone(),
+            Self::Grouped(_) | Self::Holdout(_) => vec![0],
         }
     }
 }
@@ -142,10 +137,6 @@ impl Objective {
 /// Limits on a model's exact cost, each absent for none. A trial beyond one is never trained.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-#[expect(
-    clippy::struct_field_names,
-    reason = "the names stand in the sweep file, where each says that it is a maximum"
-)]
 pub struct Constraints {
     /// Trained numbers.
     pub max_params: Option<u64>,

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use toml_edit::{Document, DocumentMut, Item};
 
 use super::{
-    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Space, Split, Sweep,
-    SweepError, Value, error::hint,
+    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Sizes, Space, Split,
+    Sweep, SweepError, Value, error::hint,
 };
 use crate::frontend::FrontEnd;
 
@@ -19,7 +19,7 @@ const GRID_SIZE_MAX: u64 = 1_000_000;
 /// Attempts of a run before it counts as failed, where the file does not say.
 const ATTEMPTS_DEFAULT: u32 = 3;
 /// `random_state` where the file does not say.
-const SEED_DEFAULT: u64 = 42;
+const SEED_DEFAULT: u32 = 42;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,10 +75,9 @@ struct RawSplit {
     kind: RawSplitKind,
     validation: Option<Vec<u32>>,
     test: Option<Vec<u32>>,
-    folds: Option<u32>,
     test_size: Option<f64>,
     validation_size: Option<f64>,
-    seed: Option<u64>,
+    seed: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -123,7 +122,7 @@ struct RawBudget {
 }
 
 fn seed_default() -> u64 {
-    SEED_DEFAULT
+    SEED_DEFAULT.into()
 }
 
 /// A complaint about one key, before its line is known. The path is as in `space.dropout`.
@@ -352,92 +351,62 @@ fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
 }
 
 fn split(raw: RawSplit) -> Result<Split, Complaint> {
-    let unwanted = |given: &[(&'static str, bool)], kind: &str| match given.iter().find(|(_, given)| *given) {
+    let sizes_given = [
+        ("split.test_size", raw.test_size.is_some()),
+        ("split.validation_size", raw.validation_size.is_some()),
+        ("split.seed", raw.seed.is_some()),
+    ];
+    let folds_given = [
+        ("split.validation", raw.validation.is_some()),
+        ("split.test", raw.test.is_some()),
+    ];
+    let (make, kind): (fn(Sizes) -> Split, _) = match raw.kind {
+        RawSplitKind::Folds => {
+            refuse_given("folds", &sizes_given)?;
+            let (validation, test) =
+                fold_lists(raw.validation.unwrap_or_default(), raw.test.unwrap_or_default())?;
+            return Ok(Split::Folds { validation, test });
+        }
+        RawSplitKind::Grouped => (Split::Grouped, "grouped"),
+        RawSplitKind::Holdout => (Split::Holdout, "holdout"),
+    };
+    refuse_given(kind, &folds_given)?;
+    let sizes = Sizes {
+        test_size: raw.test_size.unwrap_or(0.2),
+        validation_size: raw.validation_size.unwrap_or(0.2),
+        seed: raw.seed.unwrap_or(SEED_DEFAULT),
+    };
+    if !(0.0..=0.9).contains(&sizes.test_size) {
+        return Err((
+            "split.test_size",
+            format!("test_size must be from 0 to 0.9, got {}", sizes.test_size),
+        ));
+    }
+    if !(sizes.validation_size > 0.0 && sizes.validation_size <= 0.9) {
+        let message = format!(
+            "validation_size must be above 0 and at most 0.9, got {}",
+            sizes.validation_size
+        );
+        return Err(("split.validation_size", message));
+    }
+    Ok(make(sizes))
+}
+
+/// Keys that another kind of split would heed must not be given for this one.
+fn refuse_given(kind: &str, given: &[(&'static str, bool)]) -> Result<(), Complaint> {
+    match given.iter().find(|(_, is_given)| *is_given) {
         Some((key, _)) => {
             let name = key.trim_start_matches("split.");
             Err((
-                *key,
+                key,
                 format!("{name} has no meaning for kind = {kind:?}; remove it"),
             ))
         }
         None => Ok(()),
-    };
-    let sizes = [
-        ("split.test_size", raw.test_size.is_some()),
-        ("split.validation_size", raw.validation_size.is_some()),
-    ];
-    let folds = [
-        ("split.validation", raw.validation.is_some()),
-        ("split.test", raw.test.is_some()),
-        ("split.folds", raw.folds.is_some()),
-    ];
-    match raw.kind {
-        RawSplitKind::Folds => {
-            unwanted(&sizes, "folds")?;
-            unwanted(
-                &[
-                    ("split.folds", raw.folds.is_some()),
-                    ("split.seed", raw.seed.is_some()),
-                ],
-                "folds",
-            )?;
-            let (validation, test) = fold_lists(raw.validation, raw.test)?;
-            Ok(Split::Folds { validation, test })
-        }
-        RawSplitKind::Grouped => {
-            unwanted(&sizes, "grouped")?;
-            let (validation, test) = fold_lists(raw.validation, raw.test)?;
-            let folds = raw.folds.unwrap_or(5);
-            if !(2..=100).contains(&folds) {
-                return Err(("split.folds", format!("folds must be from 2 to 100, got {folds}")));
-            }
-            if let Some(fold) = validation
-                .iter()
-                .chain(&test)
-                .find(|fold| !(1..=folds).contains(*fold))
-            {
-                return Err((
-                    "split.validation",
-                    format!("fold {fold} is not one of the {folds} folds 1 to {folds}"),
-                ));
-            }
-            Ok(Split::Grouped {
-                folds,
-                validation,
-                test,
-                seed: raw.seed.unwrap_or(SEED_DEFAULT),
-            })
-        }
-        RawSplitKind::Holdout => {
-            unwanted(&folds, "holdout")?;
-            let test_size = raw.test_size.unwrap_or(0.2);
-            let validation_size = raw.validation_size.unwrap_or(0.2);
-            if !(0.0..=0.9).contains(&test_size) {
-                return Err((
-                    "split.test_size",
-                    format!("test_size must be from 0 to 0.9, got {test_size}"),
-                ));
-            }
-            if !(validation_size > 0.0 && validation_size <= 0.9) {
-                let message =
-                    format!("validation_size must be above 0 and at most 0.9, got {validation_size}");
-                return Err(("split.validation_size", message));
-            }
-            Ok(Split::Holdout {
-                test_size,
-                validation_size,
-                seed: raw.seed.unwrap_or(SEED_DEFAULT),
-            })
-        }
     }
 }
 
-fn fold_lists(
-    validation: Option<Vec<u32>>,
-    test: Option<Vec<u32>>,
-) -> Result<(Vec<u32>, Vec<u32>), Complaint> {
-    let validation = validation.unwrap_or_default();
-    let test = test.unwrap_or_default();
+fn fold_lists(validation: Vec<u32>, test: Vec<u32>) -> Result<(Vec<u32>, Vec<u32>), Complaint> {
     if validation.is_empty() {
         let message = "validation needs at least one fold, as validation = [1]; selection must see clips that did not train";
         return Err(("split.validation", message.into()));

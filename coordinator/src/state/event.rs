@@ -1,0 +1,155 @@
+//! What happens to the cluster, and what the state machine answers.
+
+use std::collections::BTreeMap;
+
+use earshot_common::{
+    ids::{BlobId, FoldId, RunId, SweepId, Token, WorkerId},
+    job::{Epoch, Job, Outcome, Verdict},
+    sweep::Sweep,
+};
+use serde::{Deserialize, Serialize};
+
+/// One entry of the log. Its time was read by the shell; the state machine never reads a clock.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the Unix epoch, never smaller than the entry before.
+    pub at_ms: u64,
+    /// What happened.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// A user handed in a sweep, and its data was prepared.
+    Submitted {
+        /// What to do.
+        sweep: Box<Sweep>,
+        /// With which features.
+        dataset: Dataset,
+    },
+    /// A worker introduced itself.
+    Joined {
+        /// For people.
+        name: String,
+        /// Runs it trains at once.
+        slots: u32,
+        /// `cpu` or `cuda`.
+        device: String,
+    },
+    /// A worker asked for a run.
+    Asked {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A worker handed in an epoch.
+    Reported {
+        /// Which.
+        worker: WorkerId,
+        /// Of which attempt.
+        token: Token,
+        /// The metrics.
+        epoch: Epoch,
+    },
+    /// A worker ended an attempt.
+    Finished {
+        /// Which.
+        worker: WorkerId,
+        /// Which attempt.
+        token: Token,
+        /// How it ended.
+        outcome: Outcome,
+    },
+    /// No sign of life came for an attempt in its lease time.
+    Expired {
+        /// Which attempt.
+        token: Token,
+    },
+    /// A worker said goodbye.
+    Left {
+        /// Which.
+        worker: WorkerId,
+    },
+}
+
+/// What a sweep's jobs are made of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dataset {
+    /// Names of the classes, by their number.
+    pub labels: Vec<String>,
+    /// Columns of a clip's features.
+    pub frames: u32,
+    /// Shards, in the order that numbers their rows.
+    pub shards: Vec<BlobId>,
+    /// Rows that train and validate, for each validation fold.
+    pub splits: BTreeMap<FoldId, BlobId>,
+    /// The dataset's manifest.
+    pub manifest: BlobId,
+}
+
+/// The answer to an event that was accepted.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Decision {
+    /// The sweep has this number.
+    Submitted(SweepId),
+    /// The worker has this number.
+    Joined(WorkerId),
+    /// Train this.
+    Granted(Box<Grant>),
+    /// Every point that was left is infeasible.
+    NothingLeft,
+    /// Go on, or end the attempt.
+    Verdict(Verdict),
+    /// Noted.
+    Noted,
+}
+
+/// A worker's right to one attempt.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Grant {
+    /// To be shown with every call about the attempt.
+    pub token: Token,
+    /// What is attempted.
+    pub run: RunId,
+    /// From 1.
+    pub attempt: u32,
+    /// What to do.
+    pub job: Job,
+}
+
+/// Why an event was not accepted. It changed nothing and is not in the log.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// No worker of that number, or one that has left: it should join again.
+    #[error("worker {0} is unknown or has left; join again")]
+    UnknownWorker(WorkerId),
+    /// The attempt has ended, or was never this worker's.
+    #[error("lease {0} has ended or belongs to another worker")]
+    LeaseEnded(Token),
+    /// Epochs come in order, each once.
+    #[error("epoch {got} was reported where epoch {expected} is due")]
+    EpochOutOfOrder {
+        /// The next epoch, or the last when the recipe allows no more.
+        expected: u32,
+        /// What came.
+        got: u32,
+    },
+    /// A result that does not fit what was reported.
+    #[error("best epoch {best} is not among the {reported} epochs reported")]
+    BestEpoch {
+        /// What came.
+        best: u32,
+        /// Epochs known.
+        reported: u32,
+    },
+    /// A worker without slots cannot train.
+    #[error("a worker needs from 1 to {most} slots, got {got}")]
+    Slots {
+        /// What came.
+        got: u32,
+        /// The limit.
+        most: u32,
+    },
+}

@@ -1,0 +1,270 @@
+//! The coordinator's mind: one state machine, `(state, event) → (state, decision)`.
+//!
+//! - [`event`]: everything that can happen, every answer, every refusal.
+//! - [`trial`]: trials, runs and attempts, with the run's life as a picture.
+//! - `sweep`: one sweep's trials, its queue, and its search.
+//!
+//! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
+//! seed, and maps are ordered, so that the same log always gives the same state and the same decisions. A refused event
+//! changes nothing and is not logged. Heartbeats are no events: a lease's deadline lives in [`crate::leases`], outside, and
+//! only its passing ([`EventKind::Expired`]) is one.
+
+pub mod event;
+mod sweep;
+#[cfg(test)]
+mod tests;
+pub mod trial;
+
+use std::collections::BTreeMap;
+
+use earshot_common::{
+    ids::{RunId, SweepId, Token, WorkerId},
+    job::{Outcome, Verdict},
+};
+
+pub use self::{
+    event::{Dataset, Decision, Event, EventKind, Grant, Refusal},
+    sweep::SweepState,
+    trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
+};
+
+/// Slots of one worker at most: a typing error, not a machine, has more.
+const SLOTS_MAX: u32 = 1024;
+
+/// Everything the coordinator knows: the fold of its log.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    sweeps: BTreeMap<SweepId, SweepState>,
+    workers: BTreeMap<WorkerId, Worker>,
+    /// Every attempt ever granted.
+    attempts: BTreeMap<Token, RunId>,
+    /// Log entries folded so far; the next entry's position.
+    position: u64,
+    /// Time of the newest entry.
+    at_ms: u64,
+    /// Epochs accepted.
+    epochs: u64,
+    /// Leases that ended in silence.
+    expiries: u64,
+}
+
+/// A worker that joined.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Worker {
+    /// For people.
+    pub name: String,
+    /// Runs it trains at once.
+    pub slots: u32,
+    /// `cpu` or `cuda`.
+    pub device: String,
+    /// Attempts it holds.
+    pub held: Vec<Token>,
+    /// Whether it said goodbye.
+    pub has_left: bool,
+}
+
+impl State {
+    /// Applies one event: the only way to change the state.
+    ///
+    /// # Errors
+    /// The refusal; then nothing has changed.
+    pub fn apply(&mut self, event: &Event) -> Result<Decision, Refusal> {
+        let at_ms = event.at_ms.max(self.at_ms);
+        let decision = match &event.kind {
+            EventKind::Submitted { sweep, dataset } => {
+                let id = SweepId(self.sweeps.len() as u32);
+                self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone()));
+                Decision::Submitted(id)
+            }
+            EventKind::Joined { name, slots, device } => self.join(name, *slots, device)?,
+            EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
+            EventKind::Reported { worker, token, epoch } => {
+                let run = self.live(*worker, *token)?;
+                let verdict = self.sweep_mut(run).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))?;
+                self.epochs += 1;
+                Decision::Verdict(verdict)
+            }
+            EventKind::Finished { worker, token, outcome } => self.finish(*worker, *token, outcome)?,
+            EventKind::Expired { token } => {
+                let holder = self.attempt(*token).filter(|attempt| attempt.end.is_none()).map(|a| a.worker);
+                let run = self.live(holder.ok_or(Refusal::LeaseEnded(*token))?, *token)?;
+                self.expiries += 1;
+                self.end(run, *token, AttemptEnd::Expired);
+                Decision::Noted
+            }
+            EventKind::Left { worker } => self.leave(*worker)?,
+        };
+        self.position += 1;
+        self.at_ms = at_ms;
+        Ok(decision)
+    }
+
+    /// Whether asking may give a run.
+    pub fn has_work(&self) -> bool {
+        self.sweeps.values().any(SweepState::has_work)
+    }
+
+    /// Whether there is a sweep, and every run of every one has ended.
+    pub fn is_done(&self) -> bool {
+        !self.sweeps.is_empty() && self.sweeps.values().all(SweepState::is_completed)
+    }
+
+    /// Sweeps, oldest first.
+    pub fn sweeps(&self) -> impl Iterator<Item = (SweepId, &SweepState)> {
+        self.sweeps.iter().map(|(&id, sweep)| (id, sweep))
+    }
+
+    /// The newest sweep: the one commands speak of.
+    pub fn newest_sweep(&self) -> Option<(SweepId, &SweepState)> {
+        self.sweeps.last_key_value().map(|(&id, sweep)| (id, sweep))
+    }
+
+    /// Workers, oldest first, those that left included.
+    pub fn workers(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+        self.workers.iter().map(|(&id, worker)| (id, worker))
+    }
+
+    /// A worker.
+    pub fn worker(&self, id: WorkerId) -> Option<&Worker> {
+        self.workers.get(&id)
+    }
+
+    /// Tokens of the attempts that are alive.
+    pub fn live_tokens(&self) -> impl Iterator<Item = Token> {
+        self.workers.values().flat_map(|worker| worker.held.iter().copied())
+    }
+
+    /// Whether this worker holds this attempt now.
+    pub fn holds(&self, worker: WorkerId, token: Token) -> bool {
+        self.workers.get(&worker).is_some_and(|worker| worker.held.contains(&token))
+    }
+
+    /// Log entries folded so far.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Time of the newest entry, milliseconds since the Unix epoch.
+    pub fn at_ms(&self) -> u64 {
+        self.at_ms
+    }
+
+    /// Epochs accepted so far.
+    pub fn epochs(&self) -> u64 {
+        self.epochs
+    }
+
+    /// Leases that ended in silence so far.
+    pub fn expiries(&self) -> u64 {
+        self.expiries
+    }
+
+    fn join(&mut self, name: &str, slots: u32, device: &str) -> Result<Decision, Refusal> {
+        if !(1..=SLOTS_MAX).contains(&slots) {
+            return Err(Refusal::Slots { got: slots, most: SLOTS_MAX });
+        }
+        let id = WorkerId(self.workers.len() as u32);
+        let worker =
+            Worker { name: name.to_owned(), slots, device: device.to_owned(), held: Vec::new(), has_left: false };
+        self.workers.insert(id, worker);
+        Ok(Decision::Joined(id))
+    }
+
+    fn grant(&mut self, id: WorkerId, at_ms: u64) -> Result<Decision, Refusal> {
+        let token = Token(self.position);
+        let worker = self.present(id)?;
+        let granted = self.sweeps.values_mut().find_map(|sweep| sweep.grant(id, token, at_ms));
+        let Some(grant) = granted else { return Ok(Decision::NothingLeft) };
+        if let Some(worker) = self.workers.get_mut(&worker) {
+            worker.held.push(token);
+        }
+        self.attempts.insert(token, grant.run);
+        Ok(Decision::Granted(Box::new(grant)))
+    }
+
+    fn finish(&mut self, worker: WorkerId, token: Token, outcome: &Outcome) -> Result<Decision, Refusal> {
+        self.present(worker)?;
+        if self.is_repeated(worker, token, outcome) {
+            return Ok(Decision::Noted);
+        }
+        let run = self.live(worker, token)?;
+        let end = match outcome {
+            Outcome::Completed(result) => {
+                self.sweep_mut(run).map_or(Ok(()), |sweep| sweep.complete(run, *result))?;
+                AttemptEnd::Completed
+            }
+            Outcome::Failed(failure) => AttemptEnd::Failed(failure.clone()),
+        };
+        self.end(run, token, end);
+        Ok(Decision::Noted)
+    }
+
+    /// A worker whose answer was lost says again what is already known.
+    fn is_repeated(&self, worker: WorkerId, token: Token, outcome: &Outcome) -> bool {
+        let Some(attempt) = self.attempt(token).filter(|attempt| attempt.worker == worker) else { return false };
+        match (&attempt.end, outcome) {
+            (Some(AttemptEnd::Failed(known)), Outcome::Failed(failure)) => known == failure,
+            (Some(AttemptEnd::Completed), Outcome::Completed(result)) => {
+                self.run(token).is_some_and(|run| run.status == RunStatus::Completed(*result))
+            }
+            _ => false,
+        }
+    }
+
+    fn leave(&mut self, id: WorkerId) -> Result<Decision, Refusal> {
+        self.present(id)?;
+        let held = self.workers.get(&id).map(|worker| worker.held.clone()).unwrap_or_default();
+        for token in held {
+            if let Some(&run) = self.attempts.get(&token) {
+                self.end(run, token, AttemptEnd::Left);
+            }
+        }
+        if let Some(worker) = self.workers.get_mut(&id) {
+            worker.has_left = true;
+        }
+        Ok(Decision::Noted)
+    }
+
+    /// Ends an attempt, and with it those of the trial's other runs that nobody needs any more.
+    fn end(&mut self, run: RunId, token: Token, end: AttemptEnd) {
+        self.release(token);
+        let abandoned = self.sweep_mut(run).map(|sweep| sweep.end(run, token, end)).unwrap_or_default();
+        for token in abandoned {
+            self.release(token);
+        }
+    }
+
+    fn release(&mut self, token: Token) {
+        let holder = self.attempt(token).map(|attempt| attempt.worker);
+        if let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker)) {
+            worker.held.retain(|held| *held != token);
+        }
+    }
+
+    fn present(&self, id: WorkerId) -> Result<WorkerId, Refusal> {
+        match self.workers.get(&id) {
+            Some(worker) if !worker.has_left => Ok(id),
+            _ => Err(Refusal::UnknownWorker(id)),
+        }
+    }
+
+    /// The run of an attempt that this worker holds.
+    fn live(&self, worker: WorkerId, token: Token) -> Result<RunId, Refusal> {
+        self.present(worker)?;
+        let run = self.attempts.get(&token).copied().filter(|_| self.holds(worker, token));
+        run.ok_or(Refusal::LeaseEnded(token))
+    }
+
+    fn run(&self, token: Token) -> Option<&Run> {
+        let run = self.attempts.get(&token)?;
+        self.sweeps.get(&run.sweep)?.run(*run)
+    }
+
+    fn attempt(&self, token: Token) -> Option<&Attempt> {
+        self.run(token)?.attempts.iter().find(|attempt| attempt.token == token)
+    }
+
+    fn sweep_mut(&mut self, run: RunId) -> Option<&mut SweepState> {
+        self.sweeps.get_mut(&run.sweep)
+    }
+}

@@ -1,0 +1,145 @@
+//! Trials, their runs, and the attempts at them.
+//!
+//! A run's life:
+//!
+//! ```text
+//!            asked                     finished
+//!  waiting ──────────▶ leased(token) ───────────▶ completed
+//!     ▲                     │
+//!     │ expired, left,      │ diverged, or attempts used up
+//!     └── failed (retryable)┴───────────────────▶ failed
+//! ```
+
+use std::collections::BTreeMap;
+
+use earshot_common::{
+    ids::{FoldId, Token, WorkerId},
+    job::{Epoch, Failure, RunResult},
+    model::{AudioCnn, Cost},
+    sweep::Point,
+};
+
+/// One point of the space.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trial {
+    /// Its hyperparameters.
+    pub point: Point,
+    /// The model they describe.
+    pub model: AudioCnn,
+    /// That model's exact cost.
+    pub cost: Cost,
+    /// One run for each validation fold; empty when infeasible.
+    pub runs: BTreeMap<FoldId, Run>,
+    /// The constraint it breaks, in words.
+    pub infeasible: Option<String>,
+}
+
+/// Where a trial stands, as its runs say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrialStatus {
+    /// No run was handed out yet.
+    Waiting,
+    /// Some run was.
+    Running,
+    /// Every run completed.
+    Completed,
+    /// A run failed for good.
+    Failed,
+    /// Never to be trained.
+    Infeasible,
+}
+
+/// One trial trained on one fold.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Run {
+    /// Where it stands.
+    pub status: RunStatus,
+    /// Everything tried, oldest first.
+    pub attempts: Vec<Attempt>,
+    /// Epochs of the newest attempt.
+    pub epochs: Vec<Epoch>,
+}
+
+/// Where a run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RunStatus {
+    /// To be handed out.
+    #[default]
+    Waiting,
+    /// Being trained under this token.
+    Leased(Token),
+    /// Trained.
+    Completed(RunResult),
+    /// Given up.
+    Failed,
+}
+
+/// One assignment of a run to a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// Its fencing token.
+    pub token: Token,
+    /// Who holds or held it.
+    pub worker: WorkerId,
+    /// When it was granted.
+    pub granted_at_ms: u64,
+    /// How it ended; none while it is alive.
+    pub end: Option<AttemptEnd>,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AttemptEnd {
+    /// With the run's result.
+    Completed,
+    /// The worker said why not.
+    Failed(Failure),
+    /// The worker fell silent.
+    Expired,
+    /// The worker left.
+    Left,
+    /// The trial's other run failed, so nobody needs this one.
+    Abandoned,
+}
+
+impl Trial {
+    /// Where it stands.
+    pub fn status(&self) -> TrialStatus {
+        if self.infeasible.is_some() {
+            return TrialStatus::Infeasible;
+        }
+        let any = |test: fn(&Run) -> bool| self.runs.values().any(test);
+        if any(|run| run.status == RunStatus::Failed) {
+            TrialStatus::Failed
+        } else if self.runs.values().all(|run| matches!(run.status, RunStatus::Completed(_))) {
+            TrialStatus::Completed
+        } else if any(|run| !run.attempts.is_empty()) {
+            TrialStatus::Running
+        } else {
+            TrialStatus::Waiting
+        }
+    }
+}
+
+impl Run {
+    /// The result and its epoch, once completed.
+    pub fn completed(&self) -> Option<(&RunResult, &Epoch)> {
+        match &self.status {
+            RunStatus::Completed(result) => {
+                self.epochs.iter().find(|epoch| epoch.epoch == result.best_epoch).map(|epoch| (result, epoch))
+            }
+            _ => None,
+        }
+    }
+
+    /// Attempts that speak against the run. A worker that was told to leave does not.
+    pub fn attempts_spent(&self) -> usize {
+        use earshot_common::job::Reason;
+        let spent = |end: &AttemptEnd| match end {
+            AttemptEnd::Expired => true,
+            AttemptEnd::Failed(failure) => failure.reason != Reason::Drained,
+            AttemptEnd::Completed | AttemptEnd::Left | AttemptEnd::Abandoned => false,
+        };
+        self.attempts.iter().filter_map(|attempt| attempt.end.as_ref()).filter(|end| spent(end)).count()
+    }
+}
