@@ -1,0 +1,72 @@
+use crate::{
+    harness::{Coordinator, Site, until},
+    sweep::assert_each_trial_completed_once,
+};
+
+/// Long enough that the middle of the sweep is seen.
+const EPOCHS: u32 = 25;
+
+fn assert_survives_a_coordinator_stopped_by(stop: impl FnOnce(Coordinator) -> String) {
+    let site = Site::new(EPOCHS);
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
+    let before = coordinator.mid_sweep();
+    let address = stop(coordinator);
+    let kept = site.offline(&["status"]);
+    assert!(kept["epochs"].as_u64() >= before["epochs"].as_u64(), "{before:#} became {kept:#}");
+    assert!(kept["trials_completed"].as_u64() < Some(4), "the fault came too late: {kept:#}");
+
+    let coordinator = site.coordinator(&address);
+    site.completes(coordinator, workers);
+    assert_each_trial_completed_once(&site);
+}
+
+#[test]
+fn a_coordinator_stopped_and_restarted_continues_the_sweep() {
+    assert_survives_a_coordinator_stopped_by(|mut coordinator| {
+        coordinator.process.signal("-TERM");
+        coordinator.process.exit_code("the coordinator to stop");
+        coordinator.address
+    });
+}
+
+#[test]
+fn a_coordinator_killed_and_restarted_continues_the_sweep() {
+    assert_survives_a_coordinator_stopped_by(|coordinator| {
+        coordinator.process.kill();
+        coordinator.address
+    });
+}
+
+#[test]
+fn a_killed_workers_run_is_trained_by_another() {
+    let site = Site::new(EPOCHS);
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let victim = site.worker("victim", &coordinator);
+    until("the victim's first epoch", || coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0));
+    victim.kill();
+    let rescuer = site.worker("rescuer", &coordinator);
+    site.completes(coordinator, [rescuer]);
+    assert_each_trial_completed_once(&site);
+
+    let trials = (0..4).map(|number| site.offline(&["trial", "show", &number.to_string()]));
+    let taken_over: Vec<_> = trials.filter(|trial| trial["runs"][0]["attempts"].as_u64() > Some(1)).collect();
+    assert_eq!(taken_over.len(), 1, "the one run the victim held");
+    assert_eq!(taken_over[0]["runs"][0]["worker"], "rescuer");
+    assert_eq!(site.offline(&["status"])["expiries"], 1);
+}
+
+#[test]
+fn a_worker_told_to_leave_gives_its_run_back_at_once() {
+    let site = Site::new(EPOCHS);
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let mut leaver = site.worker("leaver", &coordinator);
+    until("the leaver's first epoch", || coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0));
+    leaver.signal("-INT");
+    assert_eq!(leaver.exit_code("the leaver to drain"), Some(0), "{}", site.log("leaver.log"));
+    let status = coordinator.ask(&["status"]).unwrap();
+    assert_eq!((status["runs_leased"].as_u64(), status["expiries"].as_u64()), (Some(0), Some(0)), "{status:#}");
+    let rescuer = site.worker("rescuer", &coordinator);
+    site.completes(coordinator, [rescuer]);
+    assert_each_trial_completed_once(&site);
+}

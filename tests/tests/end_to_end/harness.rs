@@ -1,0 +1,205 @@
+//! Real processes on loopback. Every process is killed when its handle is dropped.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    thread,
+    time::Duration,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything may take before a test gives up; only a failure waits this long.
+const PATIENCE: Duration = Duration::from_secs(240);
+const POLL: Duration = Duration::from_millis(50);
+
+/// The binary of that name, beside the test's own.
+pub(crate) fn binary(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join(name);
+    assert!(path.exists(), "{} is missing: run `cargo build -p coordinator -p worker` first", path.display());
+    path
+}
+
+/// Waits until `ready` gives something.
+pub(crate) fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..PATIENCE.as_millis() / POLL.as_millis() {
+        if let Some(value) = ready() {
+            return value;
+        }
+        thread::sleep(POLL);
+    }
+    panic!("waited {PATIENCE:?} for {what}");
+}
+
+/// Synthetic clips, made once for all tests, and the folder they lie in.
+pub(crate) fn clips() -> &'static Path {
+    static CLIPS: OnceLock<TempDir> = OnceLock::new();
+    let folder = CLIPS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("raw");
+        run(Command::new(binary("coordinator")).args(["data", "synth", "--clips-per-class", "10", "--out"]).arg(&root));
+        run(Command::new(binary("coordinator"))
+            .args(["data", "prepare", "--data"])
+            .arg(&root)
+            .arg("--out")
+            .arg(folder.path().join("processed")));
+        folder
+    });
+    folder.path()
+}
+
+/// Runs a command to its end, which must be good, and returns what it printed.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.stdin(Stdio::null()).output().unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?} ended with {}:\n{errors}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A folder for one test's coordinator, restarts included.
+pub(crate) struct Site {
+    pub(crate) folder: TempDir,
+    epochs: u32,
+}
+
+impl Site {
+    /// `epochs`: how long each of the four trials trains.
+    pub(crate) fn new(epochs: u32) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap(), epochs };
+        let root = clips().join("raw");
+        let processed = clips().join("processed");
+        let text = format!(
+            "name = \"four\"\n[data]\nroot = {root:?}\nprocessed = {processed:?}\n\
+             [split]\nkind = \"folds\"\nvalidation = [1]\ntest = [5]\n\
+             [space]\nlearning_rate = {{ choice = [1e-3, 3e-4] }}\nfilters = {{ choice = [[8, 16], [16, 32]] }}\n\
+             [schedule]\nepochs = {}\n",
+            site.epochs
+        );
+        fs::write(site.path("four.toml"), text).unwrap();
+        site
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts a coordinator on this site's database; `listen` is `127.0.0.1:0` or an address to take again.
+    pub(crate) fn coordinator(&self, listen: &str) -> Coordinator {
+        let address_file = self.path("address");
+        let _ = fs::remove_file(&address_file);
+        let child = Command::new(binary("coordinator"))
+            .arg("start")
+            .arg("--sweep")
+            .arg(self.path("four.toml"))
+            .args(["--listen", listen, "--lease-seconds", "3", "--exit-when-done", "--address-file"])
+            .arg(&address_file)
+            .arg("--db")
+            .arg(self.path("sweep.redb"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::options().create(true).append(true).open(self.path("coordinator.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut process = Process(child);
+        let address = until("the coordinator's address", || {
+            assert!(process.is_running(), "{}", self.log("coordinator.log"));
+            fs::read_to_string(&address_file).ok().filter(|text| !text.is_empty())
+        });
+        Coordinator { process, address: address.trim().to_owned() }
+    }
+
+    pub(crate) fn worker(&self, name: &str, coordinator: &Coordinator) -> Process {
+        let child = Command::new(binary("worker"))
+            .args(["--coordinator", &format!("http://{}", coordinator.address)])
+            .args(["--slots", "1", "--device", "cpu", "--exit-when-done", "--name", name, "--cache"])
+            .arg(self.path(&format!("{name}.cache")))
+            .env_remove("LD_LIBRARY_PATH")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).unwrap())
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    /// What a command prints as JSON, read from the database file.
+    pub(crate) fn offline(&self, verb: &[&str]) -> Value {
+        let db = self.path("sweep.redb");
+        let text = run(Command::new(binary("coordinator")).args(verb).args(["--format", "json", "--db"]).arg(db));
+        serde_json::from_str(&text).unwrap()
+    }
+
+    pub(crate) fn log(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    /// Waits for the sweep's end and for every worker's.
+    pub(crate) fn completes(&self, mut coordinator: Coordinator, workers: impl IntoIterator<Item = Process>) {
+        let code = coordinator.process.exit_code("the coordinator to end");
+        assert_eq!(code, Some(0), "{}", self.log("coordinator.log"));
+        for mut worker in workers {
+            assert_eq!(worker.exit_code("a worker to end"), Some(0));
+        }
+    }
+}
+
+pub(crate) struct Coordinator {
+    pub(crate) process: Process,
+    pub(crate) address: String,
+}
+
+impl Coordinator {
+    /// What a command prints as JSON, asked of this coordinator; none when it does not answer.
+    pub(crate) fn ask(&self, verb: &[&str]) -> Option<Value> {
+        let url = format!("http://{}", self.address);
+        let output = Command::new(binary("coordinator"))
+            .args(verb)
+            .args(["--format", "json", "--coordinator", &url])
+            .output()
+            .unwrap();
+        output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// Waits until some trials have completed, others have not, and runs are leased; returns the status.
+    pub(crate) fn mid_sweep(&self) -> Value {
+        until("the middle of the sweep", || {
+            let status = self.ask(&["status"])?;
+            let count = |name: &str| status[name].as_u64().unwrap();
+            assert!(count("trials_completed") < 4, "the sweep was over before its middle was seen");
+            (count("trials_completed") >= 1 && count("runs_leased") >= 1).then_some(status)
+        })
+    }
+}
+
+pub(crate) struct Process(Child);
+
+impl Process {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
+    pub(crate) fn exit_code(&mut self, what: &str) -> Option<i32> {
+        until(what, || self.0.try_wait().unwrap()).code()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        run(Command::new("kill").args([signal, &self.0.id().to_string()]));
+    }
+
+    /// SIGKILL, and the process's end.
+    pub(crate) fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

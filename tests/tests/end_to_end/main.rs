@@ -1,0 +1,13 @@
+//! The promises, kept by the real binaries.
+//!
+//! - `harness`: starts coordinators and workers, and asks them.
+//! - `sweep`: a whole sweep, and what commands print of it.
+//! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
+//! - `export`: the exported files in ONNX Runtime.
+//! - `linkage`: which binary links what.
+
+mod export;
+mod faults;
+mod harness;
+mod linkage;
+mod sweep;
