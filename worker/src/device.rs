@@ -51,12 +51,10 @@ impl Devices {
     /// # Errors
     /// [`DeviceError::NoCuda`] when CUDA was asked for by name and is not there.
     pub fn choose(choice: DeviceChoice) -> Result<Self, DeviceError> {
-        let gpus = match choice {
-            DeviceChoice::Cpu => 0,
-            DeviceChoice::Auto | DeviceChoice::Cuda if Cuda::is_available() => {
-                usize::try_from(Cuda::device_count()).unwrap_or(0)
-            }
-            DeviceChoice::Auto | DeviceChoice::Cuda => 0,
+        let gpus = if choice != DeviceChoice::Cpu && Cuda::is_available() {
+            usize::try_from(Cuda::device_count()).unwrap_or(0)
+        } else {
+            0
         };
         match (choice, gpus) {
             (DeviceChoice::Cuda, 0) => Err(DeviceError::NoCuda),

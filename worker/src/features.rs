@@ -298,7 +298,10 @@ fn standardise(values: &mut [f32], train: &[i64], n_mfcc: usize, frames: usize) 
 
 /// Matrices in use, by key. Cheap to clone; a matrix is freed with the last slot that trains on it.
 #[derive(Debug, Clone, Default)]
-pub struct FeatureCache(Arc<Mutex<BTreeMap<Key, Arc<Mutex<Weak<Shared>>>>>>);
+pub struct FeatureCache(Arc<Mutex<BTreeMap<Key, Arc<Place>>>>);
+
+/// Where one matrix is, while somebody has it; locked while somebody loads it.
+type Place = Mutex<Weak<Shared>>;
 
 impl FeatureCache {
     /// The matrix of this key; `load` fetches its shards and its split if no slot has it. Slots that want the same one at the

@@ -70,7 +70,7 @@ fn separable_features_are_learned() {
 fn the_best_epochs_weights_and_logits_are_left() {
     let mut example = example(2);
     // Large steps, so that the validation loss goes up and down.
-    example.job.recipe.learning_rate = 3e-2;
+    example.job.recipe.learning_rate = 1e-1;
     example.job.recipe.epochs = 12;
     let (epochs, trained) = trained(&example);
     let lowest = epochs

@@ -1,0 +1,174 @@
+//! Samples a second of the reference model (13 × 431, 50 classes, batch 32) in one slot's training step, and where they go.
+//!
+//!     cargo bench -p worker --bench training                  # one slot
+//!     cargo bench -p worker --bench training -- --slots 4     # as many at once
+//!     cargo bench -p worker --bench training -- --malloc      # without our allocator settings
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a measurement may stop at the first surprise
+
+use std::{
+    hint::black_box,
+    thread,
+    time::{Duration, Instant},
+};
+
+use earshot_common::{
+    ids::BlobId,
+    job::{Job, Recipe},
+    model::AudioCnn,
+};
+use earshot_data::{
+    shard::{Shard, View},
+    split::TrainSplit,
+};
+use tch::Device;
+use worker::{
+    features::Features,
+    memory,
+    network::Network,
+    randomness::Weights,
+    training::{batches::Batches, evaluation::evaluate, optimiser::Adam, step},
+};
+
+/// Clips of the made-up dataset: one shard, as many as a shard holds.
+const CLIPS: usize = 128;
+const FRAMES: usize = 431;
+const N_MFCC: usize = 13;
+/// Measured this many times; the fastest counts, the others had company.
+const ROUNDS: usize = 12;
+/// Steps of one round, and of the warm-up.
+const STEPS: usize = 12;
+
+fn main() {
+    let args: Vec<String> = std::env::args().collect();
+    let value = |name: &str| {
+        args.iter()
+            .skip_while(|arg| *arg != name)
+            .nth(1)
+            .and_then(|n| n.parse().ok())
+    };
+    let slots: usize = value("--slots").unwrap_or(1);
+    if !args.iter().any(|arg| arg == "--malloc") {
+        assert!(memory::keep_freed());
+    }
+    tch::set_num_interop_threads(1);
+    tch::set_num_threads(1);
+
+    let rates: Vec<Rates> = thread::scope(|scope| {
+        let slots: Vec<_> = (0..slots).map(|_| scope.spawn(measure)).collect();
+        slots
+            .into_iter()
+            .map(|slot| slot.join().expect("a slot"))
+            .collect()
+    });
+    let sum = |rate: fn(&Rates) -> f64| rates.iter().map(rate).sum::<f64>();
+    println!("reference AudioCNN, batch 32, {slots} slot(s), samples/s in sum");
+    println!("  training    {:8.0}", sum(|rates| rates.training));
+    println!("  evaluation  {:8.0}", sum(|rates| rates.evaluation));
+    println!("milliseconds of a step's parts, first slot");
+    for (name, time) in rates.iter().take(1).flat_map(|rates| &rates.parts) {
+        println!("  {name:<11} {:8.2}", time.as_secs_f64() * 1e3);
+    }
+}
+
+struct Rates {
+    training: f64,
+    evaluation: f64,
+    parts: Vec<(&'static str, Duration)>,
+}
+
+fn measure() -> Rates {
+    tch::set_num_threads(1);
+    let (job, features) = example();
+    let network = Network::fresh(&job.model, 1, Device::Cpu).unwrap();
+    let mut adam = Adam::new(&network.parameters(), 1e-3).unwrap();
+    let mut batches = Batches::new(&job, &features, &network, Device::Cpu);
+    batches.shuffle().unwrap();
+    let batch_count = batches.count();
+    let labels = features.validation_labels();
+
+    let training = fastest(ROUNDS, || {
+        for index in 0..STEPS {
+            let batch = batches.get(index % batch_count).unwrap();
+            step(&network, &mut adam, &batch).unwrap();
+        }
+    });
+    let evaluation = fastest(ROUNDS, || {
+        black_box(evaluate(&network, &features, &labels).unwrap());
+    });
+
+    let batch = batches.get(0).unwrap();
+    let gradients: Vec<_> = network
+        .parameters()
+        .iter()
+        .map(|tensor| tensor.ones_like())
+        .collect();
+    let parts = vec![
+        (
+            "batch",
+            fastest(5 * ROUNDS, || drop(black_box(batches.get(0).unwrap()))),
+        ),
+        (
+            "forward",
+            fastest(5 * ROUNDS, || {
+                drop(black_box(
+                    network.forward(&batch.features, batch.mask.as_ref()).unwrap(),
+                ));
+            }),
+        ),
+        ("adam", fastest(5 * ROUNDS, || adam.step(&gradients).unwrap())),
+        (
+            "step",
+            fastest(5 * ROUNDS, || {
+                step(&network, &mut adam, &batch).unwrap();
+            }),
+        ),
+    ];
+    Rates {
+        training: (STEPS * 32) as f64 / training.as_secs_f64(),
+        evaluation: labels.len() as f64 / evaluation.as_secs_f64(),
+        parts,
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+fn fastest(rounds: usize, mut work: impl FnMut()) -> Duration {
+    work();
+    let times = (0..rounds).map(|_| {
+        let start = Instant::now();
+        work();
+        start.elapsed()
+    });
+    times.min().unwrap_or_default()
+}
+
+fn example() -> (Job, Features) {
+    let shard = Shard {
+        n_mfcc: N_MFCC,
+        frames: FRAMES,
+        labels: (0..CLIPS).map(|clip| (clip % 50) as u16).collect(),
+        features: Weights::new(1).uniform(50.0, CLIPS * N_MFCC * FRAMES),
+        front_end: BlobId::of(b"front end"),
+        view: View::Clean,
+    };
+    let clips = CLIPS as u32;
+    let split = TrainSplit {
+        train: (0..clips).collect(),
+        validation: (0..clips).collect(),
+    };
+    let job = Job {
+        model: AudioCnn::reference(N_MFCC as u32, FRAMES as u32, 50),
+        recipe: Recipe {
+            learning_rate: 1e-3,
+            batch_size: 32,
+            epochs: 1,
+            patience: None,
+            seed: 1,
+        },
+        shards: vec![BlobId::of(b"shard")],
+        split: BlobId::of(b"split"),
+        initial_weights: None,
+    };
+    let features = Features::new(&job, &[shard], &split, Device::Cpu).unwrap();
+    (job, features)
+}
