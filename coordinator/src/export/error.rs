@@ -1,0 +1,109 @@
+//! Why there is no bundle.
+
+use std::{io, path::PathBuf};
+
+use earshot_common::{model::ModelError, tensors::TensorsError};
+use tract_onnx::prelude::TractError;
+
+/// Why there is no bundle. A folder that stood at its place before is untouched.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// The checkpoint is not that of the champion's model.
+    #[error("the champion's checkpoint does not fit its model: train the trial again")]
+    Checkpoint(#[source] TensorsError),
+    /// The champion's model spec cannot be built.
+    #[error("the champion's model spec cannot be built")]
+    Model(#[source] ModelError),
+    /// A standard deviation that cannot be divided by.
+    #[error(
+        "the checkpoint's input.std of coefficient {coefficient} is {value}, it must be above 0: train the trial again"
+    )]
+    Deviation {
+        /// From 0.
+        coefficient: usize,
+        /// What it is.
+        value: f32,
+    },
+    /// The recorded logits cannot be read, or are of another shape.
+    #[error("the worker's recorded logits cannot be used: train the trial again")]
+    Recorded(#[source] TensorsError),
+    /// Shards, manifest, split and model do not belong together.
+    #[error("features, split and model do not belong together ({what}): prepare the data again")]
+    Features {
+        /// What contradicts what.
+        what: String,
+    },
+    /// A class name that cannot stand on a line of `labels.txt`.
+    #[error(
+        "class {class} is named {name:?}: a name must be one line of text without control characters, rename the category"
+    )]
+    Label {
+        /// Class index.
+        class: usize,
+        /// Its name.
+        name: String,
+    },
+    /// tract refuses a model, or fails in it.
+    #[error("tract cannot {step} {model}: this is a defect of the exporter, the model was not exported")]
+    Tract {
+        /// Which of the two files.
+        model: &'static str,
+        /// What it was to do.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: TractError,
+    },
+    /// A file that is not what was written.
+    #[error("{model} is corrupt: {what}; check the disk it was written to and export again")]
+    Corrupt {
+        /// Which of the two files.
+        model: &'static str,
+        /// What is wrong, and in which tensor.
+        what: String,
+    },
+    /// The exported model says something else than the reference it is held against.
+    #[error(
+        "{model} disagrees with {reference}: on row {row} the logit of class {class} is {found}, not {expected} \
+         (tolerance {tolerance}); the model was not exported"
+    )]
+    Disagrees {
+        /// Which of the two files.
+        model: &'static str,
+        /// What it is held against.
+        reference: &'static str,
+        /// Row of the manifest.
+        row: u32,
+        /// Class index.
+        class: usize,
+        /// What the file gives.
+        found: f32,
+        /// What it should give.
+        expected: f32,
+        /// Difference allowed.
+        tolerance: f32,
+    },
+    /// The place of the bundle is taken by something else.
+    #[error(
+        "{0} is there already and is not a bundle of ours: give another folder with --out, or move that one away"
+    )]
+    Occupied(PathBuf),
+    /// The file system refused.
+    #[error("export cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Provenance or report could not be written as JSON.
+    #[error("export cannot write {file} as JSON")]
+    Json {
+        /// The file.
+        file: &'static str,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}

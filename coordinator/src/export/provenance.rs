@@ -1,0 +1,107 @@
+//! Where a bundle comes from: everything needed to tell two bundles apart, and to make this one again.
+//!
+//! It names no time and no machine: the same champion gives the same bytes.
+
+use std::collections::BTreeMap;
+
+use earshot_common::{
+    ids::{BlobId, FoldId, TrialId},
+    job::{Epoch, Job},
+    model::Cost,
+    sweep::{Point, Sweep},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Champion, bundle::FileEntry, onnx::Metadata};
+
+/// Name of the file in the bundle; also the mark by which a folder is known to be a bundle.
+pub(super) const PROVENANCE_FILE: &str = "provenance.json";
+
+/// Value of `format` in [`PROVENANCE_FILE`].
+const FORMAT: &str = "earshot bundle";
+/// Raised when a file of the bundle changes its meaning.
+const FORMAT_VERSION: u32 = 1;
+
+/// The contents of [`PROVENANCE_FILE`].
+#[derive(Debug, Serialize)]
+pub(super) struct Provenance<'a> {
+    format: &'static str,
+    format_version: u32,
+    earshot_version: &'static str,
+    sweep: &'a Sweep,
+    sweep_hash: BlobId,
+    trial: TrialId,
+    fold: FoldId,
+    trials_completed: u32,
+    point: &'a Point,
+    /// Model spec, recipe with its seed, shards and split.
+    job: &'a Job,
+    /// On the validation part, by the worker.
+    best_epoch: &'a Epoch,
+    checkpoint: BlobId,
+    logits: BlobId,
+    data_hash: BlobId,
+    front_end_hash: BlobId,
+    cost: Cost,
+    /// Every other file of the bundle.
+    files: &'a BTreeMap<&'static str, FileEntry>,
+}
+
+impl<'a> Provenance<'a> {
+    /// Of this champion and these files.
+    pub(super) fn new(
+        champion: &'a Champion,
+        cost: Cost,
+        files: &'a BTreeMap<&'static str, FileEntry>,
+    ) -> Self {
+        Self {
+            format: FORMAT,
+            format_version: FORMAT_VERSION,
+            earshot_version: env!("CARGO_PKG_VERSION"),
+            sweep: &champion.sweep,
+            sweep_hash: champion.sweep.hash(),
+            trial: champion.trial,
+            fold: champion.fold,
+            trials_completed: champion.trials_completed,
+            point: &champion.point,
+            job: &champion.job,
+            best_epoch: &champion.best,
+            checkpoint: BlobId::of(&champion.checkpoint),
+            logits: BlobId::of(&champion.logits),
+            data_hash: champion.manifest.data_hash,
+            front_end_hash: champion.manifest.front_end_hash,
+            cost,
+            files,
+        }
+    }
+}
+
+/// What the model files themselves say: enough to refuse features of another front end and to name the predictions.
+pub(super) fn metadata(champion: &Champion) -> Result<Metadata, serde_json::Error> {
+    let manifest = &champion.manifest;
+    Ok(vec![
+        ("earshot.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("earshot.labels", serde_json::to_string(&manifest.classes)?),
+        ("earshot.front_end", serde_json::to_string(&manifest.front_end)?),
+        ("earshot.front_end_hash", manifest.front_end_hash.to_string()),
+        ("earshot.data_hash", manifest.data_hash.to_string()),
+        ("earshot.sweep", champion.sweep.name.clone()),
+        ("earshot.trial", champion.trial.to_string()),
+        ("earshot.fold", champion.fold.to_string()),
+        ("earshot.point", serde_json::to_string(&champion.point)?),
+        ("earshot.checkpoint", BlobId::of(&champion.checkpoint).to_string()),
+        (
+            "earshot.validation_metrics",
+            serde_json::to_string(&champion.best)?,
+        ),
+    ])
+}
+
+/// Whether these bytes are the provenance of a bundle, of whatever version.
+pub(super) fn is_ours(bytes: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Mark {
+        format: String,
+    }
+    serde_json::from_slice::<Mark>(bytes).is_ok_and(|mark| mark.format == FORMAT)
+}

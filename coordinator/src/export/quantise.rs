@@ -1,0 +1,224 @@
+//! Static int8 quantisation: scales, zero points, and the network in whole numbers.
+//!
+//! A real number `r` is held as `q` with `r = scale · (q − zero_point)` (Jacob et al. 2018, arXiv:1712.05877, equation 1):
+//! - weights: symmetric, one scale for each output channel, from −127 to 127;
+//! - activations: asymmetric, from −128 to 127 over their calibrated range. After a ReLU the range starts at 0, so the zero
+//!   point is −128 and saturation at −128 *is* the ReLU;
+//! - biases: int32 at the scale of the products they are added to (equation 11).
+//!
+//! `max |r|` of a channel is held exactly; every other weight is off by half a scale step at most.
+
+use earshot_common::model::Layer;
+
+use super::{
+    calibrate::Range,
+    network::{Network, Weighted},
+};
+
+/// Largest magnitude of a weight: symmetric, so −128 is not used.
+const WEIGHT_MAX: f32 = 127.0;
+
+/// Largest magnitude of a quantised bias. Half of what int32 holds: the other half is for the sum of products.
+const BIAS_MAX: f32 = (1 << 30) as f32;
+
+/// How an activation is held in int8.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Affine {
+    /// Above 0.
+    pub(super) scale: f32,
+    /// The whole number that means 0.
+    pub(super) zero_point: i8,
+}
+
+/// A network in whole numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Quantised {
+    /// How the standardised input is held.
+    pub(super) input: Affine,
+    /// As many as the network's.
+    pub(super) layers: Vec<QuantisedLayer>,
+}
+
+/// One layer in whole numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct QuantisedLayer {
+    /// Prefix of its tensors' names.
+    pub(super) name: String,
+    /// What it computes and on which shapes.
+    pub(super) layer: Layer,
+    /// Extent of every dimension of the weights.
+    pub(super) shape: Vec<usize>,
+    /// Output channels first.
+    pub(super) weights: Vec<i8>,
+    /// One for each output channel.
+    pub(super) weight_scales: Vec<f32>,
+    /// One for each output channel.
+    pub(super) biases: Vec<i32>,
+    /// Scale of the input times that of the channel's weights.
+    pub(super) bias_scales: Vec<f32>,
+    /// How the output is held; none: it stays float, as the logits do.
+    pub(super) output: Option<Affine>,
+}
+
+impl Affine {
+    /// Covers a range from −128 to 127.
+    pub(super) fn covering(range: Range) -> Self {
+        let width = range.max - range.min;
+        if !(width.is_normal() && width / 255.0 > f32::MIN_POSITIVE) {
+            // A dead activation is always 0: any scale holds it.
+            return Self {
+                scale: 1.0,
+                zero_point: i8::MIN,
+            };
+        }
+        let scale = width / 255.0;
+        Self {
+            scale,
+            zero_point: (-128.0 - range.min / scale).round_ties_even() as i8,
+        }
+    }
+
+    /// The nearest whole number, saturated, as ONNX's QuantizeLinear defines it.
+    pub(super) fn quantise(self, value: f32) -> i8 {
+        ((value / self.scale).round_ties_even() + f32::from(self.zero_point)) as i8
+    }
+}
+
+impl Quantised {
+    /// Quantises a network with the calibrated ranges of its standardised input and of every activation but the last.
+    pub(super) fn new(network: &Network, ranges: &[Range]) -> Self {
+        let mut activations = ranges.iter().copied().map(Affine::covering);
+        let mut held = activations
+            .next()
+            .unwrap_or_else(|| Affine::covering(Range::default()));
+        let input = held;
+        let mut layers = Vec::with_capacity(network.layers.len());
+        for layer in &network.layers {
+            let output = activations.next();
+            layers.push(quantise_layer(layer, held.scale, output));
+            held = output.unwrap_or(held);
+        }
+        Self { input, layers }
+    }
+}
+
+fn quantise_layer(layer: &Weighted, input_scale: f32, output: Option<Affine>) -> QuantisedLayer {
+    let mut quantised = QuantisedLayer {
+        name: layer.name.clone(),
+        layer: layer.layer,
+        shape: layer.weight.shape.clone(),
+        weights: Vec::with_capacity(layer.weight.values.len()),
+        weight_scales: Vec::with_capacity(layer.bias.values.len()),
+        biases: Vec::with_capacity(layer.bias.values.len()),
+        bias_scales: Vec::with_capacity(layer.bias.values.len()),
+        output,
+    };
+    for (weights, bias) in layer.channels() {
+        let scale = weight_scale(weights, bias, input_scale);
+        let bias_scale = input_scale * scale;
+        quantised
+            .weights
+            .extend(weights.iter().map(|&weight| quantise_weight(weight, scale)));
+        quantised.weight_scales.push(scale);
+        quantised
+            .biases
+            .push((bias / bias_scale).round_ties_even() as i32);
+        quantised.bias_scales.push(bias_scale);
+    }
+    quantised
+}
+
+/// The nearest whole number of a weight.
+pub(super) fn quantise_weight(weight: f32, scale: f32) -> i8 {
+    (weight / scale).round_ties_even().clamp(-WEIGHT_MAX, WEIGHT_MAX) as i8
+}
+
+/// The smallest scale that holds all weights of a channel, and its bias at `input_scale` times it. A channel of zeros would
+/// else have a scale of 0, and one of nearly zeros a bias beyond int32.
+fn weight_scale(weights: &[f32], bias: f32, input_scale: f32) -> f32 {
+    let largest = weights
+        .iter()
+        .fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    let for_weights = largest / WEIGHT_MAX;
+    let for_bias = bias.abs() / BIAS_MAX / input_scale;
+    let scale = for_weights.max(for_bias);
+    if (scale * input_scale).is_normal() && scale.is_normal() {
+        scale
+    } else {
+        1.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(range: (f32, f32), expected: Affine) {
+        let (min, max) = range;
+        assert_eq!(Affine::covering(Range { min, max }), expected);
+    }
+
+    #[test]
+    fn ranges_become_scales_and_zero_points() {
+        check(
+            (0.0, 25.5),
+            Affine {
+                scale: 0.1,
+                zero_point: -128,
+            },
+        );
+        check(
+            (-12.8, 12.7),
+            Affine {
+                scale: 0.1,
+                zero_point: 0,
+            },
+        );
+        check(
+            (-25.5, 0.0),
+            Affine {
+                scale: 0.1,
+                zero_point: 127,
+            },
+        );
+        check(
+            (0.0, 0.0),
+            Affine {
+                scale: 1.0,
+                zero_point: -128,
+            },
+        );
+    }
+
+    #[test]
+    fn zero_is_held_exactly_and_the_ends_saturate() {
+        let affine = Affine::covering(Range { min: -1.7, max: 4.1 });
+        assert_eq!(affine.quantise(0.0), affine.zero_point);
+        assert_eq!((affine.quantise(-1e9), affine.quantise(1e9)), (-128, 127));
+        let relu = Affine::covering(Range { min: 0.0, max: 4.1 });
+        assert_eq!(relu.quantise(-3.0), relu.zero_point);
+    }
+
+    #[test]
+    fn channels_without_weights_keep_their_bias() {
+        for weight in [0.0, 1e-38] {
+            let scale = weight_scale(&[weight; 9], 0.5, 0.01);
+            let bias_scale = scale * 0.01;
+            let quantised = (0.5 / bias_scale).round_ties_even() as i32;
+            assert!(
+                (quantised as f32 * bias_scale - 0.5).abs() < 1e-6,
+                "{weight} {scale} {quantised}"
+            );
+            assert_eq!(quantise_weight(weight, scale), 0);
+        }
+        assert!((weight_scale(&[0.0; 9], 0.0, 0.01) - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_largest_weight_is_held_exactly() {
+        let weights = [0.3, -1.27, 0.004];
+        let scale = weight_scale(&weights, 0.1, 0.05);
+        let quantised = weights.map(|weight| quantise_weight(weight, scale));
+        assert_eq!(quantised, [30, -127, 0]);
+    }
+}

@@ -1,0 +1,247 @@
+//! The test report: how well both files do on clips that neither trained nor selected them.
+
+use std::fmt::Write;
+
+use earshot_common::{
+    ids::TrialId,
+    metrics::{ClassScores, Confusion},
+    sweep::Point,
+};
+use serde::Serialize;
+
+use super::{
+    Champion,
+    score::{Scored, Scores},
+};
+
+/// The contents of `report.json`; `report.md` and `confusion.svg` show the same.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    sweep: &'a str,
+    trial: TrialId,
+    trials_completed: u32,
+    point: &'a Point,
+    /// `test`, or `validation` when the split has no test part.
+    part: &'static str,
+    labels: &'a [String],
+    float: FileReport,
+    int8: FileReport,
+    /// Part of the validation and test clips for which both files give the same class.
+    top1_agreement: f64,
+    /// Largest difference of a validation logit between the float file and the worker.
+    logit_difference_max: f32,
+}
+
+/// One file's part of the report.
+#[derive(Debug, Serialize)]
+struct FileReport {
+    file: &'static str,
+    bytes: u64,
+    validation: Scores,
+    test: Option<Scores>,
+    /// By class index, on the reported part.
+    classes: Vec<ClassScores>,
+    /// Clips by true class, then predicted class, on the reported part.
+    confusion: Vec<Vec<u64>>,
+}
+
+/// What verification found of one file.
+pub(super) struct Measured<'a> {
+    pub(super) file: &'static str,
+    pub(super) bytes: u64,
+    pub(super) scored: &'a Scored,
+}
+
+impl<'a> Report<'a> {
+    /// Of a champion's two files.
+    pub(super) fn new(
+        champion: &'a Champion,
+        [float, int8]: [&Measured<'_>; 2],
+        top1_agreement: f64,
+        logit_difference_max: f32,
+    ) -> Self {
+        Self {
+            sweep: &champion.sweep.name,
+            trial: champion.trial,
+            trials_completed: champion.trials_completed,
+            point: &champion.point,
+            part: if float.scored.test.is_some() {
+                "test"
+            } else {
+                "validation"
+            },
+            labels: &champion.manifest.classes,
+            float: FileReport::new(float),
+            int8: FileReport::new(int8),
+            top1_agreement,
+            logit_difference_max,
+        }
+    }
+
+    /// As Markdown.
+    pub(super) fn markdown(&self) -> String {
+        let mut text = format!("# Test report: {}, trial {}\n\n", self.sweep, self.trial);
+        let _ = writeln!(
+            text,
+            "The best of {} completed trials, with",
+            self.trials_completed
+        );
+        let point: Vec<String> = self
+            .point
+            .iter()
+            .map(|(h, value)| format!("`{} = {value}`", h.name()))
+            .collect();
+        let _ = writeln!(text, "{}.\n", point.join(", "));
+        text.push_str(match self.part {
+            "test" => "Scores are on the **test part**: clips that neither trained nor selected the model.\n\n",
+            _ => {
+                "**The split has no test part.** Scores are on the validation part, which stopped training and selected this \
+                 trial, so they flatter the model: name test folds or a `test_size` in the sweep for an unbiased figure.\n\n"
+            }
+        });
+        self.write_files(&mut text);
+        self.write_classes(&mut text);
+        for file in [&self.float, &self.int8] {
+            let _ = writeln!(
+                text,
+                "## Confusion of `{}` on the {} part\n",
+                file.file, self.part
+            );
+            self.write_confusion(&mut text, file);
+        }
+        text.push_str("![confusion matrices](confusion.svg)\n");
+        text
+    }
+
+    fn write_files(&self, text: &mut String) {
+        let mut rows = Vec::new();
+        for file in [&self.float, &self.int8] {
+            let parts = [("validation", Some(file.validation)), ("test", file.test)];
+            for (part, scores) in parts {
+                let Some(scores) = scores else { continue };
+                rows.push(vec![
+                    format!("`{}`", file.file),
+                    file.bytes.to_string(),
+                    part.to_owned(),
+                    scores.clips.to_string(),
+                    format!("{:.2} %", 100.0 * scores.accuracy),
+                    format!("{:.4}", scores.macro_f1),
+                ]);
+            }
+        }
+        table(
+            text,
+            &["file", "bytes", "part", "clips", "accuracy", "macro-F1"],
+            &rows,
+        );
+        let reported = |file: &FileReport| file.test.unwrap_or(file.validation).accuracy;
+        let _ = writeln!(
+            text,
+            "Quantisation changed accuracy on the {} part by {:+.2} points; both files give the same class for {:.2} % of the \
+             validation and test clips. The float file's validation logits are within {:.2e} of the worker's.\n",
+            self.part,
+            100.0 * (reported(&self.int8) - reported(&self.float)),
+            100.0 * self.top1_agreement,
+            self.logit_difference_max,
+        );
+    }
+
+    fn write_classes(&self, text: &mut String) {
+        let _ = writeln!(text, "## Classes, on the {} part\n", self.part);
+        let both = self.float.classes.iter().zip(&self.int8.classes);
+        let rows: Vec<Vec<String>> = self
+            .labels
+            .iter()
+            .zip(both)
+            .map(|(label, (float, int8))| {
+                let scores = [
+                    float.precision,
+                    float.recall,
+                    float.f1,
+                    int8.precision,
+                    int8.recall,
+                    int8.f1,
+                ];
+                [cell(label), float.support.to_string()]
+                    .into_iter()
+                    .chain(scores.map(|score| format!("{score:.3}")))
+                    .collect()
+            })
+            .collect();
+        let header = [
+            "class",
+            "support",
+            "float precision",
+            "recall",
+            "F1",
+            "int8 precision",
+            "recall",
+            "F1",
+        ];
+        table(text, &header, &rows);
+    }
+
+    fn write_confusion(&self, text: &mut String, file: &FileReport) {
+        let numbers: Vec<String> = (0..self.labels.len()).map(|class| class.to_string()).collect();
+        let header: Vec<&str> = std::iter::once("true \\ predicted")
+            .chain(numbers.iter().map(String::as_str))
+            .collect();
+        let rows: Vec<Vec<String>> = self
+            .labels
+            .iter()
+            .zip(&file.confusion)
+            .enumerate()
+            .map(|(class, (label, counts))| {
+                let label = format!("{class} {}", cell(label));
+                let counts = counts.iter().map(|&count| {
+                    if count == 0 {
+                        String::new()
+                    } else {
+                        count.to_string()
+                    }
+                });
+                std::iter::once(label).chain(counts).collect()
+            })
+            .collect();
+        table(text, &header, &rows);
+    }
+}
+
+impl FileReport {
+    fn new(measured: &Measured<'_>) -> Self {
+        let reported = measured.scored.reported();
+        let classes = 0..reported.classes();
+        Self {
+            file: measured.file,
+            bytes: measured.bytes,
+            validation: Scores::of(&measured.scored.validation),
+            test: measured.scored.test.as_ref().map(Scores::of),
+            classes: classes
+                .clone()
+                .map(|class| reported.class_scores(class))
+                .collect(),
+            confusion: classes.map(|truth| row(reported, truth)).collect(),
+        }
+    }
+}
+
+fn row(confusion: &Confusion, truth: usize) -> Vec<u64> {
+    (0..confusion.classes())
+        .map(|predicted| confusion.count(truth, predicted))
+        .collect()
+}
+
+/// A Markdown table: the first column to the left, the others to the right.
+fn table(text: &mut String, header: &[&str], rows: &[Vec<String>]) {
+    let _ = writeln!(text, "| {} |", header.join(" | "));
+    let _ = writeln!(text, "|---|{}", "--:|".repeat(header.len().saturating_sub(1)));
+    for row in rows {
+        let _ = writeln!(text, "| {} |", row.join(" | "));
+    }
+    text.push('\n');
+}
+
+/// A class name that breaks no table.
+fn cell(label: &str) -> String {
+    label.replace('|', "\\|")
+}

@@ -1,0 +1,520 @@
+//! The whole export on small random champions, held against a plain forward pass.
+
+use std::{collections::BTreeMap, fs};
+
+use earshot_common::{
+    frontend::FrontEnd,
+    ids::BlobId,
+    job::Recipe,
+    metrics::argmax,
+    model::{AudioCnn, Block, Head, Layer},
+    sweep::Space,
+    tensors::{Tensor, Tensors, checkpoint_shapes},
+};
+use earshot_data::{
+    manifest::{ClipEntry, ShardEntry},
+    shard::{Shard, View},
+};
+
+use super::*;
+
+const FILES: [&str; 8] = [
+    "confusion.svg",
+    "front_end.json",
+    "labels.txt",
+    "model.int8.onnx",
+    "model.onnx",
+    "provenance.json",
+    "report.json",
+    "report.md",
+];
+
+/// Numbers from −1 to 1 that look random, the same for the same seed.
+fn noise(seed: &str) -> impl Iterator<Item = f32> {
+    let mut reader = blake3::Hasher::new().update(seed.as_bytes()).finalize_xof();
+    std::iter::from_fn(move || {
+        let mut bytes = [0; 4];
+        reader.fill(&mut bytes);
+        Some(u32::from_le_bytes(bytes) as f32 / u32::MAX as f32 * 2.0 - 1.0)
+    })
+}
+
+fn small(head: Option<u32>) -> AudioCnn {
+    let block = |filters, kernel_size| Block { filters, kernel_size };
+    AudioCnn {
+        n_mfcc: 5,
+        frames: 13,
+        blocks: vec![block(4, 3), block(6, 5)],
+        head: Head {
+            dropout: 0.3,
+            fc_units: head,
+        },
+        classes: 3,
+    }
+}
+
+/// Weights of a size that keeps activations around 1, as training does.
+fn random_checkpoint(model: &AudioCnn) -> Tensors {
+    let shapes = checkpoint_shapes(model).unwrap();
+    let tensors = shapes.into_iter().map(|(name, shape)| {
+        let size = shape.iter().product();
+        let fan_in: usize = shape.iter().skip(1).product();
+        let [offset, width] = match name.as_str() {
+            "input.mean" => [-20.0, 30.0],
+            "input.std" => [25.0, 15.0],
+            bias if bias.ends_with(".bias") => [0.0, 0.1],
+            _ => [0.0, (6.0 / fan_in as f32).sqrt()],
+        };
+        let values = noise(&name)
+            .take(size)
+            .map(|value| offset + width * value)
+            .collect();
+        (name, Tensor { shape, values })
+    });
+    tensors.collect()
+}
+
+/// Features of one clip: one of seven spectra, and noise.
+fn clip(model: &AudioCnn, index: usize, n_mfcc: usize) -> Vec<f32> {
+    let frames = model.frames as usize;
+    let spectrum: Vec<f32> = noise(&format!("spectrum {}", index % 7)).take(n_mfcc).collect();
+    let seed = format!("clip {index}");
+    let noise = noise(&seed).take(n_mfcc * frames).enumerate();
+    noise
+        .map(|(i, noise)| 80.0 * spectrum[i / frames] + 15.0 * noise - 15.0)
+        .collect()
+}
+
+/// The forward pass, one sum after the other.
+fn forward(model: &AudioCnn, tensors: &Tensors, features: &[f32]) -> Vec<f32> {
+    let frames = model.frames as usize;
+    let mut maps: Vec<f32> = features
+        .iter()
+        .enumerate()
+        .map(|(i, x)| {
+            (x - tensors["input.mean"].values[i / frames]) / tensors["input.std"].values[i / frames]
+        })
+        .collect();
+    let layers = model.layers().unwrap();
+    for (index, layer) in layers.iter().enumerate() {
+        let is_last = index + 1 == layers.len();
+        let name = match layer {
+            Layer::Block { .. } => format!("blocks.{index}"),
+            Layer::Linear { .. } if is_last => "head.out".to_owned(),
+            Layer::Linear { .. } => "head.fc".to_owned(),
+        };
+        let weight = &tensors[&format!("{name}.weight")].values;
+        let bias = &tensors[&format!("{name}.bias")].values;
+        maps = match *layer {
+            Layer::Block { input, block } => {
+                let [channels, rows, columns] = input.map(|extent| extent as usize);
+                let (filters, kernel) = (block.filters as usize, block.kernel_size as usize);
+                let pad = kernel / 2;
+                let at = |f: usize, y: usize, x: usize| {
+                    let mut sum = f64::from(bias[f]);
+                    for (c, i, j) in (0..channels)
+                        .flat_map(|c| (0..kernel * kernel).map(move |k| (c, k / kernel, k % kernel)))
+                    {
+                        let (row, column) = (y + i, x + j);
+                        if (pad..rows + pad).contains(&row) && (pad..columns + pad).contains(&column) {
+                            let value = maps[(c * rows + row - pad) * columns + column - pad];
+                            sum += f64::from(value * weight[((f * channels + c) * kernel + i) * kernel + j]);
+                        }
+                    }
+                    (sum as f32).max(0.0)
+                };
+                let mut pooled = Vec::new();
+                for f in 0..filters {
+                    for y in 0..rows / 2 {
+                        for x in 0..columns / 2 {
+                            let square = [(0, 0), (0, 1), (1, 0), (1, 1)];
+                            let values = square.map(|(i, j)| at(f, 2 * y + i, 2 * x + j));
+                            pooled.push(values.into_iter().fold(0.0, f32::max));
+                        }
+                    }
+                }
+                pooled
+            }
+            Layer::Linear { .. } => bias
+                .iter()
+                .zip(weight.chunks_exact(maps.len()))
+                .map(|(bias, weights)| {
+                    let products = weights.iter().zip(&maps).map(|(w, x)| f64::from(w * x));
+                    let sum = (f64::from(*bias) + products.sum::<f64>()) as f32;
+                    if is_last { sum } else { sum.max(0.0) }
+                })
+                .collect(),
+        };
+    }
+    maps
+}
+
+/// A champion whose labels are its own predictions, but for every tenth clip; half of the rows train, a quarter validates.
+fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
+    let tensors = random_checkpoint(&model);
+    let front_end = FrontEnd {
+        sample_rate_hz: 1000,
+        n_fft: 100,
+        hop_length: 100,
+        duration_s: f64::from(model.frames - 1) / 10.0,
+        ..FrontEnd::default()
+    };
+    let n_mfcc = model.n_mfcc as usize;
+    let logits: Vec<Vec<f32>> = (0..clips)
+        .map(|i| forward(&model, &tensors, &clip(&model, i, n_mfcc)))
+        .collect();
+    let classes = model.classes as usize;
+    let label = |row: usize| ((argmax(&logits[row]) + usize::from(row % 10 == 0)) % classes) as u16;
+    let shard = Shard {
+        // The shard holds more than the model reads.
+        n_mfcc: n_mfcc + 1,
+        frames: model.frames as usize,
+        labels: (0..clips).map(label).collect(),
+        features: (0..clips)
+            .flat_map(|index| {
+                clip(&model, index, n_mfcc)
+                    .into_iter()
+                    .chain(vec![0.0; model.frames as usize])
+            })
+            .collect(),
+        front_end: front_end.hash(),
+        view: View::Clean,
+    };
+    let mut features = Features::new(model.n_mfcc, model.frames);
+    features.push(&shard).unwrap();
+    let entry = |row: usize| ClipEntry {
+        name: format!("clip-{row}"),
+        class: label(row),
+        fold: 1,
+        source: row.to_string(),
+        content: BlobId::of(b"clip"),
+    };
+    let rows = |range: std::ops::Range<usize>| range.map(|row| row as u32).collect::<Vec<u32>>();
+    let split = Split {
+        train: rows(0..clips / 2),
+        validation: rows(clips / 2..clips * 3 / 4),
+        test: rows(clips * 3 / 4..clips),
+    };
+    let recorded = Tensor {
+        shape: vec![split.validation.len(), classes],
+        values: split
+            .validation
+            .iter()
+            .flat_map(|&row| logits[row as usize].clone())
+            .collect(),
+    };
+    let accuracy =
+        Confusion::from_logits(classes, &recorded.values, &features.labels_of(&split.validation)).accuracy();
+    let names = (0..classes).map(|class| format!("class <{class}|&>")).collect();
+    let blob = BlobId::of(b"shard");
+    let shards = vec![ShardEntry {
+        blob,
+        clips: clips as u32,
+        view: View::Clean,
+    }];
+    let sweep =
+        "name = \"tiny\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\n[schedule]\nepochs = 2\n";
+    let champion = Champion {
+        sweep: Sweep::parse(sweep, Path::new("tiny.toml"), &[]).unwrap(),
+        trial: TrialId(3),
+        fold: FoldId(1),
+        point: Space::new(BTreeMap::new()).point(0).unwrap(),
+        job: Job {
+            model,
+            recipe: Recipe {
+                learning_rate: 1e-3,
+                batch_size: 32,
+                epochs: 2,
+                patience: None,
+                seed: 7,
+            },
+            shards: vec![blob],
+            split: BlobId::of(b"split"),
+            initial_weights: None,
+        },
+        best: Epoch {
+            epoch: 1,
+            train_loss: 1.0,
+            loss: 1.0,
+            accuracy,
+            macro_f1: accuracy,
+        },
+        checkpoint: tensors::encode(&tensors).unwrap(),
+        logits: tensors::encode(&Tensors::from([("logits".into(), recorded)])).unwrap(),
+        manifest: Manifest::new(front_end, names, shards, (0..clips).map(entry).collect(), vec![]),
+        split,
+        trials_completed: 24,
+    };
+    (champion, features)
+}
+
+fn silent(_: &str) {}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap();
+    let mut names: Vec<String> = entries
+        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Exports and gives the summary, with the folder that holds `champion/`.
+fn exported(model: AudioCnn, clips: usize) -> (Summary, tempfile::TempDir) {
+    let (champion, features) = champion(model, clips);
+    let folder = tempfile::tempdir().unwrap();
+    let summary = export(&champion, &features, &folder.path().join("champion"), &silent).unwrap();
+    (summary, folder)
+}
+
+#[test]
+fn small_champions_are_exported_whole() {
+    for head in [Some(7), None] {
+        let (summary, folder) = exported(small(head), 80);
+        assert_eq!(names(folder.path()), ["champion"]);
+        assert_eq!(names(&summary.folder), FILES);
+        assert!(summary.logit_difference_max < 1e-4, "{summary:?}");
+        // Every tenth label is wrong on purpose.
+        assert!(
+            (summary.float.validation.accuracy - 0.9).abs() < 1e-9,
+            "{summary:?}"
+        );
+        let test = summary.int8.test.unwrap();
+        assert!(test.clips == 20 && test.accuracy >= 0.8, "{summary:?}");
+        assert!(summary.top1_agreement >= 0.9, "{summary:?}");
+    }
+}
+
+#[test]
+fn the_reference_models_int8_file_is_a_quarter() {
+    let (summary, _folder) = exported(AudioCnn::reference(13, 431, 10), 48);
+    let ratio = summary.int8.bytes as f64 / summary.float.bytes as f64;
+    assert!(ratio < 0.27, "{ratio}");
+    assert!(summary.top1_agreement >= 0.9, "{summary:?}");
+}
+
+#[test]
+fn the_same_champion_gives_the_same_bytes() {
+    let [one, other] = [(), ()].map(|()| exported(small(None), 40));
+    for file in FILES {
+        let [one, other] = [&one, &other].map(|(summary, _)| fs::read(summary.folder.join(file)).unwrap());
+        assert_eq!(one, other, "{file}");
+    }
+}
+
+#[test]
+fn files_say_what_they_are() {
+    let (summary, _folder) = exported(small(Some(7)), 40);
+    let read = |file: &str| fs::read_to_string(summary.folder.join(file)).unwrap();
+    assert_eq!(read("labels.txt"), "class <0|&>\nclass <1|&>\nclass <2|&>\n");
+    let provenance: serde_json::Value = serde_json::from_str(&read(PROVENANCE_FILE)).unwrap();
+    let model = BlobId::of(&fs::read(summary.folder.join(INT8_FILE)).unwrap()).to_string();
+    assert_eq!(provenance["files"][INT8_FILE]["blake3"], model);
+    assert_eq!(provenance["job"]["recipe"]["seed"], 7);
+    let report: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    assert_eq!(report["part"], "test");
+    assert_eq!(report["float"]["confusion"].as_array().unwrap().len(), 3);
+    assert!(read("report.md").contains("| class <1\\|&> |"));
+    assert!(read("confusion.svg").contains("class &lt;1|&amp;&gt;"));
+}
+
+#[test]
+fn a_report_without_a_test_part_says_so() {
+    let (mut champion, features) = champion(small(None), 40);
+    champion.split.test.clear();
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("champion");
+    let summary = export(&champion, &features, &out, &silent).unwrap();
+    assert_eq!(summary.float.test, None);
+    assert!(
+        fs::read_to_string(out.join("report.md"))
+            .unwrap()
+            .contains("**The split has no test part.**")
+    );
+}
+
+/// Changes a champion, expects the export to fail with `expected` in its message and the old bundle to stay.
+fn check(change: impl FnOnce(&mut Champion, &mut Features), expected: &str) {
+    let (mut champion, mut features) = champion(small(Some(7)), 40);
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("champion");
+    export(&champion, &features, &out, &silent).unwrap();
+    let before = fs::read(out.join(PROVENANCE_FILE)).unwrap();
+    change(&mut champion, &mut features);
+    let error = export(&champion, &features, &out, &silent).unwrap_err();
+    assert!(error.to_string().contains(expected), "{error}");
+    assert_eq!(fs::read(out.join(PROVENANCE_FILE)).unwrap(), before);
+    assert_eq!(names(folder.path()), ["champion"]);
+}
+
+fn change_tensor(bytes: &mut Vec<u8>, name: &str, change: impl FnOnce(&mut Vec<f32>)) {
+    let mut tensors = tensors::decode(bytes).unwrap();
+    change(&mut tensors.get_mut(name).unwrap().values);
+    *bytes = tensors::encode(&tensors).unwrap();
+}
+
+#[test]
+fn a_model_that_is_not_what_the_worker_recorded_is_refused() {
+    let recorded = |champion: &mut Champion, _: &mut Features| {
+        change_tensor(&mut champion.logits, "logits", |logits| logits[16] += 0.05);
+    };
+    check(recorded, "on row 25 the logit of class 1");
+    let weights = |champion: &mut Champion, _: &mut Features| {
+        change_tensor(&mut champion.checkpoint, "blocks.1.weight", |weights| {
+            weights.swap(12, 13)
+        });
+    };
+    check(weights, "model.onnx disagrees with the worker's recorded logits");
+    check(
+        |champion, _| champion.split.validation.swap(3, 4),
+        "disagrees with the worker's",
+    );
+}
+
+#[test]
+fn parts_that_do_not_belong_together_are_refused() {
+    check(
+        |champion, _| champion.best.accuracy = 0.1,
+        "the worker reported an accuracy of 0.1",
+    );
+    check(
+        |champion, _| champion.split.test.push(40),
+        "the split names row 40 of 40",
+    );
+    check(
+        |champion, _| champion.manifest.clips[0].class += 1,
+        "labels are not the manifest's",
+    );
+    check(
+        |champion, _| champion.manifest.classes[1] = "two\nlines".into(),
+        "class 1 is named \"two\\nlines\"",
+    );
+    check(
+        |champion, _| champion.manifest.classes.truncate(2),
+        "2 classes, the model gives 3 logits",
+    );
+    check(
+        |champion, _| champion.split.validation.truncate(9),
+        "recorded logits cannot be used",
+    );
+    check(
+        |champion, _| champion.checkpoint.truncate(100),
+        "checkpoint does not fit its model",
+    );
+    check(
+        |_, features| *features = Features::new(5, 12),
+        "not of the model's shape",
+    );
+    let zero = |champion: &mut Champion, _: &mut Features| {
+        change_tensor(&mut champion.checkpoint, "input.std", |std| std[2] = 0.0);
+    };
+    check(zero, "input.std of coefficient 2 is 0");
+}
+
+/// A small champion's two models, in numbers and in bytes.
+struct Written {
+    network: Network,
+    quantised: Quantised,
+    float: earshot_proto::onnx::ModelProto,
+    int8: earshot_proto::onnx::ModelProto,
+    features: Features,
+    rows: Vec<u32>,
+}
+
+fn written() -> Written {
+    let (champion, features) = champion(small(Some(7)), 40);
+    let network = Network::new(&champion.job.model, &champion.checkpoint).unwrap();
+    let float = graph::float(&network, &vec![]);
+    let rows = champion.split.train;
+    let ranges = calibrate::ranges(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
+    let quantised = Quantised::new(&network, &ranges);
+    let int8 = qdq::int8(&network, &quantised, &vec![]);
+    Written {
+        network,
+        quantised,
+        float,
+        int8,
+        features,
+        rows,
+    }
+}
+
+#[test]
+fn every_flipped_bit_of_either_file_is_noticed() {
+    let written = written();
+    for (name, model) in [(FLOAT_FILE, &written.float), (INT8_FILE, &written.int8)] {
+        let mut bytes = model.encode_to_vec();
+        verify::file(name, &bytes, model).unwrap();
+        for position in 0..bytes.len() {
+            let bit = 1 << (position % 8);
+            bytes[position] ^= bit;
+            assert!(
+                verify::file(name, &bytes, model).is_err(),
+                "{name} at byte {position}"
+            );
+            bytes[position] ^= bit;
+        }
+    }
+}
+
+/// Changes one initialiser of the int8 model and expects both independent checks to notice or not.
+fn check_int8(name: &str, change: impl FnOnce(&mut Vec<u8>), by_weights: bool, by_logits: bool) {
+    let mut written = written();
+    let initializers = &mut written.int8.graph.as_mut().unwrap().initializer;
+    let tensor = initializers.iter_mut().find(|found| found.name == name).unwrap();
+    change(&mut tensor.raw_data);
+    let session = Session::load(INT8_FILE, &written.int8.encode_to_vec(), 1000, &[]).unwrap();
+    let logits = session.logits(&written.features, &written.rows).unwrap();
+    let numbers = (&written.network, &written.quantised);
+    let result = verify::int8_logits(INT8_FILE, &logits, numbers, 1, &written.features, &written.rows);
+    assert_eq!(result.is_err(), by_logits, "{name}: {result:?}");
+    let result = verify::weights(INT8_FILE, &written.int8, &written.network);
+    assert_eq!(result.is_err(), by_weights, "{name}: {result:?}");
+}
+
+#[test]
+fn wrong_int8_numbers_are_noticed_without_the_written_model() {
+    check_int8("blocks.1.weight.quantised", |_| (), false, false);
+    check_int8("blocks.1.weight.quantised", |bytes| bytes[12] ^= 0x40, true, true);
+    check_int8("blocks.1.weight.scale", |bytes| bytes[3] ^= 1, true, true);
+    check_int8("blocks.0.activation.scale", |bytes| bytes[3] ^= 2, false, true);
+    check_int8("head.out.bias.quantised", |bytes| bytes[2] ^= 1, false, true);
+    check_int8(
+        "blocks.1.activation.zero_point",
+        |bytes| bytes[0] ^= 0x80,
+        false,
+        true,
+    );
+}
+
+#[test]
+fn whole_numbers_give_what_tract_gives() {
+    let written = written();
+    let session = Session::load(INT8_FILE, &written.int8.encode_to_vec(), 1000, &[]).unwrap();
+    let found = session.logits(&written.features, &written.rows).unwrap();
+    let expected: Vec<f32> = written
+        .rows
+        .iter()
+        .flat_map(|&row| arithmetic::logits(&written.network, &written.quantised, written.features.row(row)))
+        .collect();
+    let worst = found
+        .iter()
+        .zip(&expected)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    let scale = expected
+        .iter()
+        .fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
+    assert!(worst <= 0.01 * scale, "{worst} of {scale}");
+    let float = Session::load(FLOAT_FILE, &written.float.encode_to_vec(), 1000, &[]).unwrap();
+    let float = float.logits(&written.features, &written.rows).unwrap();
+    let error = found
+        .iter()
+        .zip(&float)
+        .map(|(a, b)| (a - b).abs())
+        .fold(0.0, f32::max);
+    assert!(
+        error <= 0.1 * scale,
+        "quantisation moves logits by {error} of {scale}"
+    );
+}
