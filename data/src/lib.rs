@@ -19,12 +19,18 @@
 //! Deliberately absent: training-time augmentation (the worker's), the network, clocks, and any randomness that is not
 //! seeded by an argument.
 
+pub mod chain;
+pub mod condition;
 mod container;
 pub mod dataset;
+pub mod decode;
 mod file;
 pub mod manifest;
+pub mod mel;
+pub mod mfcc;
 pub mod prepare;
 mod randomstate;
+pub mod resample;
 pub mod shard;
 pub mod split;
 pub mod synth;

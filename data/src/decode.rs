@@ -1,0 +1,196 @@
+//! WAV, FLAC, Ogg Vorbis and MP3 to samples, by symphonia.
+//!
+//! The bytes are untrusted: whatever they are, the answer is samples or a [`DecodeError`], within the limits below. A file
+//! that ends before its audio does is an error too, since half a clip has another sound than its label.
+
+use std::{
+    fs, io,
+    io::{Cursor, Read},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
+
+use symphonia::core::{
+    codecs::audio::{AudioDecoder, AudioDecoderOptions},
+    errors::Error as SymphoniaError,
+    formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
+    io::MediaSourceStream,
+    meta::MetadataOptions,
+};
+
+/// Bytes a file may have: a quarter of an hour of CD-quality stereo.
+pub const FILE_BYTES_MAX: u64 = 160 * 1024 * 1024;
+
+/// Seconds a file may last: clips are seconds long, and a row of a list that points to a whole recording is a mistake.
+pub const DURATION_S_MAX: u32 = 600;
+
+/// Samples of all channels together that a file may decode to: 256 MB of memory a thread.
+pub const SAMPLES_MAX: usize = 64 * 1024 * 1024;
+
+/// Channels a file may have.
+pub const CHANNELS_MAX: usize = 32;
+
+/// Rates a file may have, in hertz; the front end's own range.
+pub const SAMPLE_RATES_HZ: std::ops::RangeInclusive<u32> = 1_000..=384_000;
+
+/// Decoded audio.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audio {
+    /// Frames a second.
+    pub sample_rate_hz: u32,
+    /// Samples in each frame.
+    pub channels: usize,
+    /// Samples, full scale ±1, interleaved by channel; all finite, at least one frame.
+    pub samples: Vec<f32>,
+}
+
+/// Why a file gave no audio.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    /// The file cannot be read.
+    #[error("the file cannot be read")]
+    Io(#[source] io::Error),
+    /// The bytes are of no format that is read.
+    #[error("not a WAV, FLAC, Ogg Vorbis or MP3 file ({0}): convert it to one of these")]
+    Unknown(String),
+    /// The bytes are damaged.
+    #[error("the file is damaged ({0}): replace it")]
+    Damaged(String),
+    /// The file ends before its audio does.
+    #[error("the file is cut short{}: replace it", counts(*.frames, *.expected))]
+    Truncated {
+        /// Frames there are.
+        frames: u64,
+        /// Frames the file says there are, if it says so.
+        expected: Option<u64>,
+    },
+    /// Valid, but without a single sample.
+    #[error("the file holds no sample: remove or replace it")]
+    Empty,
+    /// A sample that is not a finite number.
+    #[error("sample {0} is not a finite number: replace the file")]
+    NotFinite(usize),
+    /// Larger than the limits of this module.
+    #[error("the file has {what} {found}, at most {most} can be taken: cut it into clips")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// How much of it.
+        found: u64,
+        /// The limit.
+        most: u64,
+    },
+    /// A rate that no recorder uses.
+    #[error("the file says it has {0} samples a second, must be from {min} to {max}", min = SAMPLE_RATES_HZ.start(), max = SAMPLE_RATES_HZ.end())]
+    Rate(u32),
+}
+
+fn counts(frames: u64, expected: Option<u64>) -> String {
+    expected.map(|expected| format!(" ({frames} of {expected} samples are there)")).unwrap_or_default()
+}
+
+/// Reads a file of at most [`FILE_BYTES_MAX`].
+///
+/// # Errors
+/// [`DecodeError::Io`] or [`DecodeError::TooLarge`].
+pub fn read_file(path: &Path) -> Result<Vec<u8>, DecodeError> {
+    let mut bytes = Vec::new();
+    let file = fs::File::open(path).map_err(DecodeError::Io)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(DecodeError::Io)?;
+    check_most("bytes", bytes.len() as u64, FILE_BYTES_MAX)?;
+    Ok(bytes)
+}
+
+/// Decodes a file's bytes; the format is told by the bytes, never by a name.
+///
+/// # Errors
+/// See [`DecodeError`].
+pub fn decode(bytes: &[u8]) -> Result<Audio, DecodeError> {
+    check_most("bytes", bytes.len() as u64, FILE_BYTES_MAX)?;
+    // symphonia promises not to panic and nearly keeps it; one clip's panic must not end a preparation of thousands.
+    catch_unwind(AssertUnwindSafe(|| decode_inner(bytes)))
+        .unwrap_or_else(|_| Err(DecodeError::Damaged("the decoder gave up".to_owned())))
+}
+
+fn decode_inner(bytes: &[u8]) -> Result<Audio, DecodeError> {
+    let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
+    let mut reader = symphonia::default::get_probe()
+        .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
+        .map_err(|error| DecodeError::Unknown(error.to_string()))?;
+    let track = reader.default_track(TrackType::Audio).ok_or_else(|| DecodeError::Unknown("no audio in it".to_owned()))?;
+    let parameters = track
+        .codec_params
+        .as_ref()
+        .and_then(|parameters| parameters.audio())
+        .ok_or_else(|| DecodeError::Unknown("an unknown codec".to_owned()))?;
+    let mut decoder = symphonia::default::get_codecs()
+        .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
+        .map_err(|error| DecodeError::Unknown(error.to_string()))?;
+    // MP3 without an encoder's tag has no length of its own: symphonia's is then a guess from the first frames.
+    let guessed = reader.format_info().short_name == "mp3" && track.delay.is_none();
+    let (track_id, expected) = (track.id, track.num_frames.filter(|_| !guessed));
+
+    let audio = read_packets(reader.as_mut(), decoder.as_mut(), track_id)?;
+    let frames = (audio.samples.len() / audio.channels.max(1)) as u64;
+    if expected.is_some_and(|expected| frames < expected) {
+        return Err(DecodeError::Truncated { frames, expected });
+    }
+    if decoder.finalize().verify_ok == Some(false) {
+        return Err(DecodeError::Damaged("its checksum is wrong".to_owned()));
+    }
+    match audio.samples.iter().position(|sample| !sample.is_finite()) {
+        _ if audio.samples.is_empty() => Err(DecodeError::Empty),
+        Some(at) => Err(DecodeError::NotFinite(at)),
+        None => Ok(audio),
+    }
+}
+
+fn read_packets(
+    reader: &mut dyn FormatReader,
+    decoder: &mut dyn AudioDecoder,
+    track: u32,
+) -> Result<Audio, DecodeError> {
+    let mut audio = Audio { sample_rate_hz: 0, channels: 0, samples: Vec::new() };
+    let mut interleaved: Vec<f32> = Vec::new();
+    loop {
+        let frames = || (audio.samples.len() / audio.channels.max(1)) as u64;
+        let packet = match reader.next_packet() {
+            Ok(Some(packet)) => packet,
+            Ok(None) => return Ok(audio),
+            Err(error) => return Err(packet_error(&error, frames())),
+        };
+        if packet.track_id != track {
+            continue;
+        }
+        let decoded = decoder.decode(&packet).map_err(|error| packet_error(&error, frames()))?;
+        let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
+        if audio.channels == 0 {
+            check_most("channels", channels as u64, CHANNELS_MAX as u64)?;
+            if !SAMPLE_RATES_HZ.contains(&rate) {
+                return Err(DecodeError::Rate(rate));
+            }
+            (audio.sample_rate_hz, audio.channels) = (rate, channels);
+        } else if (rate, channels) != (audio.sample_rate_hz, audio.channels) {
+            return Err(DecodeError::Damaged("rate or channels change within the file".to_owned()));
+        }
+        decoded.copy_to_vec_interleaved(&mut interleaved);
+        audio.samples.extend_from_slice(&interleaved);
+        check_most("samples", audio.samples.len() as u64, SAMPLES_MAX as u64)?;
+        let seconds = audio.samples.len() as u64 / (audio.channels.max(1) as u64 * u64::from(rate));
+        check_most("seconds", seconds, u64::from(DURATION_S_MAX))?;
+    }
+}
+
+fn packet_error(error: &SymphoniaError, frames: u64) -> DecodeError {
+    match error {
+        SymphoniaError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+            DecodeError::Truncated { frames, expected: None }
+        }
+        SymphoniaError::ResetRequired => DecodeError::Damaged("several streams one after another".to_owned()),
+        other => DecodeError::Damaged(other.to_string()),
+    }
+}
+
+fn check_most(what: &'static str, found: u64, most: u64) -> Result<(), DecodeError> {
+    if found <= most { Ok(()) } else { Err(DecodeError::TooLarge { what, found, most }) }
+}

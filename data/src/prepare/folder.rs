@@ -1,0 +1,255 @@
+//! The prepared folder, and its memory of what is done.
+//!
+//! ```text
+//! audio/{clip}.wav                     cleaned, at its own length
+//! features/{clip}_mfcc.npy             of that
+//! features/{clip}_spec.npy
+//! blobs/                               shards
+//! index/{front end}/{group}.json       a shard that is done: its blob, and who was left out
+//! index/{front end}/sources.json       hashes of the recordings, by size and time of change
+//! manifest.json
+//! .lock                                held while a preparation is at work
+//! ```
+//!
+//! The index is named by the front end and the version of this crate's output, and only one is kept: files in `audio/` and
+//! `features/` carry a clip's name alone, so they can be trusted only as long as no other front end has been here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+    time::UNIX_EPOCH,
+};
+
+use earshot_common::{blob::BlobStore, frontend::FrontEnd, ids::BlobId};
+use ndarray_npy::WriteNpyExt;
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use super::{PrepareError, plan::Group};
+use crate::{
+    dataset::Clip,
+    decode::{self, DecodeError},
+    file,
+    manifest::{MANIFEST_FILE, Manifest, Problem},
+    mfcc::Extractor,
+};
+
+/// The blob store with the shards, relative to the prepared folder.
+pub const BLOBS: &str = "blobs";
+
+/// Version of everything this crate derives from a recording. Raised whenever a change makes other features from the same
+/// recording and front end, so that old results are made again.
+const OUTPUT_VERSION: u32 = 1;
+
+/// Coefficients of the exported `{clip}_mfcc.npy`, librosa's and the reference network's number.
+const EXPORTED_N_MFCC: usize = 13;
+
+const AUDIO: &str = "audio";
+const FEATURES: &str = "features";
+const INDEX: &str = "index";
+const SOURCES: &str = "sources.json";
+
+/// A shard that is done.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    /// Its name; none when every clip was left out.
+    pub(super) blob: Option<BlobId>,
+    /// Clips of the group that are not rows.
+    pub(super) left_out: Vec<LeftOut>,
+}
+
+/// A clip that is not a row.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct LeftOut {
+    /// Which of the group's.
+    pub(super) position: usize,
+    /// Why not.
+    pub(super) problem: Problem,
+}
+
+/// What a recording looked like when it was hashed: as long as size and time are the same, the hash is taken to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Source {
+    bytes: u64,
+    modified_ns: u64,
+    content: BlobId,
+}
+
+/// The prepared folder, locked.
+pub(super) struct Folder {
+    root: PathBuf,
+    index: PathBuf,
+    pub(super) blobs: BlobStore,
+    /// Unlocks when dropped.
+    _lock: fs::File,
+}
+
+impl Folder {
+    /// Makes the folder if need be, locks it, and forgets what another front end did in it.
+    pub(super) fn open(root: &Path, front_end: &FrontEnd) -> Result<Self, PrepareError> {
+        make(root)?;
+        let lock_path = root.join(".lock");
+        let lock = fs::File::create(&lock_path).map_err(io_at(&lock_path))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(fs::TryLockError::WouldBlock) => return Err(PrepareError::Busy(root.to_owned())),
+            Err(fs::TryLockError::Error(source)) => return Err(io_at(&lock_path)(source)),
+        }
+        let name = format!("v{OUTPUT_VERSION}-{}", front_end.hash());
+        let indices = root.join(INDEX);
+        for folder in [AUDIO, FEATURES, INDEX] {
+            make(&root.join(folder))?;
+        }
+        for entry in fs::read_dir(&indices).map_err(io_at(&indices))? {
+            let entry = entry.map_err(io_at(&indices))?;
+            if entry.file_name().to_str() != Some(&name) {
+                fs::remove_dir_all(entry.path()).map_err(io_at(&entry.path()))?;
+            }
+        }
+        let index = indices.join(name);
+        make(&index)?;
+        for folder in [root.join(AUDIO), root.join(FEATURES), index.clone(), root.to_owned()] {
+            file::sweep(&folder).map_err(io_at(&folder))?;
+        }
+        let blobs = BlobStore::open(root.join(BLOBS))?;
+        Ok(Self { root: root.to_owned(), index, blobs, _lock: lock })
+    }
+
+    /// BLAKE3 of every clip's file, in order; a file that did not change since the last run is not read.
+    pub(super) fn hash_sources(
+        &self,
+        clips: &[Clip],
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Result<BlobId, DecodeError>>, PrepareError> {
+        let path = self.index.join(SOURCES);
+        let known: BTreeMap<String, Source> = read_json(&path).unwrap_or_default();
+        let look = |clip: &Clip| {
+            if cancel.load(Ordering::Relaxed) {
+                return Err(PrepareError::Cancelled);
+            }
+            Ok(look_at(&clip.path, known.get(&clip.name)))
+        };
+        let looks: Vec<Result<Source, DecodeError>> = clips.par_iter().map(look).collect::<Result<_, _>>()?;
+        let seen = clips.iter().zip(&looks);
+        let sources: BTreeMap<String, Source> =
+            seen.filter_map(|(clip, look)| Some((clip.name.clone(), look.as_ref().ok()?.clone()))).collect();
+        if sources != known {
+            write_json(&path, &sources)?;
+        }
+        Ok(looks.into_iter().map(|look| look.map(|source| source.content)).collect())
+    }
+
+    /// The record of a group whose shard and exports are all there.
+    pub(super) fn record(&self, group: &Group<'_>) -> Option<Record> {
+        let record: Record = read_json(&self.record_path(group))?;
+        let stored = record.blob.is_none_or(|blob| self.blobs.contains(blob));
+        let kept = group.kept(&record);
+        let exported = |(clip, _): &(&Clip, BlobId)| self.exports(&clip.name).iter().all(|path| path.is_file());
+        (stored && kept.iter().all(exported)).then_some(record)
+    }
+
+    /// Remembers that a group is done.
+    pub(super) fn remember(&self, group: &Group<'_>, record: &Record) -> Result<(), PrepareError> {
+        write_json(&self.record_path(group), record)
+    }
+
+    /// Writes a clip's cleaned waveform, and its features at that length.
+    pub(super) fn export(
+        &self,
+        clip: &str,
+        waveform: &[f32],
+        extractor: &mut Extractor,
+    ) -> Result<(), PrepareError> {
+        let [audio, mfcc, spectrogram] = self.exports(clip);
+        let rate = extractor.sample_rate_hz();
+        file::write_whole(&audio, |file| write_wav(file, waveform, rate)).map_err(io_at(&audio))?;
+        for (path, features) in [
+            (mfcc, extractor.mfcc(waveform, EXPORTED_N_MFCC)),
+            (spectrogram, extractor.spectrogram_db(waveform)),
+        ] {
+            file::write_whole(&path, |file| features.write_npy(file).map_err(io::Error::other))
+                .map_err(io_at(&path))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the manifest if it is another than last time, then removes what belongs to clips that are gone.
+    pub(super) fn finish(&self, manifest: &Manifest) -> Result<(), PrepareError> {
+        let path = self.root.join(MANIFEST_FILE);
+        let last = Manifest::load(&path).ok();
+        if last.as_ref() == Some(manifest) {
+            return Ok(());
+        }
+        manifest.save(&path)?;
+        let now: BTreeSet<&str> = manifest.clips.iter().map(|clip| clip.name.as_str()).collect();
+        let before = last.iter().flat_map(|manifest| &manifest.clips);
+        for clip in before.filter(|clip| !now.contains(clip.name.as_str())) {
+            for path in self.exports(&clip.name) {
+                file::remove_if_there(&path).map_err(io_at(&path))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn exports(&self, clip: &str) -> [PathBuf; 3] {
+        let features = self.root.join(FEATURES);
+        [
+            self.root.join(AUDIO).join(format!("{clip}.wav")),
+            features.join(format!("{clip}_mfcc.npy")),
+            features.join(format!("{clip}_spec.npy")),
+        ]
+    }
+
+    fn record_path(&self, group: &Group<'_>) -> PathBuf {
+        self.index.join(format!("{}.json", group.key))
+    }
+}
+
+/// The hash of a file, from memory if the file did not change.
+fn look_at(path: &Path, known: Option<&Source>) -> Result<Source, DecodeError> {
+    let metadata = fs::metadata(path).map_err(DecodeError::Io)?;
+    let modified = metadata.modified().map_err(DecodeError::Io)?;
+    let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    match known {
+        Some(known) if (known.bytes, known.modified_ns) == (metadata.len(), modified_ns) => Ok(known.clone()),
+        _ => {
+            let content = BlobId::of(&decode::read_file(path)?);
+            Ok(Source { bytes: metadata.len(), modified_ns, content })
+        }
+    }
+}
+
+fn write_wav(file: &mut (impl Write + io::Seek), waveform: &[f32], sample_rate: u32) -> io::Result<()> {
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate,
+        bits_per_sample: 32,
+        sample_format: hound::SampleFormat::Float,
+    };
+    let mut writer = hound::WavWriter::new(file, spec).map_err(io::Error::other)?;
+    for sample in waveform {
+        writer.write_sample(*sample).map_err(io::Error::other)?;
+    }
+    writer.finalize().map_err(io::Error::other)
+}
+
+/// What can be read and understood; anything else is as good as absent, and made again.
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), PrepareError> {
+    file::write_whole(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from)).map_err(io_at(path))
+}
+
+fn make(folder: &Path) -> Result<(), PrepareError> {
+    fs::create_dir_all(folder).map_err(io_at(folder))
+}
+
+fn io_at(path: &Path) -> impl FnOnce(io::Error) -> PrepareError {
+    let path = path.to_owned();
+    move |source| PrepareError::Io { path, source }
+}

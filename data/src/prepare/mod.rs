@@ -1,0 +1,323 @@
+//! Everything at once: from a dataset's folder to cleaned clips, features, shards and a manifest.
+//!
+//! In reading order: [`plan`] tells which clips go into one shard, [`folder`] is the prepared folder and remembers which of
+//! these are done, and [`prepare`] does the others, on all threads of the rayon pool it is called in. What comes out depends
+//! on the recordings and the front end only, never on the number of threads or on what was there before.
+//!
+//! Clips go through in batches, so memory holds one batch of features, however many clips there are: 28 MB on four threads
+//! at the default front end.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use earshot_common::{blob::BlobError, frontend::FrontEnd, ids::BlobId};
+use rayon::prelude::*;
+
+use crate::{
+    chain::{Chain, ChainError},
+    dataset::{Clip, Dataset, DatasetError},
+    decode::{self, DecodeError},
+    manifest::{ClipEntry, Manifest, ManifestError, Problem, ProblemKind, ShardEntry},
+    mfcc::FrontEndError,
+    shard::{Shard, ShardError, View},
+};
+
+mod folder;
+mod plan;
+
+pub use folder::BLOBS;
+use folder::{Folder, LeftOut, Record};
+use plan::Group;
+
+/// Clips of a batch for each thread: a thread that is done early then waits for a sixty-fourth of its time at most.
+const BATCH_CLIPS_PER_THREAD: usize = 64;
+
+/// What to prepare, and where.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The dataset's folder, in ESC-50's layout.
+    pub data: PathBuf,
+    /// The prepared folder, made if need be. It holds one front end at a time: another one redoes everything in it.
+    pub out: PathBuf,
+    /// How waveforms become features.
+    pub front_end: FrontEnd,
+    /// Set to stop at the next clip; the shards that are done are kept for the next run.
+    pub cancel: Arc<AtomicBool>,
+}
+
+/// What became of a clip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClipOutcome {
+    /// Made in this run.
+    Made,
+    /// Already there from an earlier run.
+    Kept,
+    /// Left out: it is among the manifest's problems.
+    LeftOut,
+}
+
+/// Hears how far a preparation has got, from many threads.
+pub trait Progress: Sync {
+    /// Called once, with the number of clips that are listed and there.
+    fn start(&self, clips: u64);
+    /// Called once for every one of them.
+    fn clip_done(&self, name: &str, outcome: ClipOutcome);
+}
+
+/// Nobody listens.
+impl Progress for () {
+    fn start(&self, _clips: u64) {}
+    fn clip_done(&self, _name: &str, _outcome: ClipOutcome) {}
+}
+
+/// Why a dataset was not prepared.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The list of clips cannot be used.
+    #[error(transparent)]
+    Dataset(#[from] DatasetError),
+    /// The front end is out of range.
+    #[error(transparent)]
+    FrontEnd(#[from] FrontEndError),
+    /// Another preparation works on the same folder.
+    #[error("another preparation is at work in {0}: wait for it, or choose another folder")]
+    Busy(PathBuf),
+    /// The cancel flag was set.
+    #[error("stopped before the end: run again to continue")]
+    Cancelled,
+    /// Every clip has a problem.
+    #[error("none of the dataset's clips can be used; the first problem of {count} is {first}")]
+    NothingLeft {
+        /// Number of problems.
+        count: usize,
+        /// The first one.
+        first: String,
+    },
+    /// A recording changed between two looks at it.
+    #[error("{0} changed while it was being prepared: run again")]
+    Changed(PathBuf),
+    /// The file system refused.
+    #[error("cannot use {path}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The blob store refused.
+    #[error(transparent)]
+    Blob(#[from] BlobError),
+    /// Features that do not make a shard.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The manifest cannot be written.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+}
+
+/// Prepares a dataset: does what is not done yet, and writes the manifest.
+///
+/// Writes, under `out`: `audio/{clip}.wav`, the cleaned waveform at its own length (32-bit float); of that,
+/// `features/{clip}_mfcc.npy` (13, frames) and `features/{clip}_spec.npy` (1 + n_fft / 2, frames; decibels), float32; shards
+/// under [`BLOBS`]; the manifest at [`crate::manifest::MANIFEST_FILE`]. Everything appears whole or not at all.
+///
+/// # Errors
+/// The dataset cannot be read, no clip of it can be used, the disk refuses, or the cancel flag was set. A clip that cannot be
+/// used is not an error as long as another can: it is listed in [`Manifest::problems`].
+pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, PrepareError> {
+    let chain = Chain::new(&options.front_end)?;
+    let dataset = Dataset::read(&options.data)?;
+    let folder = Folder::open(&options.out, &options.front_end)?;
+    progress.start(dataset.clips.len() as u64);
+
+    let hashes = folder.hash_sources(&dataset.clips, &options.cancel)?;
+    let (groups, mut problems) = plan::groups(&dataset.clips, hashes);
+    for problem in &problems {
+        progress.clip_done(&problem.clip, ClipOutcome::LeftOut);
+    }
+    let work = Work { options, progress, folder: &folder, chain };
+    let records = work.records(&groups)?;
+
+    problems.extend(dataset.problems);
+    let (mut shards, mut clips) = (Vec::new(), Vec::new());
+    for (group, record) in groups.iter().zip(records) {
+        let kept = group.kept(&record);
+        if let Some(blob) = record.blob {
+            shards.push(ShardEntry { blob, clips: kept.len() as u32, view: View::Clean });
+        }
+        clips.extend(kept.into_iter().map(|(clip, content)| entry(clip, content)));
+        problems.extend(record.left_out.into_iter().map(|left_out| left_out.problem));
+    }
+    problems.sort_by(|a, b| (&a.clip, a.kind).cmp(&(&b.clip, b.kind)));
+    if clips.is_empty() {
+        let first = problems.first().map(|problem| format!("{}: {}", problem.clip, problem.message));
+        return Err(PrepareError::NothingLeft { count: problems.len(), first: first.unwrap_or_default() });
+    }
+    let manifest = Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems);
+    folder.finish(&manifest)?;
+    Ok(manifest)
+}
+
+/// What every step of a preparation needs.
+struct Work<'a> {
+    options: &'a Options,
+    progress: &'a dyn Progress,
+    folder: &'a Folder,
+    chain: Chain,
+}
+
+/// What a clip gives.
+enum Outcome {
+    /// Its row in the shard, `(n_mfcc, frames)`.
+    Features(Vec<f32>),
+    /// Why it has none.
+    Problem(Problem),
+}
+
+impl Work<'_> {
+    /// The record of every group: the folder's where there is one, otherwise a new one.
+    fn records(&self, groups: &[Group<'_>]) -> Result<Vec<Record>, PrepareError> {
+        let mut records: Vec<Option<Record>> = groups.par_iter().map(|group| self.folder.record(group)).collect();
+        let mut pending = Vec::new();
+        for (group, record) in groups.iter().zip(&mut records) {
+            match record {
+                Some(record) => self.tell(group, record, ClipOutcome::Kept),
+                None => pending.push((group, record)),
+            }
+        }
+        let batch_clips = BATCH_CLIPS_PER_THREAD * rayon::current_num_threads();
+        while !pending.is_empty() {
+            let mut clips = 0;
+            let fits = pending.iter().take_while(|(group, _)| {
+                let fits = clips < batch_clips;
+                clips += group.clips.len();
+                fits
+            });
+            let batch: Vec<_> = pending.drain(..fits.count()).collect();
+            self.batch(batch)?;
+        }
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Makes some groups, all their clips in parallel.
+    fn batch(&self, batch: Vec<(&Group<'_>, &mut Option<Record>)>) -> Result<(), PrepareError> {
+        let clips: Vec<_> = batch.iter().flat_map(|(group, _)| &group.clips).collect();
+        let outcomes: Vec<Outcome> = clips
+            .par_iter()
+            .map_init(|| self.chain.clone(), |chain, (clip, content)| self.clip(chain, clip, *content))
+            .collect::<Result<_, _>>()?;
+        let mut outcomes = outcomes.into_iter();
+        let made: Vec<_> = batch
+            .into_iter()
+            .map(|(group, record)| (group, record, outcomes.by_ref().take(group.clips.len()).collect()))
+            .collect();
+        made.into_par_iter().try_for_each(|(group, record, outcomes)| {
+            *record = Some(self.shard(group, outcomes)?);
+            Ok(())
+        })
+    }
+
+    /// Makes one clip: its exports on disk, its features in memory.
+    fn clip(&self, chain: &mut Chain, clip: &Clip, content: BlobId) -> Result<Outcome, PrepareError> {
+        if self.options.cancel.load(Ordering::Relaxed) {
+            return Err(PrepareError::Cancelled);
+        }
+        let bytes = decode::read_file(&clip.path).map_err(|_| PrepareError::Changed(clip.path.clone()))?;
+        if BlobId::of(&bytes) != content {
+            return Err(PrepareError::Changed(clip.path.clone()));
+        }
+        let waveform = match chain.waveform(&bytes) {
+            Ok(waveform) => waveform,
+            Err(error) => {
+                self.progress.clip_done(&clip.name, ClipOutcome::LeftOut);
+                return Ok(Outcome::Problem(problem(clip, &error)));
+            }
+        };
+        self.folder.export(&clip.name, &waveform, chain.extractor())?;
+        let features = chain.features(&waveform).into_iter().collect();
+        self.progress.clip_done(&clip.name, ClipOutcome::Made);
+        Ok(Outcome::Features(features))
+    }
+
+    /// Stores a group's shard and remembers that it is done.
+    fn shard(&self, group: &Group<'_>, outcomes: Vec<Outcome>) -> Result<Record, PrepareError> {
+        let front_end = &self.options.front_end;
+        let mut shard = Shard {
+            n_mfcc: usize::from(front_end.n_mfcc),
+            frames: front_end.frames(),
+            labels: Vec::new(),
+            features: Vec::new(),
+            front_end: front_end.hash(),
+            view: View::Clean,
+        };
+        let mut left_out = Vec::new();
+        for (position, (outcome, (clip, _))) in outcomes.into_iter().zip(&group.clips).enumerate() {
+            match outcome {
+                Outcome::Features(features) => {
+                    shard.labels.push(clip.class);
+                    shard.features.extend(features);
+                }
+                Outcome::Problem(problem) => left_out.push(LeftOut { position, problem }),
+            }
+        }
+        let blob = match shard.clips() {
+            0 => None,
+            _ => Some(self.folder.blobs.put(&shard.write()?)?),
+        };
+        let record = Record { blob, left_out };
+        self.folder.remember(group, &record)?;
+        Ok(record)
+    }
+
+    /// Tells the outcome of a group's clips; those left out were left out.
+    fn tell(&self, group: &Group<'_>, record: &Record, outcome: ClipOutcome) {
+        for (clip, _) in group.kept(record) {
+            self.progress.clip_done(&clip.name, outcome);
+        }
+        for left_out in &record.left_out {
+            self.progress.clip_done(&left_out.problem.clip, ClipOutcome::LeftOut);
+        }
+    }
+}
+
+fn entry(clip: &Clip, content: BlobId) -> ClipEntry {
+    ClipEntry {
+        name: clip.name.clone(),
+        class: clip.class,
+        fold: clip.fold,
+        source: clip.source.clone(),
+        content,
+    }
+}
+
+fn problem(clip: &Clip, error: &ChainError) -> Problem {
+    let kind = match error {
+        ChainError::Silent => ProblemKind::Silent,
+        ChainError::Decode(DecodeError::Truncated { .. }) => ProblemKind::Truncated,
+        ChainError::Decode(DecodeError::TooLarge { .. }) => ProblemKind::TooLarge,
+        ChainError::Decode(_) | ChainError::Resample(_) => ProblemKind::Unreadable,
+    };
+    Problem { clip: clip.name.clone(), kind, message: format!("{}: {}", shown(&clip.path), with_causes(error)) }
+}
+
+/// The file as its user knows it: folder and name.
+fn shown(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("{}/{name}", crate::dataset::AUDIO)
+}
+
+/// A message and those of its causes, for a problem is read without them.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests;
