@@ -12,6 +12,9 @@ const MANY_CLASSES: usize = 20;
 /// Width of a letter of the labels, about, and the letters shown of one.
 const LETTER_PX: usize = 7;
 const LETTERS_MAX: usize = 20;
+/// Colours of a cell that holds all clips of its true class, predicted right and wrong; none is white.
+const RIGHT: [u8; 3] = [33, 102, 172];
+const WRONG: [u8; 3] = [202, 88, 44];
 
 /// Draws matrices side by side, each under its title: true classes down, predicted classes across, cells shaded by the part
 /// of the true class.
@@ -82,12 +85,12 @@ fn row(svg: &mut String, confusion: &Confusion, truth: usize, cell: usize) {
             continue;
         }
         let part = count as f64 / support as f64;
-        let hue = if truth == predicted { 210 } else { 15 };
+        let full = if truth == predicted { RIGHT } else { WRONG };
+        let [red, green, blue] = full.map(|channel| 255.0 - part * (255.0 - f64::from(channel)));
         let (x, y) = (predicted * cell, truth * cell);
         let _ = writeln!(
             svg,
-            "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"hsl({hue} 70% {:.0}%)\"/>",
-            95.0 - 50.0 * part
+            "<rect x=\"{x}\" y=\"{y}\" width=\"{cell}\" height=\"{cell}\" fill=\"rgb({red:.0},{green:.0},{blue:.0})\"/>"
         );
         let colour = if part > 0.5 { "#fff" } else { "#000" };
         let attributes = format!(

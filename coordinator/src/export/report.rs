@@ -11,7 +11,8 @@ use serde::Serialize;
 
 use super::{
     Champion,
-    score::{Scored, Scores},
+    exporter::{Measured, Verified},
+    score::Scores,
 };
 
 /// The contents of `report.json`; `report.md` and `confusion.svg` show the same.
@@ -30,6 +31,8 @@ pub(super) struct Report<'a> {
     top1_agreement: f64,
     /// Largest difference of a validation logit between the float file and the worker.
     logit_difference_max: f32,
+    /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic.
+    int8_logit_difference_max: f32,
 }
 
 /// One file's part of the report.
@@ -45,36 +48,22 @@ struct FileReport {
     confusion: Vec<Vec<u64>>,
 }
 
-/// What verification found of one file.
-pub(super) struct Measured<'a> {
-    pub(super) file: &'static str,
-    pub(super) bytes: u64,
-    pub(super) scored: &'a Scored,
-}
-
 impl<'a> Report<'a> {
     /// Of a champion's two files.
-    pub(super) fn new(
-        champion: &'a Champion,
-        [float, int8]: [&Measured<'_>; 2],
-        top1_agreement: f64,
-        logit_difference_max: f32,
-    ) -> Self {
+    pub(super) fn new(champion: &'a Champion, verified: &Verified) -> Self {
+        let has_test = verified.float.scored.test.is_some();
         Self {
             sweep: &champion.sweep.name,
             trial: champion.trial,
             trials_completed: champion.trials_completed,
             point: &champion.point,
-            part: if float.scored.test.is_some() {
-                "test"
-            } else {
-                "validation"
-            },
+            part: if has_test { "test" } else { "validation" },
             labels: &champion.manifest.classes,
-            float: FileReport::new(float),
-            int8: FileReport::new(int8),
-            top1_agreement,
-            logit_difference_max,
+            float: FileReport::new(&verified.float),
+            int8: FileReport::new(&verified.int8),
+            top1_agreement: verified.top1_agreement,
+            logit_difference_max: verified.float_difference,
+            int8_logit_difference_max: verified.int8_difference,
         }
     }
 
@@ -208,7 +197,7 @@ impl<'a> Report<'a> {
 }
 
 impl FileReport {
-    fn new(measured: &Measured<'_>) -> Self {
+    fn new(measured: &Measured) -> Self {
         let reported = measured.scored.reported();
         let classes = 0..reported.classes();
         Self {

@@ -6,17 +6,18 @@ use earshot_common::{
     frontend::FrontEnd,
     ids::BlobId,
     job::Recipe,
-    metrics::argmax,
+    metrics::{Confusion, argmax},
     model::{AudioCnn, Block, Head, Layer},
     sweep::Space,
-    tensors::{Tensor, Tensors, checkpoint_shapes},
+    tensors::{self, Tensor, Tensors, checkpoint_shapes},
 };
 use earshot_data::{
     manifest::{ClipEntry, ShardEntry},
     shard::{Shard, View},
 };
+use prost::Message;
 
-use super::*;
+use super::{network::Network, provenance::PROVENANCE_FILE, quantise::Quantised, session::Session, *};
 
 const FILES: [&str; 8] = [
     "confusion.svg",
@@ -62,7 +63,7 @@ fn random_checkpoint(model: &AudioCnn) -> Tensors {
         let [offset, width] = match name.as_str() {
             "input.mean" => [-20.0, 30.0],
             "input.std" => [25.0, 15.0],
-            bias if bias.ends_with(".bias") => [0.0, 0.1],
+            _ if shape.len() == 1 => [0.0, 0.1],
             _ => [0.0, (6.0 / fan_in as f32).sqrt()],
         };
         let values = noise(&name)
@@ -164,7 +165,7 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         .map(|i| forward(&model, &tensors, &clip(&model, i, n_mfcc)))
         .collect();
     let classes = model.classes as usize;
-    let label = |row: usize| ((argmax(&logits[row]) + usize::from(row % 10 == 0)) % classes) as u16;
+    let label = |row: usize| ((argmax(&logits[row]) + usize::from(row.is_multiple_of(10))) % classes) as u16;
     let shard = Shard {
         // The shard holds more than the model reads.
         n_mfcc: n_mfcc + 1,
@@ -361,7 +362,7 @@ fn a_model_that_is_not_what_the_worker_recorded_is_refused() {
     check(recorded, "on row 25 the logit of class 1");
     let weights = |champion: &mut Champion, _: &mut Features| {
         change_tensor(&mut champion.checkpoint, "blocks.1.weight", |weights| {
-            weights.swap(12, 13)
+            weights.swap(12, 13);
         });
     };
     check(weights, "model.onnx disagrees with the worker's recorded logits");
