@@ -150,7 +150,9 @@ impl Network {
     /// # Errors
     /// libtorch refuses.
     pub fn forward(&self, batch: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-        let mut x = batch.f_unsqueeze(1)?;
+        // One channel can be called the fastest-varying dimension without moving anything; only then does the first convolution
+        // write its output channels-last as well.
+        let mut x = batch.f_unsqueeze(-1)?.f_permute([0, 3, 1, 2])?;
         let last = self.layers.len().saturating_sub(1);
         for (index, layer) in self.layers.iter().enumerate() {
             match layer.operation {

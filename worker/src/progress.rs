@@ -67,13 +67,12 @@ impl Board {
         };
         let name = format!("trial {} fold {}{again}", grant.trial, grant.fold);
         let bar = self.0.as_ref().and_then(|bars| bars.slots.get(slot)).cloned();
-        match &bar {
-            Some(bar) => {
-                bar.reset();
-                bar.set_length(u64::from(epochs));
-                bar.set_message(name.clone());
-            }
-            None => tracing::info!(slot, epochs, "{name}: started"),
+        if let Some(bar) = &bar {
+            bar.reset();
+            bar.set_length(u64::from(epochs));
+            bar.set_message(name.clone());
+        } else {
+            tracing::info!(slot, epochs, "{name}: started");
         }
         Line { bar, name, epochs }
     }

@@ -212,12 +212,13 @@ impl AttemptError {
     fn into_end(self) -> End {
         let reason = match &self {
             Self::Blobs(BlobsError::Halted) | Self::Train(TrainError::Halted) => return End::Halted,
-            Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. }) => Reason::Data,
             Self::Features(FeaturesError::Torch(error))
             | Self::Train(TrainError::Torch(error) | TrainError::Network(NetworkError::Torch(error))) => {
                 reason_of(error)
             }
-            Self::Features(_) | Self::InitialWeights(..) => Reason::Data,
+            Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. })
+            | Self::Features(_)
+            | Self::InitialWeights(..) => Reason::Data,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
             Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };

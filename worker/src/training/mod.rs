@@ -1,7 +1,7 @@
 //! One job, from features to the best epoch's weights: a plain loop over epochs.
 //!
 //! - [`batches`]: which rows come when, and their dropout masks.
-//! - [`optimiser`]: Adam.
+//! - [`optimiser`]: one step of Adam.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
 //!

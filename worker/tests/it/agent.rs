@@ -74,7 +74,7 @@ impl Worker {
     }
 
     async fn ended(&mut self) -> Result<(), Refused> {
-        let limit = Duration::from_secs(120);
+        let limit = Duration::from_mins(2);
         tokio::time::timeout(limit, self.running.join_next())
             .await
             .expect("the worker ends")

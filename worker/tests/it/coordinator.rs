@@ -94,7 +94,7 @@ impl Coordinator {
 
     /// Waits until the book looks like this.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn(&Book) -> bool) {
-        const PATIENCE: Duration = Duration::from_secs(120);
+        const PATIENCE: Duration = Duration::from_mins(2);
         let mut calls = self.calls.subscribe();
         let wait = async {
             while !is_so(&self.book()) {
