@@ -116,8 +116,10 @@ fn decode_inner(bytes: &[u8]) -> Result<Audio, DecodeError> {
     let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), Default::default());
     let mut reader = symphonia::default::get_probe()
         .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
-        .map_err(|error| DecodeError::Unknown(error.to_string()))?;
-    let track = reader.default_track(TrackType::Audio).ok_or_else(|| DecodeError::Unknown("no audio in it".to_owned()))?;
+        .map_err(|error| probe_error(&error, bytes))?;
+    let track = reader
+        .default_track(TrackType::Audio)
+        .ok_or_else(|| DecodeError::Unknown("no audio in it".to_owned()))?;
     let parameters = track
         .codec_params
         .as_ref()
@@ -181,6 +183,15 @@ fn read_packets(
     }
 }
 
+/// A file that starts as one of the formats and ends too early is cut short; anything else is not one of them.
+fn probe_error(error: &SymphoniaError, bytes: &[u8]) -> DecodeError {
+    let known = [&b"RIFF"[..], b"fLaC", b"OggS"].into_iter().any(|marker| bytes.starts_with(marker));
+    match packet_error(error, 0) {
+        truncated @ DecodeError::Truncated { .. } if known => truncated,
+        _ => DecodeError::Unknown(error.to_string()),
+    }
+}
+
 fn packet_error(error: &SymphoniaError, frames: u64) -> DecodeError {
     match error {
         SymphoniaError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -193,4 +204,108 @@ fn packet_error(error: &SymphoniaError, frames: u64) -> DecodeError {
 
 fn check_most(what: &'static str, found: u64, most: u64) -> Result<(), DecodeError> {
     if found <= most { Ok(()) } else { Err(DecodeError::TooLarge { what, found, most }) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Files of every format that is read.
+    const SIGNALS: [&str; 6] = [
+        "chirp_22k.flac",
+        "chirp_44k.mp3",
+        "chirp_44k.ogg",
+        "noise_16k.wav",
+        "float_96k.wav",
+        "stereo_48k.flac",
+    ];
+
+    fn signal(file: &str) -> Vec<u8> {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/signals").join(file);
+        fs::read(path).unwrap()
+    }
+
+    /// A WAV header that promises `data_bytes` of 16-bit audio, and `data` after it.
+    fn wav(channels: u16, rate_hz: u32, data_bytes: u32, data: &[u8]) -> Vec<u8> {
+        let mut bytes = b"RIFF".to_vec();
+        bytes.extend((data_bytes.saturating_add(36)).to_le_bytes());
+        bytes.extend(b"WAVEfmt \x10\0\0\0\x01\0");
+        bytes.extend(channels.to_le_bytes());
+        bytes.extend(rate_hz.to_le_bytes());
+        bytes.extend((rate_hz * u32::from(channels) * 2).to_le_bytes());
+        bytes.extend((channels * 2).to_le_bytes());
+        bytes.extend(b"\x10\0data");
+        bytes.extend(data_bytes.to_le_bytes());
+        bytes.extend(data);
+        bytes
+    }
+
+    fn check(bytes: &[u8], expected: &str) {
+        let message = decode(bytes).unwrap_err().to_string();
+        assert!(message.starts_with(expected), "{message}");
+    }
+
+    #[test]
+    fn channels_come_interleaved() {
+        let audio = decode(&wav(2, 8_000, 8, &[0, 64, 0, 0, 0, 0, 0, 192])).unwrap();
+        assert_eq!(audio, Audio { sample_rate_hz: 8_000, channels: 2, samples: vec![0.5, 0.0, 0.0, -0.5] });
+    }
+
+    #[test]
+    fn unusable_files_say_why() {
+        check(b"", "not a WAV, FLAC, Ogg Vorbis or MP3 file");
+        check(b"some text that is no audio", "not a WAV, FLAC, Ogg Vorbis or MP3 file");
+        check(&wav(1, 8_000, 0, &[]), "the file holds no sample");
+        check(&wav(1, 8_000, 100, &[0; 60]), "the file is cut short");
+        check(&wav(1, 500, 4, &[0; 4]), "the file says it has 500 samples a second, must be from 1000 to 384000");
+        check(&wav(1, 1_000, 1_202_000, &vec![0; 1_202_000]), "the file has seconds 601, at most 600 can be taken");
+        let mut damaged = signal("chirp_22k.flac");
+        let middle = damaged.len() / 2;
+        damaged[middle] ^= 0xff;
+        check(&damaged, "the file is");
+    }
+
+    #[test]
+    fn no_beginning_of_a_file_passes_for_the_whole() {
+        for file in SIGNALS {
+            let bytes = signal(file);
+            decode(&bytes).unwrap();
+            for cut in (1..40).map(|part| bytes.len() * part / 40) {
+                // An MP3 is cut at will, and only its encoder's tag tells; one frame may be padding.
+                assert!(decode(&bytes[..cut]).is_err(), "{cut} of {} bytes of {file}", bytes.len());
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..2_000)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn damage_is_survived(file in 0..SIGNALS.len(), places in proptest::collection::vec((0..20_000_usize, any::<u8>()), 1..20)) {
+            let mut bytes = signal(SIGNALS[file]);
+            let length = bytes.len();
+            for (at, byte) in places {
+                bytes[at % length] = byte;
+            }
+            if let Ok(audio) = decode(&bytes) {
+                prop_assert!(audio.samples.iter().all(|sample| sample.is_finite()));
+            }
+        }
+
+        #[test]
+        fn damaged_headers_are_survived(file in 0..SIGNALS.len(), places in proptest::collection::vec((0..64_usize, any::<u8>()), 1..6)) {
+            let mut bytes = signal(SIGNALS[file]);
+            for (at, byte) in places {
+                bytes[at] = byte;
+            }
+            let _ = decode(&bytes);
+        }
+    }
 }
