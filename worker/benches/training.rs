@@ -117,7 +117,7 @@ fn measure() -> Rates {
             part(&mut || {
                 drop(black_box(
                     network.forward(&batch.features, batch.mask.as_ref()).unwrap(),
-                ))
+                ));
             }),
         ),
         ("adam", part(&mut || adam.step(&gradients).unwrap())),

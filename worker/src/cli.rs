@@ -59,7 +59,7 @@ const IO_THREADS: usize = 2;
   worker --coordinator http://10.0.0.1:7070 --exit-when-done
       leaves once every run of the sweep has ended
 
-Exit codes: 0 drained or finished, 1 an error, 2 wrong usage. RUST_LOG=debug says more."
+Exit codes: 0 drained or finished, 1 an error, 2 wrong usage, 130 a second Ctrl-C. RUST_LOG=debug says more."
 )]
 pub struct Args {
     /// Where the coordinator listens

@@ -5,6 +5,7 @@
 //! answer to their own calls.
 
 use std::{
+    error::Error,
     sync::atomic::{AtomicBool, Ordering},
     time::Duration,
 };
@@ -128,7 +129,7 @@ impl Membership {
         if self.is_connected.swap(false, Ordering::Relaxed) {
             let url = &self.link.url;
             tracing::warn!(
-                "no answer from {url}: {}; training goes on, trying again until it is back",
+                "no answer from {url}: {}; trying again until there is one",
                 reason(status)
             );
         } else {
@@ -156,7 +157,11 @@ fn is_final(code: Code) -> bool {
     )
 }
 
-/// What went wrong, with its causes: tonic's own words are "transport error" and the rest is in the chain.
+/// What went wrong, in the words of the innermost cause: tonic's own are "transport error".
 fn reason(status: &Status) -> String {
-    crate::slot::chain(status)
+    let mut cause = status.source();
+    while let Some(inner) = cause.and_then(Error::source) {
+        cause = Some(inner);
+    }
+    cause.map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

@@ -111,6 +111,8 @@ impl Agent {
                 Err(error) => tracing::error!("a slot's task failed: {error}"),
             }
         }
+        // Heartbeats may be waiting for a coordinator that never comes, and hold the membership meanwhile.
+        company.shutdown().await;
         leave(&membership).await;
         refused
     }

@@ -23,7 +23,7 @@ use worker::{
 };
 
 use crate::{
-    coordinator::{Book, Coordinator, Listening},
+    coordinator::{Book, Coordinator},
     jobs::{Example, example},
 };
 
@@ -43,9 +43,9 @@ struct Worker {
 }
 
 impl Worker {
-    fn start(listening: &Listening, slots: usize) -> Self {
+    fn start(url: &str, slots: usize) -> Self {
         let cache = tempfile::tempdir().unwrap();
-        let link = Link::new(&listening.url(), PACE).unwrap();
+        let link = Link::new(url, PACE).unwrap();
         let features = FeatureCache::default();
         let agent = Agent {
             blobs: Blobs::new(BlobStore::open(cache.path()).unwrap(), link.channel.clone(), PACE),
@@ -112,7 +112,7 @@ fn epochs_of(book: &Book, token: u64) -> usize {
 async fn jobs_are_trained_and_handed_in_with_every_epoch() {
     let coordinator = Coordinator::new(book(&[example(1), example(2), example(3)]));
     let listening = coordinator.listen(None).await;
-    Worker::start(&listening, 2).ended().await.unwrap();
+    Worker::start(&listening.url(), 2).ended().await.unwrap();
 
     let book = coordinator.book();
     assert_eq!((book.joins, book.leaves), (1, 1));
@@ -140,7 +140,7 @@ async fn a_coordinator_that_was_away_gets_every_epoch() {
     long.job.recipe.epochs = 60;
     let coordinator = Coordinator::new(book(&[long]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 1);
+    let mut worker = Worker::start(&listening.url(), 1);
     coordinator
         .until("a first epoch", |book| epochs_of(book, 1) > 0)
         .await;
@@ -161,7 +161,7 @@ async fn a_coordinator_that_was_away_gets_every_epoch() {
 async fn an_unknown_worker_joins_again_and_goes_on() {
     let coordinator = Coordinator::new(book(&[endless(5)]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 1);
+    let mut worker = Worker::start(&listening.url(), 1);
     coordinator
         .until("a first epoch", |book| epochs_of(book, 1) > 0)
         .await;
@@ -179,7 +179,7 @@ async fn an_unknown_worker_joins_again_and_goes_on() {
 async fn a_fenced_attempt_is_dropped_and_the_slot_asks_anew() {
     let coordinator = Coordinator::new(book(&[endless(6), example(7)]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 1);
+    let mut worker = Worker::start(&listening.url(), 1);
     coordinator
         .until("a first epoch", |book| epochs_of(book, 1) > 0)
         .await;
@@ -194,7 +194,7 @@ async fn a_fenced_attempt_is_dropped_and_the_slot_asks_anew() {
 async fn a_heartbeats_word_ends_an_attempt() {
     let coordinator = Coordinator::new(book(&[endless(8), example(9)]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 1);
+    let mut worker = Worker::start(&listening.url(), 1);
     coordinator
         .until("a first epoch", |book| epochs_of(book, 1) > 0)
         .await;
@@ -211,7 +211,7 @@ async fn a_heartbeats_word_ends_an_attempt() {
 async fn a_draining_worker_gives_back_what_it_trains() {
     let coordinator = Coordinator::new(book(&[endless(10), endless(11)]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 2);
+    let mut worker = Worker::start(&listening.url(), 2);
     coordinator
         .until("two running", |book| {
             epochs_of(book, 1) > 0 && epochs_of(book, 2) > 0
@@ -236,7 +236,7 @@ async fn a_refusal_at_join_ends_the_worker_with_the_coordinators_words() {
         ..Book::default()
     });
     let listening = coordinator.listen(None).await;
-    let refused = Worker::start(&listening, 2).ended().await.unwrap_err();
+    let refused = Worker::start(&listening.url(), 2).ended().await.unwrap_err();
     assert!(
         refused.to_string().contains("this coordinator speaks version 9"),
         "{refused}"
@@ -247,7 +247,7 @@ async fn a_refusal_at_join_ends_the_worker_with_the_coordinators_words() {
 async fn heartbeats_go_on_while_a_slot_is_busy() {
     let coordinator = Coordinator::new(book(&[endless(12)]));
     let listening = coordinator.listen(None).await;
-    let mut worker = Worker::start(&listening, 1);
+    let mut worker = Worker::start(&listening.url(), 1);
     coordinator
         .until("a first epoch", |book| epochs_of(book, 1) > 0)
         .await;
@@ -257,6 +257,18 @@ async fn heartbeats_go_on_while_a_slot_is_busy() {
         .await;
     worker.shutdown.cancel();
     worker.ended().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_still_looks_for_its_coordinator_can_be_stopped() {
+    let coordinator = Coordinator::new(Book::default());
+    let listening = coordinator.listen(None).await;
+    let url = listening.url();
+    listening.stop().await;
+    let mut worker = Worker::start(&url, 2);
+    worker.shutdown.cancel();
+    worker.ended().await.unwrap();
+    assert_eq!(coordinator.book().joins, 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
