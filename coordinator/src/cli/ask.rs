@@ -1,0 +1,109 @@
+//! Commands that show where a sweep stands.
+
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use tokio::runtime::Builder;
+
+use super::{
+    document,
+    render::{self, Document, Format},
+    source::{Source, SourceArgs},
+};
+
+/// Where the sweep stands: trials, runs, workers
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  coordinator status                                        of the coordinator on this machine
+  coordinator status --coordinator http://10.0.0.1:7070     of another
+  coordinator status --db earshot.redb --format json        when none runs")]
+pub(super) struct StatusArgs {
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Completed trials, the best first
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  coordinator leaderboard --top 5
+  coordinator leaderboard --top 0 --format csv > trials.csv     all of them, every hyperparameter
+
+The order is by the sweep's objective, the mean over a trial's folds; then by lower loss, then by lower number.")]
+pub(super) struct LeaderboardArgs {
+    /// Rows at most; 0: all
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    top: u32,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// About one trial
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum TrialCommand {
+    Show(TrialArgs),
+}
+
+/// One trial: its point, its cost, its runs with every epoch and every failure
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  coordinator trial show 7
+  coordinator trial show 7 --format csv > epochs.csv     its learning curves")]
+pub(super) struct TrialArgs {
+    /// Its number, as the leaderboard shows it
+    #[arg(value_name = "N")]
+    trial: u32,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// How the answer looks.
+#[derive(Debug, Clone, Copy, Args)]
+pub(super) struct OutputArgs {
+    /// How the answer looks
+    #[arg(long, value_enum, default_value = "table")]
+    pub(super) format: Format,
+}
+
+pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    answer(args.output, async {
+        let mut source = Source::open(&args.source).await?;
+        document::status(&source.status().await?)
+    })
+}
+
+pub(super) fn leaderboard(args: &LeaderboardArgs) -> anyhow::Result<ExitCode> {
+    answer(args.output, async {
+        let mut source = Source::open(&args.source).await?;
+        document::leaderboard(&source.leaderboard(args.top).await?)
+    })
+}
+
+pub(super) fn trial(args: &TrialArgs) -> anyhow::Result<ExitCode> {
+    answer(args.output, async {
+        let mut source = Source::open(&args.source).await?;
+        document::trial(&source.trial(args.trial).await?)
+    })
+}
+
+fn answer(
+    output: OutputArgs,
+    ask: impl Future<Output = anyhow::Result<Document>>,
+) -> anyhow::Result<ExitCode> {
+    let document = Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(ask)?;
+    render::print(&document, output.format)?;
+    Ok(ExitCode::SUCCESS)
+}

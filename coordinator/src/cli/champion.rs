@@ -1,0 +1,148 @@
+//! Gathers what the export is made of: the champion with its blobs, from the running coordinator or from the folders.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail, ensure};
+use earshot_common::{
+    ids::{BlobId, FoldId, TrialId},
+    job::{Epoch, Job},
+    sweep::{Hyperparameter, Point, Sweep},
+    wire,
+};
+use earshot_data::{manifest::Manifest, prepare::BLOBS, shard::Shard, split::Split};
+use earshot_proto::earshot::v1 as proto;
+
+use super::source::Source;
+use crate::{
+    blobs::Blobs,
+    client::Client,
+    dataset,
+    export::{Champion, Features},
+};
+
+/// The champion and the features of every row, each blob verified by its hash. `processed` is the prepared folder, where it
+/// is not the sweep's own; only a database without a running coordinator needs one.
+pub(super) async fn gather(
+    source: &mut Source,
+    processed: Option<&Path>,
+) -> anyhow::Result<(Champion, Features)> {
+    let (found, sweep) = source.champion().await?;
+    let mut shelf = Shelf::of(source, &sweep, processed)?;
+    let job = Job::try_from(found.job.context("the champion has no job")?)?;
+    let fold = FoldId(found.fold);
+    let manifest = shelf
+        .read(wire::blob_id(&found.manifest, "the manifest")?)
+        .await?;
+    let manifest: Manifest =
+        serde_json::from_slice(&manifest).context("the champion's manifest cannot be read")?;
+    let champion = Champion {
+        trial: TrialId(found.trial),
+        fold,
+        point: point(&found.point)?,
+        best: Epoch::try_from(found.best.context("the champion has no epoch")?)?,
+        checkpoint: shelf
+            .read(wire::blob_id(&found.checkpoint, "the checkpoint")?)
+            .await?,
+        logits: shelf.read(wire::blob_id(&found.logits, "the logits")?).await?,
+        split: split(&sweep, &manifest, fold, job.split)?,
+        trials_completed: found.trials_completed,
+        sweep,
+        job,
+        manifest,
+    };
+    let mut features = Features::new(champion.job.model.n_mfcc, champion.job.model.frames);
+    for &id in &champion.job.shards {
+        let shard =
+            Shard::read(&shelf.read(id).await?).with_context(|| format!("shard {id} cannot be read"))?;
+        features.push(&shard)?;
+    }
+    Ok((champion, features))
+}
+
+/// Where blobs come from.
+enum Shelf {
+    Running(Client),
+    Folders(Blobs),
+}
+
+impl Shelf {
+    fn of(source: &Source, sweep: &Sweep, processed: Option<&Path>) -> anyhow::Result<Self> {
+        match source {
+            Source::Running(client) => Ok(Self::Running(client.clone())),
+            Source::File { db, .. } => {
+                let processed = processed.map_or_else(|| sweep.data.processed.clone(), PathBuf::from);
+                if !processed.join(BLOBS).is_dir() {
+                    bail!(
+                        "the sweep's features are not in {}; run this where the sweep was started, or name the prepared \
+                         folder with --processed DIR",
+                        processed.display()
+                    );
+                }
+                Ok(Self::Folders(Blobs::open(db, &processed)?))
+            }
+        }
+    }
+
+    async fn read(&mut self, id: BlobId) -> anyhow::Result<Vec<u8>> {
+        match self {
+            Self::Running(client) => Ok(client.blob(id).await?),
+            Self::Folders(blobs) => Ok(blobs.read(id)?),
+        }
+    }
+}
+
+/// The champion's split, test rows included. Made anew, it must be the one that the run was trained with.
+fn split(sweep: &Sweep, manifest: &Manifest, fold: FoldId, trained: BlobId) -> anyhow::Result<Split> {
+    let split = dataset::splits(&sweep.split, manifest)?.remove(&fold);
+    let split = split.with_context(|| format!("the sweep has no validation fold {fold}"))?;
+    let made = BlobId::of(&split.to_blob()?);
+    ensure!(
+        made == trained,
+        "the split made from the manifest is not the one that trained the champion; it was started by another version of \
+         Earshot, export it with that one"
+    );
+    Ok(split)
+}
+
+/// Reads the assignments of a point: each value as it would stand in a sweep file, which is JSON as well.
+fn point(assignments: &[proto::Assignment]) -> anyhow::Result<Point> {
+    let mut values = serde_json::Map::new();
+    for proto::Assignment { name, value } in assignments {
+        ensure!(
+            Hyperparameter::from_name(name).is_some(),
+            "{name:?} is no hyperparameter of this version of Earshot"
+        );
+        let json = serde_json::from_str(value)
+            .with_context(|| format!("the value {value} of {name} cannot be read"))?;
+        values.insert(name.clone(), json);
+    }
+    serde_json::from_value(values.into()).context("the champion's point cannot be read")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn a_point_survives_the_wire() {
+        let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[schedule]\nepochs = 1\n\
+                    [space]\nlearning_rate = 1e-5\nfc_units = \"none\"\nfilters = [8, 16, 32]\n";
+        let expected = Sweep::parse(text, Path::new("t.toml"), &[])
+            .unwrap()
+            .space
+            .point(0)
+            .unwrap();
+        let assignments = expected.iter().map(|(name, value)| proto::Assignment {
+            name: name.name().to_owned(),
+            value: value.to_string(),
+        });
+        assert_eq!(point(&assignments.collect::<Vec<_>>()).unwrap(), expected);
+        let unknown = proto::Assignment {
+            name: "momentum".into(),
+            value: "0.9".into(),
+        };
+        assert!(point(&[unknown]).is_err());
+    }
+}

@@ -1,0 +1,379 @@
+//! Protocol messages as documents. JSON and CSV hold every field by its name in the protocol; tables are for reading.
+
+use std::collections::BTreeSet;
+
+use earshot_proto::earshot::v1::{Assignment, Leaderboard, LeaderboardRow, Run, Status, Trial};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::render::{Document, Grid};
+
+/// Where a sweep stands.
+pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
+    let mut workers = Grid::new(["worker", "name", "device", "slots", "busy", "state"]);
+    workers.rows.extend(status.workers.iter().map(|worker| {
+        let numbers = [worker.worker, worker.slots, worker.busy].map(|number| number.to_string());
+        let [number, slots, busy] = numbers;
+        vec![
+            number,
+            worker.name.clone(),
+            worker.device.clone(),
+            slots,
+            busy,
+            worker.state.clone(),
+        ]
+    }));
+    let facts = vec![
+        ("sweep", status.sweep.clone()),
+        ("state", status.state.clone()),
+        ("trials_total", status.trials_total.to_string()),
+        ("trials_completed", status.trials_completed.to_string()),
+        ("trials_failed", status.trials_failed.to_string()),
+        ("trials_infeasible", status.trials_infeasible.to_string()),
+        ("trials_running", status.trials_running.to_string()),
+        ("runs_waiting", status.runs_waiting.to_string()),
+        ("runs_leased", status.runs_leased.to_string()),
+        ("epochs", status.epochs.to_string()),
+        ("expiries", status.expiries.to_string()),
+    ];
+    let csv = one_row(&facts);
+    Ok(Document {
+        json: json(status)?,
+        facts,
+        grids: vec![workers],
+        csv,
+    })
+}
+
+/// Completed trials, the best first.
+pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
+    const METRICS: [&str; 10] = [
+        "rank", "trial", "accuracy", "macro_f1", "loss", "epoch", "runs", "params", "macs", "int8_kib",
+    ];
+    let points: Vec<&[Assignment]> = board.rows.iter().map(|row| row.point.as_slice()).collect();
+    let grid = |names: &[&str], cells: fn(&LeaderboardRow) -> Vec<String>| {
+        let mut grid = Grid::new(METRICS.into_iter().chain(names.iter().copied()));
+        grid.rows.extend(
+            board
+                .rows
+                .iter()
+                .map(|row| [cells(row), values(&row.point, names)].concat()),
+        );
+        grid
+    };
+    let rounded = |row: &LeaderboardRow| {
+        let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| format!("{metric:.4}"));
+        cells(row, metrics, format!("{:.1}", row.int8_kib))
+    };
+    let exact = |row: &LeaderboardRow| {
+        let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| metric.to_string());
+        cells(row, metrics, row.int8_kib.to_string())
+    };
+    Ok(Document {
+        json: json(board)?,
+        facts: vec![
+            ("sweep", board.sweep.clone()),
+            ("objective", board.objective.clone()),
+        ],
+        grids: vec![grid(&varied(&points), rounded)],
+        csv: grid(&names(&points), exact),
+    })
+}
+
+fn cells(row: &LeaderboardRow, metrics: [String; 3], int8_kib: String) -> Vec<String> {
+    let [accuracy, macro_f1, loss] = metrics;
+    let [rank, trial, epoch, runs] =
+        [row.rank, row.trial, row.epoch, row.runs].map(|number| number.to_string());
+    let [params, macs] = [row.params, row.macs].map(|number| number.to_string());
+    vec![
+        rank, trial, accuracy, macro_f1, loss, epoch, runs, params, macs, int8_kib,
+    ]
+}
+
+/// One trial with its learning curves; a row of CSV is an epoch.
+pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
+    let point = trial
+        .point
+        .iter()
+        .map(|assignment| format!("{} = {}", assignment.name, assignment.value));
+    let mut facts = vec![
+        ("trial", trial.trial.to_string()),
+        ("state", trial.state.clone()),
+        ("point", point.collect::<Vec<_>>().join(", ")),
+        ("params", trial.params.to_string()),
+        ("macs", trial.macs.to_string()),
+        ("int8_kib", format!("{:.1}", trial.int8_kib)),
+        ("peak_ram_kib", format!("{:.1}", trial.peak_ram_kib)),
+    ];
+    if !trial.reason.is_empty() {
+        facts.push(("reason", trial.reason.clone()));
+    }
+    let mut runs = Grid::new(["fold", "state", "attempts", "worker", "best_epoch", "failures"]);
+    runs.rows.extend(trial.runs.iter().map(|run| {
+        let [fold, attempts, best] =
+            [run.fold, run.attempts, run.best_epoch].map(|number| number.to_string());
+        vec![
+            fold,
+            run.state.clone(),
+            attempts,
+            run.worker.clone(),
+            best,
+            run.failures.join("\n"),
+        ]
+    }));
+    let rounded = epochs(trial, |metric| format!("{metric:.4}"));
+    Ok(Document {
+        json: json(trial)?,
+        facts,
+        grids: vec![runs, rounded],
+        csv: epochs(trial, |metric| metric.to_string()),
+    })
+}
+
+fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
+    let mut grid = Grid::new([
+        "trial",
+        "fold",
+        "epoch",
+        "train_loss",
+        "loss",
+        "accuracy",
+        "macro_f1",
+    ]);
+    let rows = trial
+        .runs
+        .iter()
+        .flat_map(|run: &Run| run.epochs.iter().map(move |epoch| (run, epoch)));
+    grid.rows.extend(rows.map(|(run, epoch)| {
+        let counts = [trial.trial, run.fold, epoch.epoch].map(|count| count.to_string());
+        let metrics = [epoch.train_loss, epoch.loss, epoch.accuracy, epoch.macro_f1].map(&number);
+        counts.into_iter().chain(metrics).collect()
+    }));
+    grid
+}
+
+/// Facts as the single row of a grid.
+pub(super) fn one_row(facts: &[(&'static str, String)]) -> Grid {
+    let mut grid = Grid::new(facts.iter().map(|(name, _)| *name));
+    grid.rows
+        .push(facts.iter().map(|(_, value)| value.clone()).collect());
+    grid
+}
+
+/// A message as JSON, with its points as objects.
+pub(super) fn json(message: &impl Serialize) -> anyhow::Result<Value> {
+    let mut json = serde_json::to_value(message)?;
+    points_to_objects(&mut json);
+    Ok(json)
+}
+
+/// `"point": [{"name": "dropout", "value": "0.3"}]` becomes `"point": {"dropout": 0.3}`: easier to read and to query.
+fn points_to_objects(json: &mut Value) {
+    match json {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match value {
+                    Value::Array(assignments) if name == "point" => {
+                        *value = Value::Object(object(assignments))
+                    }
+                    _ => points_to_objects(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(points_to_objects),
+        _ => {}
+    }
+}
+
+fn object(assignments: &[Value]) -> Map<String, Value> {
+    let text = |assignment: &Value, key| assignment.get(key).and_then(Value::as_str).map(str::to_owned);
+    let entries = assignments.iter().filter_map(|assignment| {
+        let (name, value) = (text(assignment, "name")?, text(assignment, "value")?);
+        // A value as it stands in a sweep file is a number, a list of numbers or a quoted word: JSON all the same.
+        Some((name, serde_json::from_str(&value).unwrap_or(Value::String(value))))
+    });
+    entries.collect()
+}
+
+fn names<'a>(points: &[&'a [Assignment]]) -> Vec<&'a str> {
+    points
+        .first()
+        .into_iter()
+        .flat_map(|point| point.iter().map(|assignment| assignment.name.as_str()))
+        .collect()
+}
+
+/// Names of the values that are not the same in all rows; of a single row, all.
+fn varied<'a>(points: &[&'a [Assignment]]) -> Vec<&'a str> {
+    let is_varied = |name: &&str| {
+        let values: BTreeSet<_> = points.iter().flat_map(|point| values(point, &[*name])).collect();
+        values.len() > 1 || points.len() == 1
+    };
+    names(points).into_iter().filter(is_varied).collect()
+}
+
+fn values(point: &[Assignment], names: &[&str]) -> Vec<String> {
+    // Words without their quotes: a cell is text anyway.
+    let cell = |found: &Assignment| found.value.trim_matches('"').to_owned();
+    let value = |name: &str| point.iter().find(|assignment| assignment.name == name).map(cell);
+    names.iter().map(|name| value(name).unwrap_or_default()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use earshot_proto::earshot::v1::{Epoch, Worker};
+
+    use super::{
+        super::render::{Format, render},
+        *,
+    };
+
+    fn board() -> Leaderboard {
+        let row = |rank, trial, dropout: &str| LeaderboardRow {
+            rank,
+            trial,
+            accuracy: 0.812_345,
+            macro_f1: 0.75,
+            loss: 0.5,
+            epoch: 9,
+            runs: 1,
+            params: 1234,
+            macs: 56_789,
+            int8_kib: 1.25,
+            point: [
+                ("learning_rate", "0.001"),
+                ("filters", "[16, 32]"),
+                ("dropout", dropout),
+                ("fc_units", "\"none\""),
+            ]
+            .map(|(name, value)| Assignment {
+                name: name.into(),
+                value: value.into(),
+            })
+            .into(),
+        };
+        Leaderboard {
+            sweep: "grid".into(),
+            objective: "accuracy".into(),
+            rows: vec![row(1, 7, "0.2"), row(2, 3, "0.3")],
+        }
+    }
+
+    fn check(document: &Document, format: Format, expected: &str) {
+        let text = render(document, format).unwrap();
+        assert_eq!(text, expected, "{text}");
+    }
+
+    #[test]
+    fn a_leaderboard_table_shows_what_varies() {
+        check(
+            &leaderboard(&board()).unwrap(),
+            Format::Table,
+            "\
+sweep      grid
+objective  accuracy
+
+╭──────┬───────┬──────────┬──────────┬────────┬───────┬──────┬────────┬───────┬──────────┬─────────╮
+│ rank │ trial │ accuracy │ macro_f1 │ loss   │ epoch │ runs │ params │ macs  │ int8_kib │ dropout │
+├──────┼───────┼──────────┼──────────┼────────┼───────┼──────┼────────┼───────┼──────────┼─────────┤
+│ 1    │ 7     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 0.2     │
+│ 2    │ 3     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 0.3     │
+╰──────┴───────┴──────────┴──────────┴────────┴───────┴──────┴────────┴───────┴──────────┴─────────╯
+",
+        );
+    }
+
+    #[test]
+    fn csv_has_a_column_for_every_hyperparameter() {
+        check(
+            &leaderboard(&board()).unwrap(),
+            Format::Csv,
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,learning_rate,filters,dropout,fc_units\n\
+             1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.2,none\n\
+             2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.3,none\n",
+        );
+    }
+
+    #[test]
+    fn json_has_points_as_objects_of_numbers() {
+        let json = leaderboard(&board()).unwrap().json;
+        let expected = serde_json::json!({ "learning_rate": 0.001, "filters": [16, 32], "dropout": 0.2, "fc_units": "none" });
+        assert_eq!(json["rows"][0]["point"], expected);
+        assert_eq!(
+            (&json["rows"][0]["accuracy"], &json["objective"]),
+            (&Value::from(0.812_345), &Value::from("accuracy"))
+        );
+    }
+
+    #[test]
+    fn an_empty_leaderboard_still_says_of_what() {
+        let empty = leaderboard(&Leaderboard {
+            rows: vec![],
+            ..board()
+        })
+        .unwrap();
+        check(&empty, Format::Table, "sweep      grid\nobjective  accuracy\n");
+        check(
+            &empty,
+            Format::Csv,
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib\n",
+        );
+    }
+
+    #[test]
+    fn a_trial_shows_its_runs_and_epochs() {
+        let epoch = Epoch {
+            epoch: 1,
+            train_loss: 2.0,
+            loss: 1.5,
+            accuracy: 0.25,
+            macro_f1: 0.125,
+        };
+        let run = Run {
+            fold: 1,
+            state: "leased".into(),
+            attempts: 2,
+            worker: "attic".into(),
+            best_epoch: 0,
+            epochs: vec![epoch],
+            failures: vec!["attempt 1 on attic: the worker fell silent".into()],
+        };
+        let shown = Trial {
+            trial: 4,
+            state: "running".into(),
+            runs: vec![run],
+            ..Trial::default()
+        };
+        let document = trial(&shown).unwrap();
+        check(
+            &document,
+            Format::Csv,
+            "trial,fold,epoch,train_loss,loss,accuracy,macro_f1\n4,1,1,2,1.5,0.25,0.125\n",
+        );
+        let table = render(&document, Format::Table).unwrap();
+        assert!(
+            table.contains("fell silent") && table.contains("│ 1.5000 │") && !table.contains("reason"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn a_status_is_one_row_of_csv() {
+        let worker = Worker {
+            worker: 0,
+            name: "attic".into(),
+            device: "cpu".into(),
+            slots: 2,
+            busy: 1,
+            state: "present".into(),
+        };
+        let document = status(&Status {
+            sweep: "grid".into(),
+            workers: vec![worker],
+            ..Status::default()
+        })
+        .unwrap();
+        assert_eq!((document.csv.rows.len(), document.grids[0].rows.len()), (1, 1));
+        assert_eq!(document.json["workers"][0]["name"], "attic");
+    }
+}

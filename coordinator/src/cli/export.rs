@@ -1,0 +1,96 @@
+//! The champion's bundle.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Args;
+use tokio::runtime::Builder;
+
+use super::{
+    ask::OutputArgs,
+    champion, document,
+    render::{self, Document, Grid},
+    screen::{LogFormat, Screen},
+    source::{Source, SourceArgs},
+};
+use crate::export::{self, ModelSummary, Scores, Summary};
+
+/// Export the best trial: float and int8 ONNX models, checked, with labels, front end, report and provenance
+///
+/// Nothing is exported unless both models run and the float one gives the predictions that the worker recorded. A bundle
+/// that is there already is replaced as a whole.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  coordinator export --out champion
+  coordinator export --out champion --db earshot.redb     when no coordinator runs")]
+pub(super) struct ExportArgs {
+    /// Folder of the bundle
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+
+    /// Prepared folder with the features, when no coordinator runs [default: data.processed of the sweep file]
+    #[arg(long, value_name = "DIR")]
+    processed: Option<PathBuf>,
+
+    #[command(flatten)]
+    source: SourceArgs,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
+    let screen = Screen::start(LogFormat::Text);
+    let spinner = screen.spinner();
+    spinner.set_message("gathering the champion");
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let (champion, features) = runtime.block_on(async {
+        let mut source = Source::open(&args.source).await?;
+        champion::gather(&mut source, args.processed.as_deref()).await
+    })?;
+    let tell = |stage: &str| spinner.set_message(stage.to_owned());
+    let summary = export::export(&champion, &features, &args.out, &tell)?;
+    spinner.finish_and_clear();
+    render::print(&summarised(&summary)?, args.output.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summarised(summary: &Summary) -> anyhow::Result<Document> {
+    let parts = ["validation", "test"].map(|part| [format!("{part}_accuracy"), format!("{part}_macro_f1")]);
+    let columns = ["file", "bytes"]
+        .into_iter()
+        .chain(parts.iter().flatten().map(String::as_str));
+    let grid = |number: fn(f64) -> String| {
+        let mut grid = Grid::new(columns.clone());
+        grid.rows
+            .extend([&summary.float, &summary.int8].map(|model| row(model, number)));
+        grid
+    };
+    Ok(Document {
+        json: document::json(summary)?,
+        facts: vec![
+            ("folder", summary.folder.display().to_string()),
+            ("trial", summary.trial.to_string()),
+            (
+                "logit_difference_max",
+                format!("{:.1e}", summary.logit_difference_max),
+            ),
+            ("top1_agreement", format!("{:.4}", summary.top1_agreement)),
+        ],
+        grids: vec![grid(|number| format!("{number:.4}"))],
+        csv: grid(|number| number.to_string()),
+    })
+}
+
+fn row(model: &ModelSummary, number: fn(f64) -> String) -> Vec<String> {
+    let cells = |scores: Option<Scores>| {
+        scores.map_or_else(Default::default, |scores| {
+            [scores.accuracy, scores.macro_f1].map(number)
+        })
+    };
+    let [validation, test] = [Some(model.validation), model.test].map(cells);
+    [model.file.to_owned(), model.bytes.to_string()]
+        .into_iter()
+        .chain(validation)
+        .chain(test)
+        .collect()
+}

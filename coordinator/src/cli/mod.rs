@@ -1,0 +1,103 @@
+//! The command line: flags to validated values, values to commands, their end to an exit code.
+//!
+//! - `start`: serves a sweep; `signals` and `serving` are parts of it.
+//! - `ask`: status, leaderboard, trial; `source` decides who answers.
+//! - `export`: the champion's bundle; `champion` gathers what it is made of.
+//! - `sweep`, `data`: what needs no coordinator.
+//! - `document`, `render`: answers as table, JSON or CSV.
+//! - `screen`: progress bars and log lines on one terminal.
+
+mod ask;
+mod champion;
+mod data;
+mod document;
+mod export;
+mod render;
+mod screen;
+mod serving;
+mod signals;
+mod source;
+mod start;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use earshot_common::sweep::SweepError;
+
+use crate::dataset::DatasetError;
+
+/// Exit code of a wrong sweep file, or of one that does not fit its data or database; clap's own for wrong usage.
+const USAGE: u8 = 2;
+
+/// Tunes audio classifiers for edge devices: serves a sweep to workers, ranks its trials, exports the best.
+#[derive(Debug, Clone, Parser)]
+#[command(
+    name = "coordinator",
+    version,
+    after_help = "Examples:
+  coordinator data synth                          made-up clips in data/raw, to try things out
+  coordinator sweep check sweeps/grid.toml        what a sweep file would train
+  coordinator start --sweep sweeps/grid.toml      serves it; then, on as many machines as you have:
+      worker --coordinator http://HOST:7070
+  coordinator leaderboard                         while it runs, or after
+  coordinator export --out champion               ONNX models of the best trial, verified
+
+Exit codes: 0 done, 1 an error, 2 wrong usage or a sweep that cannot run. RUST_LOG=debug says more."
+)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+enum Command {
+    Start(start::StartArgs),
+    Status(ask::StatusArgs),
+    Leaderboard(ask::LeaderboardArgs),
+    #[command(subcommand)]
+    Trial(ask::TrialCommand),
+    Export(export::ExportArgs),
+    #[command(subcommand)]
+    Sweep(sweep::SweepCommand),
+    #[command(subcommand)]
+    Data(data::DataCommand),
+}
+
+/// Runs a command and says how it ended.
+pub fn main(args: Args) -> ExitCode {
+    let done = match args.command {
+        Command::Start(args) => start::run(&args),
+        Command::Status(args) => ask::status(&args),
+        Command::Leaderboard(args) => ask::leaderboard(&args),
+        Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
+        Command::Export(args) => export::run(&args),
+        Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
+        Command::Data(data::DataCommand::Synth(args)) => data::synth(args),
+        Command::Data(data::DataCommand::Prepare(args)) => data::prepare(args),
+    };
+    done.unwrap_or_else(|error| {
+        // Not through tracing: it must be seen whatever RUST_LOG says.
+        eprintln!("error: {}", chain(&error));
+        exit_code(&error)
+    })
+}
+
+/// The error and its causes, on one line unless one of them has several.
+fn chain(error: &anyhow::Error) -> String {
+    let texts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    texts.join(": caused by ")
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let is_usage = |cause: &(dyn std::error::Error + 'static)| {
+        cause.is::<SweepError>() || cause.is::<DatasetError>() || cause.is::<start::AnotherSweep>()
+    };
+    if error.chain().any(is_usage) {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}

@@ -1,0 +1,129 @@
+//! What a person at the terminal sees: bars and log lines that do not tear each other. Elsewhere, log lines only.
+
+use std::{
+    io::{self, IsTerminal, Write},
+    time::Duration,
+};
+
+use clap::ValueEnum;
+use earshot_data::prepare::{ClipOutcome, Progress};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+/// Times a second that bars are drawn.
+const DRAWS_HZ: u8 = 5;
+
+/// How often a spinner moves.
+const SPIN: Duration = Duration::from_millis(100);
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people
+    Text,
+    /// One object a line, for machines; shows no progress bars
+    Json,
+}
+
+/// The error stream, where progress is shown. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct Screen {
+    bars: MultiProgress,
+}
+
+impl Screen {
+    /// Starts logging to the error stream; there are bars as well when that is a terminal and people read it.
+    pub(super) fn start(format: LogFormat) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        let target = match format {
+            LogFormat::Text if is_terminal => ProgressDrawTarget::stderr_with_hz(DRAWS_HZ),
+            LogFormat::Text | LogFormat::Json => ProgressDrawTarget::hidden(),
+        };
+        let screen = Self {
+            bars: MultiProgress::with_draw_target(target),
+        };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_target(false)
+            .with_writer(screen.clone());
+        match format {
+            LogFormat::Text => log.with_ansi(is_terminal).init(),
+            LogFormat::Json => log.json().init(),
+        }
+        screen
+    }
+
+    /// Whether bars are shown, so that log lines need not tell the same.
+    pub(super) fn has_bars(&self) -> bool {
+        !self.bars.is_hidden()
+    }
+
+    /// A bar; the template is indicatif's.
+    pub(super) fn bar(&self, template: &str) -> ProgressBar {
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        self.bars.add(ProgressBar::new(0).with_style(style))
+    }
+
+    /// A spinner that says what is being done.
+    pub(super) fn spinner(&self) -> ProgressBar {
+        let spinner = self.bars.add(ProgressBar::new_spinner());
+        spinner.enable_steady_tick(SPIN);
+        spinner
+    }
+
+    /// A bar for a preparation of clips.
+    pub(super) fn clips(&self, doing: &'static str) -> Clips {
+        let bar = self
+            .bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}")
+            .with_prefix(doing);
+        Clips { bar, doing }
+    }
+}
+
+/// Shows how far a preparation has got.
+#[derive(Debug)]
+pub(super) struct Clips {
+    bar: ProgressBar,
+    doing: &'static str,
+}
+
+impl Progress for Clips {
+    fn start(&self, clips: u64) {
+        self.bar.set_length(clips);
+        if self.bar.is_hidden() {
+            tracing::info!("{} {clips} clips", self.doing);
+        }
+    }
+
+    fn clip_done(&self, name: &str, outcome: ClipOutcome) {
+        self.bar.inc(1);
+        if outcome == ClipOutcome::LeftOut {
+            self.bar.set_message(format!("(left out {name})"));
+        }
+    }
+}
+
+impl Drop for Clips {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Write for Screen {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bars.suspend(|| io::stderr().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for Screen {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

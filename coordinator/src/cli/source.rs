@@ -1,0 +1,145 @@
+//! Who answers: the running coordinator, or the database itself when none runs.
+//!
+//! - `--db FILE`: the file is opened; if a running coordinator holds it, that one is asked.
+//! - `--coordinator URL`: that coordinator is asked, and nobody else.
+//! - neither: the coordinator at the usual address, or the usual file when nobody listens there.
+
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, anyhow};
+use clap::Args;
+use earshot_common::{ids::TrialId, sweep::Sweep};
+use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, Trial};
+use tokio::time;
+
+use crate::{
+    client::{Client, ClientError},
+    state::State,
+    store::{EventLog, StoreError},
+    views,
+};
+
+/// Where a coordinator listens unless told otherwise.
+pub(super) const ADDRESS: &str = "127.0.0.1:7070";
+/// The database unless told otherwise.
+pub(super) const DB: &str = "earshot.redb";
+
+/// Pauses while another command reads the same file, which takes it moments.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
+const BUSY_TRIES: u32 = 30;
+
+/// Flags of every command that asks about a sweep.
+#[derive(Debug, Clone, Args)]
+pub(super) struct SourceArgs {
+    /// Ask the coordinator that runs there [default: http://127.0.0.1:7070, or earshot.redb if nobody listens there]
+    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR")]
+    pub(super) coordinator: Option<String>,
+
+    /// Read this database; a running coordinator that holds it is asked instead
+    #[arg(long, value_name = "FILE")]
+    pub(super) db: Option<PathBuf>,
+}
+
+/// Who answers.
+pub(super) enum Source {
+    /// A running coordinator.
+    Running(Client),
+    /// The database.
+    File {
+        /// What it holds.
+        state: Box<State>,
+        /// Where it is.
+        db: PathBuf,
+    },
+}
+
+impl Source {
+    /// Finds out who answers.
+    pub(super) async fn open(args: &SourceArgs) -> anyhow::Result<Self> {
+        let usual = format!("http://{ADDRESS}");
+        let url = args.coordinator.as_deref().unwrap_or(&usual);
+        match (&args.db, &args.coordinator) {
+            (Some(db), _) => Self::of_file_or_its_holder(db, url).await,
+            (None, Some(_)) => Ok(Self::Running(Client::connect(url).await?)),
+            (None, None) => match Client::connect(url).await {
+                Ok(client) => Ok(Self::Running(client)),
+                Err(ClientError::Unreachable { .. }) if Path::new(DB).exists() => {
+                    Self::of_file_or_its_holder(Path::new(DB), url).await
+                }
+                Err(error) => Err(anyhow!(error).context(format!(
+                    "there is no {DB} in this folder either; name a coordinator with --coordinator URL or a database with \
+                     --db FILE"
+                ))),
+            },
+        }
+    }
+
+    async fn of_file_or_its_holder(db: &Path, url: &str) -> anyhow::Result<Self> {
+        let mut tries = 0;
+        loop {
+            match EventLog::open_existing(db) {
+                Ok(log) => {
+                    return Ok(Self::File {
+                        state: Box::new(log.replay()?),
+                        db: db.to_owned(),
+                    });
+                }
+                Err(busy @ StoreError::InUse(_)) => {
+                    if let Ok(client) = Client::connect(url).await {
+                        eprintln!(
+                            "{} is in use by a running coordinator; asking {url}",
+                            db.display()
+                        );
+                        return Ok(Self::Running(client));
+                    }
+                    tries += 1;
+                    if tries == BUSY_TRIES {
+                        return Err(anyhow!(busy).context(format!("no coordinator answers at {url}")));
+                    }
+                    time::sleep(BUSY_PAUSE).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Where the sweep stands.
+    pub(super) async fn status(&mut self) -> anyhow::Result<Status> {
+        match self {
+            Self::Running(client) => Ok(client.status().await?),
+            // Without a coordinator nobody is present.
+            Self::File { state, .. } => Ok(views::status(state, &BTreeSet::new())?),
+        }
+    }
+
+    /// Completed trials, the best first.
+    pub(super) async fn leaderboard(&mut self, top: u32) -> anyhow::Result<Leaderboard> {
+        match self {
+            Self::Running(client) => Ok(client.leaderboard(top).await?),
+            Self::File { state, .. } => Ok(views::leaderboard(state, top)?),
+        }
+    }
+
+    /// One trial.
+    pub(super) async fn trial(&mut self, trial: u32) -> anyhow::Result<Trial> {
+        match self {
+            Self::Running(client) => Ok(client.trial(trial).await?),
+            Self::File { state, .. } => Ok(views::trial(state, TrialId(trial))?),
+        }
+    }
+
+    /// The best trial, with its sweep.
+    pub(super) async fn champion(&mut self) -> anyhow::Result<(Champion, Sweep)> {
+        let champion = match self {
+            Self::Running(client) => client.champion().await?,
+            Self::File { state, .. } => views::champion(state)?,
+        };
+        let sweep =
+            serde_json::from_str(&champion.sweep_json).context("the champion's sweep cannot be read")?;
+        Ok((champion, sweep))
+    }
+}

@@ -1,0 +1,204 @@
+//! What a sweep file would do, without doing it.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Subcommand};
+use earshot_common::{model::Cost, sweep::Sweep};
+use earshot_data::{
+    dataset::Dataset,
+    manifest::{MANIFEST_FILE, Manifest},
+};
+use serde::Serialize;
+
+use super::{
+    ask::OutputArgs,
+    document,
+    render::{self, Document},
+};
+use crate::dataset::costs;
+
+/// Classes of ESC-10, taken when there is no data to count them in.
+const CLASSES_ASSUMED: u32 = 10;
+
+/// About sweep files
+#[derive(Debug, Clone, Subcommand)]
+pub(super) enum SweepCommand {
+    Check(CheckArgs),
+}
+
+/// Check a sweep file and show what it would train
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  coordinator sweep check sweeps/grid.toml
+  coordinator sweep check sweeps/grid.toml --set schedule.epochs=50 --set constraints.max_int8_kib=128
+
+A file that is wrong is refused with the line that is, and what would be right; the exit code is then 2.")]
+pub(super) struct CheckArgs {
+    /// The sweep file
+    #[arg(value_name = "FILE")]
+    sweep: PathBuf,
+
+    #[command(flatten)]
+    overrides: Overrides,
+
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Values laid over a sweep file's.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Overrides {
+    /// Put this value in the place of the sweep file's, as --set schedule.epochs=5; may be given again
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+/// What a sweep would train.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Plan {
+    sweep: String,
+    /// Points of the space.
+    points: u64,
+    /// Trials that the budget allows, infeasible ones included.
+    trials: u64,
+    trials_infeasible: u64,
+    /// Runs of the feasible trials.
+    runs: u64,
+    /// Epochs of these runs, if none stops early.
+    epochs: u64,
+    classes: u32,
+    /// Where the number of classes comes from.
+    classes_from: &'static str,
+    params: Range,
+    macs: Range,
+    int8_kib: Range,
+}
+
+/// Smallest and largest over the trials.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+struct Range {
+    min: f64,
+    max: f64,
+}
+
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let sweep = Sweep::load(&args.sweep, &args.overrides.set)?;
+    let plan = plan(&sweep, count_classes(&sweep));
+    render::print(&document(&plan)?, args.output.format)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn count_classes(sweep: &Sweep) -> (u32, &'static str) {
+    let manifest = Manifest::load(&sweep.data.processed.join(MANIFEST_FILE)).ok();
+    let prepared = manifest.filter(|manifest| manifest.front_end == sweep.front_end);
+    if let Some(manifest) = prepared {
+        return (manifest.classes.len() as u32, "the prepared data");
+    }
+    match Dataset::read(&sweep.data.root) {
+        Ok(dataset) => (dataset.classes.len() as u32, "the recordings"),
+        Err(_) => (CLASSES_ASSUMED, "an assumption, there is no data yet"),
+    }
+}
+
+fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
+    let (mut infeasible, mut costed) = (0, Vec::new());
+    for cost in costs(sweep, sweep.front_end.frames() as u32, classes) {
+        infeasible += u64::from(sweep.constraints.broken_by(&cost).is_some());
+        costed.push(cost);
+    }
+    let range = |of: fn(&Cost) -> f64| {
+        let values = || costed.iter().map(of);
+        Range {
+            min: values().fold(f64::INFINITY, f64::min),
+            max: values().fold(0.0, f64::max),
+        }
+    };
+    let trials = sweep.trials();
+    let runs = (trials - infeasible) * sweep.split.folds().len() as u64;
+    Plan {
+        sweep: sweep.name.clone(),
+        points: sweep.space.size(),
+        trials,
+        trials_infeasible: infeasible,
+        runs,
+        epochs: runs * u64::from(sweep.schedule.epochs),
+        classes,
+        classes_from,
+        params: range(|cost| cost.params as f64),
+        macs: range(|cost| cost.macs as f64),
+        int8_kib: range(Cost::int8_kib),
+    }
+}
+
+fn document(plan: &Plan) -> anyhow::Result<Document> {
+    let whole = |range: Range| span(range, |number| format!("{number:.0}"));
+    let facts = vec![
+        ("sweep", plan.sweep.clone()),
+        ("points", plan.points.to_string()),
+        ("trials", plan.trials.to_string()),
+        ("trials_infeasible", plan.trials_infeasible.to_string()),
+        ("runs", plan.runs.to_string()),
+        ("epochs", plan.epochs.to_string()),
+        (
+            "classes",
+            format!("{} (from {})", plan.classes, plan.classes_from),
+        ),
+        ("params", whole(plan.params)),
+        ("macs", whole(plan.macs)),
+        ("int8_kib", span(plan.int8_kib, |number| format!("{number:.1}"))),
+    ];
+    let csv = document::one_row(&facts);
+    Ok(Document {
+        json: document::json(plan)?,
+        facts,
+        grids: Vec::new(),
+        csv,
+    })
+}
+
+fn span(range: Range, number: impl Fn(f64) -> String) -> String {
+    let [min, max] = [range.min, range.max].map(number);
+    if min == max {
+        min
+    } else {
+        format!("{min} to {max}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn check(more: &str, classes: u32, expected: impl Fn(&Plan) -> bool) {
+        let text = format!(
+            "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[schedule]\nepochs = 10\n\
+             [space]\nlearning_rate = {{ choice = [1e-2, 1e-3, 1e-4] }}\nfilters = {{ choice = [[16, 32], [32, 64]] }}\n{more}"
+        );
+        let sweep = Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap();
+        let plan = plan(&sweep, (classes, "a test"));
+        assert!(expected(&plan), "{plan:?}");
+    }
+
+    #[test]
+    fn a_plan_counts_what_would_be_trained() {
+        check("", 50, |plan| {
+            (plan.points, plan.trials, plan.runs, plan.epochs) == (6, 6, 12, 120)
+        });
+        // The reference model, see `common`.
+        check("", 50, |plan| {
+            plan.params.min == f64::from(160 + 4_640 + 657_472 + 3_250)
+        });
+        check("[budget]\ntrials = 3\n", 10, |plan| {
+            (plan.points, plan.trials, plan.runs) == (6, 3, 6)
+        });
+    }
+
+    #[test]
+    fn infeasible_trials_are_counted_and_not_trained() {
+        check("[constraints]\nmax_params = 700000\n", 10, |plan| {
+            (plan.trials_infeasible, plan.runs) == (3, 6)
+        });
+    }
+}

@@ -1,0 +1,97 @@
+use super::*;
+
+fn check(args: &[&str], expected: Result<(), &str>) {
+    let parsed = Args::try_parse_from([&["coordinator"], args].concat());
+    match (parsed, expected) {
+        (Ok(_), Ok(())) => {}
+        (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
+        (parsed, expected) => panic!("{args:?}: {parsed:?}, expected {expected:?}"),
+    }
+}
+
+#[test]
+fn commands_are_taken_and_slips_are_named() {
+    check(&["start", "--sweep", "s.toml"], Ok(()));
+    check(
+        &[
+            "start",
+            "--sweep",
+            "s.toml",
+            "--set",
+            "schedule.epochs=2",
+            "--set",
+            "data.root=x",
+            "--exit-when-done",
+        ],
+        Ok(()),
+    );
+    check(&["start"], Err("--sweep <FILE>"));
+    check(
+        &["start", "--sweep", "s.toml", "--lease-seconds", "0"],
+        Err("not in 1..=3600"),
+    );
+    check(
+        &["status", "--coordinator", "http://h:1", "--format", "json"],
+        Ok(()),
+    );
+    check(
+        &["status", "--format", "xml"],
+        Err("possible values: table, json, csv"),
+    );
+    check(&["leaderboard", "--top", "0", "--db", "x.redb"], Ok(()));
+    check(&["trial", "show", "7"], Ok(()));
+    check(&["trial", "show", "best"], Err("invalid value 'best'"));
+    check(&["export"], Err("--out <DIR>"));
+    check(&["export", "--out", "champion", "--db", "x.redb"], Ok(()));
+    check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
+    check(
+        &["data", "synth", "--clips-per-class", "0"],
+        Err("not in 1..=100000"),
+    );
+    check(
+        &[
+            "data", "prepare", "--data", "a", "--out", "b", "--sweep", "s.toml",
+        ],
+        Ok(()),
+    );
+    check(&["leaderbord"], Err("similar subcommand exists: 'leaderboard'"));
+}
+
+#[test]
+fn errors_print_their_causes_once_and_choose_the_exit_code() {
+    let sweep =
+        earshot_common::sweep::Sweep::parse("name = 1", std::path::Path::new("s.toml"), &[]).unwrap_err();
+    let error = anyhow::Error::from(sweep).context("outer");
+    assert!(
+        chain(&error).starts_with("outer: caused by s.toml:1: "),
+        "{}",
+        chain(&error)
+    );
+    assert_eq!(
+        format!("{:?}", exit_code(&error)),
+        format!("{:?}", ExitCode::from(USAGE))
+    );
+    let other = anyhow::anyhow!("no");
+    assert_eq!(
+        format!("{:?}", exit_code(&other)),
+        format!("{:?}", ExitCode::FAILURE)
+    );
+}
+
+/// Every file that users are pointed to.
+#[test]
+fn the_sweeps_that_ship_are_sound() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../sweeps");
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let sweep = earshot_common::sweep::Sweep::load(&path, &[]).unwrap();
+        assert_eq!(
+            Some(sweep.name.as_str()),
+            path.file_stem().and_then(|stem| stem.to_str())
+        );
+        names.push((sweep.name.clone(), sweep.trials()));
+    }
+    names.sort();
+    assert_eq!(names, [("demo".to_owned(), 8), ("grid".to_owned(), 24)]);
+}

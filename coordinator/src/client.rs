@@ -1,0 +1,187 @@
+//! A running coordinator, asked over the network.
+
+use std::time::Duration;
+
+use earshot_common::{ids::BlobId, wire};
+use earshot_proto::earshot::v1::{
+    Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest, GetTrialRequest,
+    Leaderboard, Status as SweepStatus, Trial, blobs_client::BlobsClient, sweeps_client::SweepsClient,
+};
+use tonic::{
+    Status,
+    transport::{Channel, Endpoint},
+};
+
+use crate::service::piece::{MESSAGE_BYTES_MAX, Whole};
+
+/// How long making the connection may take; a coordinator in reach answers within milliseconds.
+const CONNECT_TIME: Duration = Duration::from_secs(5);
+
+/// How long one answer may take, a leaderboard of many trials or a blob included.
+const ANSWER_TIME: Duration = Duration::from_secs(60);
+
+/// Bytes of one answer at most: a leaderboard of a million trials, which is as many as a sweep may have.
+const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
+
+/// Why a running coordinator did not answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The text is no address.
+    #[error("{url} is not an address; give it as http://HOST:PORT")]
+    Url {
+        /// What was given.
+        url: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// Nobody listens there, or nobody who speaks the protocol.
+    #[error("no coordinator answers at {url}")]
+    Unreachable {
+        /// Where.
+        url: String,
+        /// Why.
+        #[source]
+        source: tonic::transport::Error,
+    },
+    /// It answered with an error.
+    #[error("the coordinator at {url} says: {}", status.message())]
+    Refused {
+        /// Where.
+        url: String,
+        /// What it said.
+        status: Box<Status>,
+    },
+    /// A blob came damaged.
+    #[error("blob {id} came damaged from {url} ({what}); try again")]
+    Damaged {
+        /// Where.
+        url: String,
+        /// The blob.
+        id: BlobId,
+        /// What was wrong.
+        what: String,
+    },
+}
+
+/// A connection to a running coordinator.
+#[derive(Debug, Clone)]
+pub struct Client {
+    url: String,
+    sweeps: SweepsClient<Channel>,
+    blobs: BlobsClient<Channel>,
+}
+
+impl Client {
+    /// Connects to `http://HOST:PORT`.
+    ///
+    /// # Errors
+    /// [`ClientError::Url`] or [`ClientError::Unreachable`].
+    pub async fn connect(url: &str) -> Result<Self, ClientError> {
+        let endpoint = Endpoint::from_shared(url.to_owned())
+            .map_err(|source| ClientError::Url {
+                url: url.to_owned(),
+                source,
+            })?
+            .connect_timeout(CONNECT_TIME)
+            .timeout(ANSWER_TIME)
+            .tcp_nodelay(true);
+        let connected = endpoint.connect().await;
+        let channel = connected.map_err(|source| ClientError::Unreachable {
+            url: url.to_owned(),
+            source,
+        })?;
+        Ok(Self {
+            url: url.to_owned(),
+            sweeps: SweepsClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            blobs: BlobsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+        })
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the sweep stands.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn status(&mut self) -> Result<SweepStatus, ClientError> {
+        let answer = self.sweeps.get_status(GetStatusRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(status))
+    }
+
+    /// Completed trials, the best first, `top` at most; 0: all.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn leaderboard(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
+        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top }).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(status))
+    }
+
+    /// One trial.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn trial(&mut self, trial: u32) -> Result<Trial, ClientError> {
+        let answer = self.sweeps.get_trial(GetTrialRequest { trial }).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(status))
+    }
+
+    /// The best trial.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn champion(&mut self) -> Result<Champion, ClientError> {
+        let answer = self.sweeps.get_champion(GetChampionRequest {}).await;
+        answer
+            .map(tonic::Response::into_inner)
+            .map_err(|status| self.refused(status))
+    }
+
+    /// A blob, verified.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] or [`ClientError::Damaged`].
+    pub async fn blob(&mut self, id: BlobId) -> Result<Vec<u8>, ClientError> {
+        let answer = self
+            .blobs
+            .fetch(FetchRequest {
+                blob: wire::blob_bytes(id),
+            })
+            .await;
+        let mut pieces = answer.map_err(|status| self.refused(status))?.into_inner();
+        let damaged = |what: String| ClientError::Damaged {
+            url: self.url.clone(),
+            id,
+            what,
+        };
+        let mut bytes = Vec::new();
+        while let Some(piece) = pieces.message().await.map_err(|status| self.refused(status))? {
+            let whole = Whole { id, size: piece.size };
+            whole
+                .check(&piece, bytes.len() as u64)
+                .map_err(|error| damaged(error.to_string()))?;
+            bytes.extend_from_slice(&piece.data);
+        }
+        if BlobId::of(&bytes) != id {
+            return Err(damaged("the pieces together do not hash to its name".to_owned()));
+        }
+        Ok(bytes)
+    }
+
+    fn refused(&self, status: Status) -> ClientError {
+        ClientError::Refused {
+            url: self.url.clone(),
+            status: Box::new(status),
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Serves sweeps: holds the search space, hands out runs, keeps every result, exports the champion.
+//!
+//! In reading order:
+//! - [`state`]: the mind, pure: `(state, event) → (state, decision)`.
+//! - [`search`]: which point to try next, pure as well.
+//! - [`leases`]: when a lease ends, with the time passed in.
+//! - [`store`]: the append-only log in redb.
+//! - [`engine`]: the thread that applies, commits, then answers.
+//! - [`clock`]: the only clock.
+//! - [`dataset`], [`blobs`]: what a sweep's jobs are made of, and where it lies.
+//! - [`views`]: what users are shown, pure.
+//! - [`service`], [`client`]: both ends of the network.
+//! - [`export`]: the champion's bundle.
+//! - [`cli`]: the command line.
+//!
+//! Deliberately absent: libtorch. The coordinator plans training and never does it.
+
+pub mod blobs;
+pub mod cli;
+pub mod client;
+pub mod clock;
+pub mod dataset;
+pub mod engine;
+pub mod export;
+pub mod leases;
+pub mod search;
+pub mod service;
+pub mod state;
+pub mod store;
+pub mod views;

@@ -1,0 +1,294 @@
+//! What users are shown: pure functions from the state to the messages of the `Sweeps` service.
+//!
+//! A command prints the same message whether the running coordinator made it or the command itself, from the database.
+
+use std::collections::BTreeSet;
+
+use earshot_common::{
+    ids::{FoldId, RunId, SweepId, TrialId, WorkerId},
+    job::{self, Reason},
+    model::Cost,
+    sweep::{Objective, Point},
+    wire,
+};
+use earshot_proto::earshot::v1 as proto;
+
+use crate::state::{Attempt, AttemptEnd, Run, RunStatus, State, SweepState, Trial, TrialStatus};
+
+/// Why there is nothing to show.
+#[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
+pub enum ViewError {
+    /// An empty database.
+    #[error("no sweep was started yet; start one with `coordinator start --sweep FILE`")]
+    NoSweep,
+    /// A number without a trial.
+    #[error("there is no trial {trial}: {proposed} of {total} trials have been proposed, numbered from 0")]
+    NoTrial {
+        /// What was asked for.
+        trial: TrialId,
+        /// Trials there are.
+        proposed: usize,
+        /// Trials there will be.
+        total: u64,
+    },
+    /// Nothing to export.
+    #[error("no trial of sweep {0:?} has completed yet")]
+    NoneCompleted(String),
+}
+
+/// Where the newest sweep stands. `present` are the workers that were heard lately; nobody is when no coordinator runs.
+///
+/// # Errors
+/// [`ViewError::NoSweep`].
+pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
+    let (_, sweep) = newest(state)?;
+    let count = |status| {
+        sweep
+            .trials()
+            .filter(|(_, trial)| trial.status() == status)
+            .count() as u32
+    };
+    let not_proposed = sweep.sweep().trials().saturating_sub(sweep.trials().len() as u64);
+    let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
+    Ok(proto::Status {
+        sweep: sweep.sweep().name.clone(),
+        state: if sweep.is_completed() {
+            "completed"
+        } else {
+            "running"
+        }
+        .to_owned(),
+        trials_total: sweep.sweep().trials() as u32,
+        trials_completed: count(TrialStatus::Completed),
+        trials_failed: count(TrialStatus::Failed),
+        trials_infeasible: count(TrialStatus::Infeasible),
+        trials_running: count(TrialStatus::Running),
+        runs_waiting: (sweep.waiting() as u64 + runs_not_proposed) as u32,
+        runs_leased: sweep.leased() as u32,
+        epochs: state.epochs(),
+        expiries: state.expiries(),
+        workers: state
+            .workers()
+            .map(|(id, worker)| proto::Worker {
+                worker: id.0,
+                name: worker.name.clone(),
+                device: worker.device.clone(),
+                slots: worker.slots,
+                busy: worker.held.len() as u32,
+                state: if !worker.has_left && present.contains(&id) {
+                    "present"
+                } else {
+                    "gone"
+                }
+                .to_owned(),
+            })
+            .collect(),
+    })
+}
+
+/// The newest sweep's completed trials, the best first, `top` at most; 0: all.
+///
+/// # Errors
+/// [`ViewError::NoSweep`].
+pub fn leaderboard(state: &State, top: u32) -> Result<proto::Leaderboard, ViewError> {
+    let (_, sweep) = newest(state)?;
+    let most = if top == 0 { usize::MAX } else { top as usize };
+    let ranked = (1..).zip(sweep.ranking()).take(most);
+    Ok(proto::Leaderboard {
+        sweep: sweep.sweep().name.clone(),
+        objective: sweep.sweep().objective.name().to_owned(),
+        rows: ranked
+            .map(|(rank, (id, trial, mean))| proto::LeaderboardRow {
+                rank,
+                trial: id.0,
+                accuracy: mean.accuracy,
+                macro_f1: mean.macro_f1,
+                loss: mean.loss,
+                epoch: mean.epoch.ceil() as u32,
+                runs: trial.runs.len() as u32,
+                params: trial.cost.params,
+                macs: trial.cost.macs,
+                int8_kib: trial.cost.int8_kib(),
+                point: assignments(&trial.point),
+            })
+            .collect(),
+    })
+}
+
+/// One trial of the newest sweep, with all of its epochs.
+///
+/// # Errors
+/// [`ViewError::NoSweep`], [`ViewError::NoTrial`].
+pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
+    let (_, sweep) = newest(state)?;
+    let trial = sweep.trial(id).ok_or_else(|| ViewError::NoTrial {
+        trial: id,
+        proposed: sweep.trials().len(),
+        total: sweep.sweep().trials(),
+    })?;
+    let runs: Vec<proto::Run> = trial
+        .runs
+        .iter()
+        .map(|(&fold, run)| run_view(state, fold, run))
+        .collect();
+    let failed = || {
+        trial
+            .runs
+            .values()
+            .zip(&runs)
+            .filter(|(run, _)| run.status == RunStatus::Failed)
+    };
+    let last_failure = || {
+        failed()
+            .filter_map(|(_, view)| view.failures.last())
+            .next()
+            .cloned()
+    };
+    let Cost { params, macs, .. } = trial.cost;
+    Ok(proto::Trial {
+        trial: id.0,
+        state: trial_state(trial).to_owned(),
+        point: assignments(&trial.point),
+        params,
+        macs,
+        int8_kib: trial.cost.int8_kib(),
+        peak_ram_kib: trial.cost.peak_ram_kib(),
+        reason: trial.infeasible.clone().or_else(last_failure).unwrap_or_default(),
+        runs,
+    })
+}
+
+/// The newest sweep's best trial and, of its runs, the best.
+///
+/// # Errors
+/// [`ViewError::NoSweep`], [`ViewError::NoneCompleted`].
+pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
+    let (id, sweep) = newest(state)?;
+    let best = best_run(id, sweep);
+    let (run, trial, result, epoch, job) =
+        best.ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?;
+    let completed = sweep
+        .trials()
+        .filter(|(_, trial)| trial.status() == TrialStatus::Completed)
+        .count();
+    Ok(proto::Champion {
+        sweep: sweep.sweep().name.clone(),
+        trial: run.trial.0,
+        point: assignments(&trial.point),
+        fold: run.fold.0,
+        job: Some((&job).into()),
+        best: Some(epoch.into()),
+        checkpoint: wire::blob_bytes(result.checkpoint),
+        logits: wire::blob_bytes(result.logits),
+        // A sweep came out of JSON; an empty text would be refused by its reader.
+        sweep_json: serde_json::to_string(sweep.sweep()).unwrap_or_default(),
+        manifest: wire::blob_bytes(sweep.dataset().manifest),
+        trials_completed: completed as u32,
+    })
+}
+
+type BestRun<'a> = (RunId, &'a Trial, &'a job::RunResult, &'a job::Epoch, job::Job);
+
+fn best_run(sweep_id: SweepId, sweep: &SweepState) -> Option<BestRun<'_>> {
+    let (trial_id, trial, _) = sweep.ranking().into_iter().next()?;
+    let objective = sweep.sweep().objective;
+    let completed = trial
+        .runs
+        .iter()
+        .filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
+    // The first of equals: the smallest fold.
+    let (fold, (result, epoch)) = completed.reduce(|best, other| {
+        let is_better = score(objective, other.1.1)
+            .total_cmp(&score(objective, best.1.1))
+            .is_gt();
+        if is_better { other } else { best }
+    })?;
+    let run = RunId {
+        sweep: sweep_id,
+        trial: trial_id,
+        fold,
+    };
+    Some((run, trial, result, epoch, sweep.job(run)?))
+}
+
+/// What the objective makes of one epoch: the larger the better.
+fn score(objective: Objective, epoch: &job::Epoch) -> f64 {
+    match objective {
+        Objective::Accuracy => epoch.accuracy,
+        Objective::MacroF1 => epoch.macro_f1,
+        Objective::Loss => -epoch.loss,
+    }
+}
+
+fn newest(state: &State) -> Result<(SweepId, &SweepState), ViewError> {
+    state.newest_sweep().ok_or(ViewError::NoSweep)
+}
+
+fn assignments(point: &Point) -> Vec<proto::Assignment> {
+    let values = point.iter();
+    values
+        .map(|(name, value)| proto::Assignment {
+            name: name.name().to_owned(),
+            value: value.to_string(),
+        })
+        .collect()
+}
+
+fn trial_state(trial: &Trial) -> &'static str {
+    match trial.status() {
+        TrialStatus::Waiting => "waiting",
+        TrialStatus::Running => "running",
+        TrialStatus::Completed => "completed",
+        TrialStatus::Failed => "failed",
+        TrialStatus::Infeasible => "infeasible",
+    }
+}
+
+fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
+    let worker_name = |attempt: &Attempt| state.worker(attempt.worker).map(|worker| worker.name.clone());
+    let numbered = (1..).zip(&run.attempts);
+    let failures = numbered.filter_map(|(number, attempt)| {
+        let why = failure(attempt.end.as_ref()?)?;
+        Some(format!(
+            "attempt {number} on {}: {why}",
+            worker_name(attempt).unwrap_or_default()
+        ))
+    });
+    proto::Run {
+        fold: fold.0,
+        state: match run.status {
+            RunStatus::Waiting => "waiting",
+            RunStatus::Leased(_) => "leased",
+            RunStatus::Completed(_) => "completed",
+            RunStatus::Failed => "failed",
+        }
+        .to_owned(),
+        attempts: run.attempts.len() as u32,
+        worker: run.attempts.last().and_then(worker_name).unwrap_or_default(),
+        best_epoch: run.completed().map_or(0, |(result, _)| result.best_epoch),
+        epochs: run.epochs.iter().map(Into::into).collect(),
+        failures: failures.collect(),
+    }
+}
+
+/// Why an attempt failed; none for one that did not.
+fn failure(end: &AttemptEnd) -> Option<String> {
+    match end {
+        AttemptEnd::Failed(failure) => Some(format!("{}: {}", reason(failure.reason), failure.message)),
+        AttemptEnd::Expired => Some("the worker fell silent".to_owned()),
+        AttemptEnd::Completed | AttemptEnd::Left | AttemptEnd::Abandoned => None,
+    }
+}
+
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Diverged => "diverged",
+        Reason::OutOfMemory => "out of memory",
+        Reason::Data => "data",
+        Reason::Worker => "worker",
+        Reason::Drained => "drained",
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,244 @@
+use std::path::Path;
+
+use earshot_common::{
+    ids::{BlobId, Token},
+    job::{Epoch, Failure, Outcome, RunResult},
+    sweep::Sweep,
+};
+
+use super::*;
+use crate::state::{Dataset, Decision, Event, EventKind};
+
+/// A coordinator's state made by events.
+struct Story {
+    state: State,
+    worker: WorkerId,
+}
+
+impl Story {
+    fn new(more: &str) -> Self {
+        let text = format!(
+            "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1, 2]\n\
+             [space]\ndropout = {{ choice = [0.1, 0.2, 0.3] }}\n[schedule]\nepochs = 2\n{more}"
+        );
+        let dataset = Dataset {
+            labels: vec!["dog".into(), "rain".into()],
+            frames: 40,
+            shards: vec![BlobId::of(b"shard")],
+            splits: [1, 2]
+                .map(|fold| (FoldId(fold), BlobId::of(&[fold as u8])))
+                .into(),
+            manifest: BlobId::of(b"manifest"),
+        };
+        let sweep = Box::new(Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap());
+        let mut story = Self {
+            state: State::default(),
+            worker: WorkerId(0),
+        };
+        story.tell(EventKind::Submitted { sweep, dataset });
+        story.tell(EventKind::Joined {
+            name: "attic".into(),
+            slots: 2,
+            device: "cpu".into(),
+        });
+        story
+    }
+
+    fn tell(&mut self, kind: EventKind) -> Decision {
+        self.state
+            .apply(&Event {
+                at_ms: self.state.at_ms() + 1,
+                kind,
+            })
+            .unwrap()
+    }
+
+    fn ask(&mut self) -> Token {
+        match self.tell(EventKind::Asked { worker: self.worker }) {
+            Decision::Granted(grant) => grant.token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Trains the next run; the second of its two epochs is the best.
+    fn complete(&mut self, accuracy: f64) {
+        let (worker, token) = (self.worker, self.ask());
+        for (epoch, accuracy) in [(1, accuracy / 2.0), (2, accuracy)] {
+            let loss = 1.0 - accuracy;
+            let epoch = Epoch {
+                epoch,
+                train_loss: 0.5,
+                loss,
+                accuracy,
+                macro_f1: accuracy / 2.0,
+            };
+            self.tell(EventKind::Reported { worker, token, epoch });
+        }
+        let [checkpoint, logits] =
+            ["weights", "logits"].map(|part| BlobId::of(format!("{part} {token}").as_bytes()));
+        let outcome = Outcome::Completed(RunResult {
+            best_epoch: 2,
+            checkpoint,
+            logits,
+        });
+        self.tell(EventKind::Finished {
+            worker,
+            token,
+            outcome,
+        });
+    }
+
+    fn fail(&mut self, reason: Reason) {
+        let (worker, token) = (self.worker, self.ask());
+        let outcome = Outcome::Failed(Failure {
+            reason,
+            message: "because".into(),
+        });
+        self.tell(EventKind::Finished {
+            worker,
+            token,
+            outcome,
+        });
+    }
+
+    fn status(&self) -> proto::Status {
+        status(&self.state, &BTreeSet::from([self.worker])).unwrap()
+    }
+}
+
+#[test]
+fn an_empty_database_shows_nothing() {
+    let state = State::default();
+    assert_eq!(status(&state, &BTreeSet::new()), Err(ViewError::NoSweep));
+    assert_eq!(leaderboard(&state, 0), Err(ViewError::NoSweep));
+    assert_eq!(champion(&state), Err(ViewError::NoSweep));
+}
+
+#[test]
+fn the_status_counts_trials_runs_and_workers() {
+    let mut story = Story::new("");
+    let before = story.status();
+    assert_eq!(
+        (before.trials_total, before.runs_waiting, before.runs_leased),
+        (3, 6, 0)
+    );
+    story.complete(0.5);
+    story.complete(0.7);
+    let token = story.ask();
+    let status = story.status();
+    assert_eq!(
+        (
+            status.state.as_str(),
+            status.trials_completed,
+            status.trials_running
+        ),
+        ("running", 1, 1)
+    );
+    assert_eq!(
+        (status.runs_waiting, status.runs_leased, status.epochs),
+        (3, 1, 4)
+    );
+    assert_eq!(
+        (status.workers[0].busy, status.workers[0].state.as_str()),
+        (1, "present")
+    );
+    story.tell(EventKind::Expired { token });
+    assert_eq!(story.status().expiries, 1);
+    story.tell(EventKind::Left { worker: story.worker });
+    assert_eq!(story.status().workers[0].state, "gone");
+}
+
+#[test]
+fn the_leaderboard_holds_means_and_points() {
+    let mut story = Story::new("");
+    for accuracy in [0.5, 0.7, 0.9, 0.8] {
+        story.complete(accuracy);
+    }
+    let board = leaderboard(&story.state, 0).unwrap();
+    assert_eq!(
+        board
+            .rows
+            .iter()
+            .map(|row| (row.rank, row.trial))
+            .collect::<Vec<_>>(),
+        [(1, 1), (2, 0)]
+    );
+    let best = &board.rows[0];
+    assert!((best.accuracy - 0.85).abs() < 1e-12 && (best.macro_f1 - 0.425).abs() < 1e-12);
+    assert_eq!((best.epoch, best.runs), (2, 2));
+    let dropout = best
+        .point
+        .iter()
+        .find(|assignment| assignment.name == "dropout")
+        .unwrap();
+    assert_eq!((dropout.value.as_str(), best.point.len()), ("0.2", 7));
+    assert_eq!(leaderboard(&story.state, 1).unwrap().rows, board.rows[..1]);
+}
+
+#[test]
+fn the_champion_is_the_best_run_of_the_best_trial() {
+    let mut story = Story::new("");
+    assert_eq!(champion(&story.state), Err(ViewError::NoneCompleted("t".into())));
+    for accuracy in [0.95, 0.1, 0.9, 0.8] {
+        story.complete(accuracy);
+    }
+    let champion = champion(&story.state).unwrap();
+    assert_eq!(
+        (champion.trial, champion.fold, champion.trials_completed),
+        (1, 1, 2)
+    );
+    assert_eq!(champion.job.unwrap().split, wire::blob_bytes(BlobId::of(&[1])));
+    assert!((champion.best.unwrap().accuracy - 0.9).abs() < 1e-12);
+    let sweep: Sweep = serde_json::from_str(&champion.sweep_json).unwrap();
+    assert_eq!(&sweep, story.state.newest_sweep().unwrap().1.sweep());
+}
+
+#[test]
+fn a_trial_shows_what_failed_and_where() {
+    let mut story = Story::new("");
+    story.fail(Reason::OutOfMemory);
+    let shown = trial(&story.state, TrialId(0)).unwrap();
+    assert_eq!((shown.state.as_str(), shown.reason.as_str()), ("running", ""));
+    assert_eq!(
+        shown.runs[0].failures,
+        ["attempt 1 on attic: out of memory: because"]
+    );
+    story.fail(Reason::Diverged);
+    let shown = trial(&story.state, TrialId(0)).unwrap();
+    assert_eq!(
+        (shown.state.as_str(), shown.reason.as_str()),
+        ("failed", "attempt 2 on attic: diverged: because")
+    );
+    assert_eq!(
+        (shown.runs[0].attempts, shown.runs[0].worker.as_str()),
+        (2, "attic")
+    );
+    let error = trial(&story.state, TrialId(7)).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no trial 7: 1 of 3 trials have been proposed, numbered from 0"
+    );
+}
+
+#[test]
+fn an_infeasible_trial_says_which_constraint() {
+    let mut story = Story::new("[constraints]\nmax_params = 10\n");
+    assert_eq!(
+        story.tell(EventKind::Asked { worker: story.worker }),
+        Decision::NothingLeft
+    );
+    let shown = trial(&story.state, TrialId(0)).unwrap();
+    assert!(
+        shown.state == "infeasible" && shown.reason.contains("constraints allow 10"),
+        "{shown:?}"
+    );
+    let status = story.status();
+    assert_eq!(
+        (
+            status.state.as_str(),
+            status.trials_infeasible,
+            status.runs_waiting
+        ),
+        ("completed", 3, 0)
+    );
+}
