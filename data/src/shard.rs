@@ -59,7 +59,9 @@ pub enum ShardError {
     #[error("the shard has format version {0}, this build reads {SHARD_VERSION}: prepare the data again")]
     Version(u32),
     /// Tensors whose shapes do not belong together, or are out of range.
-    #[error("features of shape {features:?} do not belong to {labels} labels (1 to {SHARD_CLIPS_MAX} clips, 1 to {N_MFCC_MAX} coefficients)")]
+    #[error(
+        "features of shape {features:?} do not belong to {labels} labels (1 to {SHARD_CLIPS_MAX} clips, 1 to {N_MFCC_MAX} coefficients)"
+    )]
     Shape {
         /// Clips, coefficients, frames.
         features: [usize; 3],
@@ -100,7 +102,11 @@ impl Shard {
     /// [`ShardError::Shape`] or [`ShardError::NotFinite`] when the fields do not make a shard.
     pub fn write(&self) -> Result<Vec<u8>, ShardError> {
         self.check()?;
-        let metadata = Metadata { format_version: SHARD_VERSION, front_end: self.front_end, view: self.view };
+        let metadata = Metadata {
+            format_version: SHARD_VERSION,
+            front_end: self.front_end,
+            view: self.view,
+        };
         let metadata = serde_json::to_string(&metadata).map_err(|error| ShardError::Metadata(Some(error)))?;
         let features = Part {
             name: "features",
@@ -133,7 +139,10 @@ impl Shard {
         let ([clips, n_mfcc, frames], features) = container.tensor::<3>("features", Dtype::F32)?;
         let ([rows], labels) = container.tensor::<1>("labels", Dtype::U16)?;
         if clips != rows {
-            return Err(ShardError::Shape { features: [clips, n_mfcc, frames], labels: rows });
+            return Err(ShardError::Shape {
+                features: [clips, n_mfcc, frames],
+                labels: rows,
+            });
         }
         let shard = Self {
             n_mfcc,
@@ -150,15 +159,23 @@ impl Shard {
     /// What holds of every shard, checked on write and on read.
     fn check(&self) -> Result<(), ShardError> {
         let features = [self.clips(), self.n_mfcc, self.frames];
-        let size = features.iter().try_fold(1_usize, |size, extent| size.checked_mul(*extent));
+        let size = features
+            .iter()
+            .try_fold(1_usize, |size, extent| size.checked_mul(*extent));
         let in_range = (1..=SHARD_CLIPS_MAX).contains(&self.clips())
             && (1..=usize::from(N_MFCC_MAX)).contains(&self.n_mfcc)
             && self.frames > 0;
         if !in_range || size != Some(self.features.len()) {
-            return Err(ShardError::Shape { features, labels: self.labels.len() });
+            return Err(ShardError::Shape {
+                features,
+                labels: self.labels.len(),
+            });
         }
         let clips = self.features.chunks_exact(self.n_mfcc * self.frames);
-        match clips.enumerate().find(|(_, clip)| !clip.iter().all(|value| value.is_finite())) {
+        match clips
+            .enumerate()
+            .find(|(_, clip)| !clip.iter().all(|value| value.is_finite()))
+        {
             Some((clip, _)) => Err(ShardError::NotFinite { clip }),
             None => Ok(()),
         }
@@ -176,7 +193,9 @@ mod tests {
             n_mfcc,
             frames,
             labels: (0..clips).map(|clip| clip as u16 * 300).collect(),
-            features: (0..clips * n_mfcc * frames).map(|i| (i as f32).sin() * 100.0).collect(),
+            features: (0..clips * n_mfcc * frames)
+                .map(|i| (i as f32).sin() * 100.0)
+                .collect(),
             front_end: BlobId::of(b"front end"),
             view: View::Clean,
         }
@@ -190,21 +209,67 @@ mod tests {
     fn wrong_shards_are_not_written() {
         let good = shard(2, 3, 4);
         let limits = "(1 to 128 clips, 1 to 64 coefficients)";
-        let message = |shape: &str, labels| format!("features of shape {shape} do not belong to {labels} labels {limits}");
-        check(&Shard { labels: vec![1], ..good.clone() }, &message("[1, 3, 4]", 1));
-        check(&Shard { labels: vec![], features: vec![], ..good.clone() }, &message("[0, 3, 4]", 0));
-        check(&Shard { frames: 0, features: vec![], ..good.clone() }, &message("[2, 3, 0]", 2));
+        let message = |shape: &str, labels| {
+            format!("features of shape {shape} do not belong to {labels} labels {limits}")
+        };
+        check(
+            &Shard {
+                labels: vec![1],
+                ..good.clone()
+            },
+            &message("[1, 3, 4]", 1),
+        );
+        check(
+            &Shard {
+                labels: vec![],
+                features: vec![],
+                ..good.clone()
+            },
+            &message("[0, 3, 4]", 0),
+        );
+        check(
+            &Shard {
+                frames: 0,
+                features: vec![],
+                ..good.clone()
+            },
+            &message("[2, 3, 0]", 2),
+        );
         check(&shard(129, 1, 1), &message("[129, 1, 1]", 129));
         check(&shard(1, 65, 1), &message("[1, 65, 1]", 1));
         let mut features = good.features.clone();
         features[13] = f32::NAN;
-        check(&Shard { features, ..good }, "a feature of clip 1 of the shard is not a finite number");
+        check(
+            &Shard { features, ..good },
+            "a feature of clip 1 of the shard is not a finite number",
+        );
+    }
+
+    /// The example of `SHARDS.md`.
+    #[test]
+    fn the_bytes_are_those_of_the_format() {
+        let bytes = shard(2, 2, 1).write().unwrap();
+        let front_end = BlobId::of(b"front end");
+        let header = format!(
+            concat!(
+                r#"{{"__metadata__":{{"earshot":"{{\"format_version\":1,\"front_end\":\"{}\",\"view\":\"clean\"}}"}},"#,
+                r#""features":{{"dtype":"F32","shape":[2,2,1],"data_offsets":[0,16]}},"#,
+                r#""labels":{{"dtype":"U16","shape":[2],"data_offsets":[16,20]}}}}"#,
+            ),
+            front_end
+        );
+        let padded = header.len().next_multiple_of(8);
+        assert_eq!(bytes[..8], (padded as u64).to_le_bytes());
+        assert_eq!(String::from_utf8_lossy(&bytes[8..8 + padded]).trim_end(), header);
+        assert_eq!(bytes.len(), 8 + padded + 20);
+        assert_eq!((padded, &bytes[8 + padded + 16..]), (280, &[0, 0, 44, 1][..]));
     }
 
     #[test]
     fn another_version_says_what_to_do() {
         let bytes = shard(1, 1, 1).write().unwrap();
-        let text = String::from_utf8_lossy(&bytes).replace(r#"\"format_version\":1"#, r#"\"format_version\":9"#);
+        let text =
+            String::from_utf8_lossy(&bytes).replace(r#"\"format_version\":1"#, r#"\"format_version\":9"#);
         let error = Shard::read(text.as_bytes()).unwrap_err();
         assert!(matches!(error, ShardError::Version(9)), "{error}");
     }

@@ -111,11 +111,21 @@ impl Folder {
         }
         let index = indices.join(name);
         make(&index)?;
-        for folder in [root.join(AUDIO), root.join(FEATURES), index.clone(), root.to_owned()] {
+        for folder in [
+            root.join(AUDIO),
+            root.join(FEATURES),
+            index.clone(),
+            root.to_owned(),
+        ] {
             file::sweep(&folder).map_err(io_at(&folder))?;
         }
         let blobs = BlobStore::open(root.join(BLOBS))?;
-        Ok(Self { root: root.to_owned(), index, blobs, _lock: lock })
+        Ok(Self {
+            root: root.to_owned(),
+            index,
+            blobs,
+            _lock: lock,
+        })
     }
 
     /// BLAKE3 of every clip's file, in order; a file that did not change since the last run is not read.
@@ -134,12 +144,16 @@ impl Folder {
         };
         let looks: Vec<Result<Source, DecodeError>> = clips.par_iter().map(look).collect::<Result<_, _>>()?;
         let seen = clips.iter().zip(&looks);
-        let sources: BTreeMap<String, Source> =
-            seen.filter_map(|(clip, look)| Some((clip.name.clone(), look.as_ref().ok()?.clone()))).collect();
+        let sources: BTreeMap<String, Source> = seen
+            .filter_map(|(clip, look)| Some((clip.name.clone(), look.as_ref().ok()?.clone())))
+            .collect();
         if sources != known {
             write_json(&path, &sources)?;
         }
-        Ok(looks.into_iter().map(|look| look.map(|source| source.content)).collect())
+        Ok(looks
+            .into_iter()
+            .map(|look| look.map(|source| source.content))
+            .collect())
     }
 
     /// The record of a group whose shard and exports are all there.
@@ -147,7 +161,8 @@ impl Folder {
         let record: Record = read_json(&self.record_path(group))?;
         let stored = record.blob.is_none_or(|blob| self.blobs.contains(blob));
         let kept = group.kept(&record);
-        let exported = |(clip, _): &(&Clip, BlobId)| self.exports(&clip.name).iter().all(|path| path.is_file());
+        let exported =
+            |(clip, _): &(&Clip, BlobId)| self.exports(&clip.name).iter().all(|path| path.is_file());
         (stored && kept.iter().all(exported)).then_some(record)
     }
 
@@ -212,12 +227,18 @@ impl Folder {
 fn look_at(path: &Path, known: Option<&Source>) -> Result<Source, DecodeError> {
     let metadata = fs::metadata(path).map_err(DecodeError::Io)?;
     let modified = metadata.modified().map_err(DecodeError::Io)?;
-    let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let modified_ns = modified
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_nanos() as u64);
     match known {
         Some(known) if (known.bytes, known.modified_ns) == (metadata.len(), modified_ns) => Ok(known.clone()),
         _ => {
             let content = BlobId::of(&decode::read_file(path)?);
-            Ok(Source { bytes: metadata.len(), modified_ns, content })
+            Ok(Source {
+                bytes: metadata.len(),
+                modified_ns,
+                content,
+            })
         }
     }
 }
@@ -242,7 +263,10 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), PrepareError> {
-    file::write_whole(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from)).map_err(io_at(path))
+    file::write_whole(path, |file| {
+        serde_json::to_writer(file, value).map_err(io::Error::from)
+    })
+    .map_err(io_at(path))
 }
 
 fn make(folder: &Path) -> Result<(), PrepareError> {

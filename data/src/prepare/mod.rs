@@ -1,6 +1,6 @@
 //! Everything at once: from a dataset's folder to cleaned clips, features, shards and a manifest.
 //!
-//! In reading order: [`plan`] tells which clips go into one shard, [`folder`] is the prepared folder and remembers which of
+//! In reading order: `plan` tells which clips go into one shard, `folder` is the prepared folder and remembers which of
 //! these are done, and [`prepare`] does the others, on all threads of the rayon pool it is called in. What comes out depends
 //! on the recordings and the front end only, never on the number of threads or on what was there before.
 //!
@@ -142,7 +142,12 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     for problem in &problems {
         progress.clip_done(&problem.clip, ClipOutcome::LeftOut);
     }
-    let work = Work { options, progress, folder: &folder, chain };
+    let work = Work {
+        options,
+        progress,
+        folder: &folder,
+        chain,
+    };
     let records = work.records(&groups)?;
 
     problems.extend(dataset.problems);
@@ -150,17 +155,32 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     for (group, record) in groups.iter().zip(records) {
         let kept = group.kept(&record);
         if let Some(blob) = record.blob {
-            shards.push(ShardEntry { blob, clips: kept.len() as u32, view: View::Clean });
+            shards.push(ShardEntry {
+                blob,
+                clips: kept.len() as u32,
+                view: View::Clean,
+            });
         }
         clips.extend(kept.into_iter().map(|(clip, content)| entry(clip, content)));
         problems.extend(record.left_out.into_iter().map(|left_out| left_out.problem));
     }
     problems.sort_by(|a, b| (&a.clip, a.kind).cmp(&(&b.clip, b.kind)));
     if clips.is_empty() {
-        let first = problems.first().map(|problem| format!("{}: {}", problem.clip, problem.message));
-        return Err(PrepareError::NothingLeft { count: problems.len(), first: first.unwrap_or_default() });
+        let first = problems
+            .first()
+            .map(|problem| format!("{}: {}", problem.clip, problem.message));
+        return Err(PrepareError::NothingLeft {
+            count: problems.len(),
+            first: first.unwrap_or_default(),
+        });
     }
-    let manifest = Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems);
+    let manifest = Manifest::new(
+        options.front_end.clone(),
+        dataset.classes,
+        shards,
+        clips,
+        problems,
+    );
     folder.finish(&manifest)?;
     Ok(manifest)
 }
@@ -184,7 +204,8 @@ enum Outcome {
 impl Work<'_> {
     /// The record of every group: the folder's where there is one, otherwise a new one.
     fn records(&self, groups: &[Group<'_>]) -> Result<Vec<Record>, PrepareError> {
-        let mut records: Vec<Option<Record>> = groups.par_iter().map(|group| self.folder.record(group)).collect();
+        let mut records: Vec<Option<Record>> =
+            groups.par_iter().map(|group| self.folder.record(group)).collect();
         let mut pending = Vec::new();
         for (group, record) in groups.iter().zip(&mut records) {
             match record {
@@ -211,7 +232,10 @@ impl Work<'_> {
         let clips: Vec<_> = batch.iter().flat_map(|(group, _)| &group.clips).collect();
         let outcomes: Vec<Outcome> = clips
             .par_iter()
-            .map_init(|| self.chain.clone(), |chain, (clip, content)| self.clip(chain, clip, *content))
+            .map_init(
+                || self.chain.clone(),
+                |chain, (clip, content)| self.clip(chain, clip, *content),
+            )
             .collect::<Result<_, _>>()?;
         let mut outcomes = outcomes.into_iter();
         let made: Vec<_> = batch
@@ -282,7 +306,8 @@ impl Work<'_> {
             self.progress.clip_done(&clip.name, outcome);
         }
         for left_out in &record.left_out {
-            self.progress.clip_done(&left_out.problem.clip, ClipOutcome::LeftOut);
+            self.progress
+                .clip_done(&left_out.problem.clip, ClipOutcome::LeftOut);
         }
     }
 }
@@ -304,7 +329,11 @@ fn problem(clip: &Clip, error: &ChainError) -> Problem {
         ChainError::Decode(DecodeError::TooLarge { .. }) => ProblemKind::TooLarge,
         ChainError::Decode(_) | ChainError::Resample(_) => ProblemKind::Unreadable,
     };
-    Problem { clip: clip.name.clone(), kind, message: format!("{}: {}", shown(&clip.path), with_causes(error)) }
+    Problem {
+        clip: clip.name.clone(),
+        kind,
+        message: format!("{}: {}", shown(&clip.path), with_causes(error)),
+    }
 }
 
 /// The file as its user knows it: folder and name.

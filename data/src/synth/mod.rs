@@ -1,6 +1,6 @@
 //! A made-up dataset in ESC-50's layout, for demonstrations and tests.
 //!
-//! Ten classes of sounds ([`sound`]), made to be told apart by a good small network and confused by a bad one: classes overlap
+//! Ten classes of sounds ([`CLASSES`]), made to be told apart by a good small network and confused by a bad one: classes overlap
 //! (clicks, pulses and crackle; upward and downward chirps), and every clip has its own background, level, timing and padding.
 //! Some clips are takes of one source, which share all that makes it recognisable and stay in one fold, as ESC-50's do.
 
@@ -54,7 +54,13 @@ pub struct SynthOptions {
 impl SynthOptions {
     /// ESC-10's size and ESC-50's format: 40 clips a class, 5 s at 44.1 kHz.
     pub fn new(out: PathBuf) -> Self {
-        Self { out, clips_per_class: 40, seed: 42, sample_rate_hz: 44_100, duration_s: 5.0 }
+        Self {
+            out,
+            clips_per_class: 40,
+            seed: 42,
+            sample_rate_hz: 44_100,
+            duration_s: 5.0,
+        }
     }
 }
 
@@ -138,7 +144,12 @@ pub fn synth(options: &SynthOptions, progress: &dyn Progress) -> Result<(), Synt
         let outcome = if path.exists() {
             ClipOutcome::Kept
         } else {
-            let samples = sound::render(clip.class, rng(options, clip), options.sample_rate_hz, options.duration_s);
+            let samples = sound::render(
+                clip.class,
+                rng(options, clip),
+                options.sample_rate_hz,
+                options.duration_s,
+            );
             file::write_whole(&path, |file| write_wav(file, &samples, options.sample_rate_hz))
                 .map_err(io_at(&path))?;
             ClipOutcome::Made
@@ -158,10 +169,21 @@ fn plan(options: &SynthOptions) -> Vec<Clip> {
         let mut left = options.clips_per_class;
         while left > 0 {
             // As in ESC-50, about two clips in five share their source.
-            let takes = [1, 1, 1, 1, 2, 3].get(random.random_range(0..6)).copied().unwrap_or(1).min(left);
-            let Some((fold, count)) = (1..).zip(&mut in_fold).min_by_key(|(_, count)| **count) else { break };
+            let takes = [1, 1, 1, 1, 2, 3]
+                .get(random.random_range(0..6))
+                .copied()
+                .unwrap_or(1)
+                .min(left);
+            let Some((fold, count)) = (1..).zip(&mut in_fold).min_by_key(|(_, count)| **count) else {
+                break;
+            };
             *count += takes;
-            clips.extend((0..takes).map(|take| Clip { class, source, take, fold }));
+            clips.extend((0..takes).map(|take| Clip {
+                class,
+                source,
+                take,
+                fold,
+            }));
             left -= takes;
             source += 1;
         }
@@ -182,12 +204,30 @@ fn rng(options: &SynthOptions, clip: &Clip) -> [ChaCha8Rng; 2] {
 
 fn check(options: &SynthOptions) -> Result<(), SynthError> {
     let limits = [
-        ("clips_per_class", 1.0, f64::from(CLIPS_PER_CLASS_MAX), f64::from(options.clips_per_class)),
-        ("sample_rate_hz", 8_000.0, 192_000.0, f64::from(options.sample_rate_hz)),
+        (
+            "clips_per_class",
+            1.0,
+            f64::from(CLIPS_PER_CLASS_MAX),
+            f64::from(options.clips_per_class),
+        ),
+        (
+            "sample_rate_hz",
+            8_000.0,
+            192_000.0,
+            f64::from(options.sample_rate_hz),
+        ),
         ("duration_s", 0.5, 60.0, options.duration_s),
     ];
-    match limits.into_iter().find(|(_, least, most, value)| !(least..=most).contains(&value)) {
-        Some((name, least, most, value)) => Err(SynthError::Option { name, least, most, value }),
+    match limits
+        .into_iter()
+        .find(|(_, least, most, value)| !(least..=most).contains(&value))
+    {
+        Some((name, least, most, value)) => Err(SynthError::Option {
+            name,
+            least,
+            most,
+            value,
+        }),
         None => Ok(()),
     }
 }
@@ -207,15 +247,23 @@ fn claim(options: &SynthOptions) -> Result<(), SynthError> {
     match fs::read(&path) {
         Ok(bytes) if serde_json::from_slice(&bytes).is_ok_and(|found: Marker| found == marker) => Ok(()),
         Ok(_) => Err(SynthError::OtherOptions(out.clone())),
-        Err(_) if fs::read_dir(out).map_err(io_at(out))?.next().is_some() => Err(SynthError::NotOurs(out.clone())),
-        Err(_) => file::write_whole(&path, |file| serde_json::to_writer(file, &marker).map_err(io::Error::from))
-            .map_err(io_at(&path)),
+        Err(_) if fs::read_dir(out).map_err(io_at(out))?.next().is_some() => {
+            Err(SynthError::NotOurs(out.clone()))
+        }
+        Err(_) => file::write_whole(&path, |file| {
+            serde_json::to_writer(file, &marker).map_err(io::Error::from)
+        })
+        .map_err(io_at(&path)),
     }
 }
 
 fn write_wav(file: &mut (impl Write + io::Seek), samples: &[f32], sample_rate: u32) -> io::Result<()> {
-    let spec =
-        hound::WavSpec { channels: 1, sample_rate, bits_per_sample: 16, sample_format: hound::SampleFormat::Int };
+    let spec = hound::WavSpec {
+        channels: 1,
+        sample_rate,
+        bits_per_sample: 16,
+        sample_format: hound::SampleFormat::Int,
+    };
     let mut writer = hound::WavWriter::new(file, spec).map_err(io::Error::other)?;
     for sample in samples {
         let level = (sample * f32::from(i16::MAX)).round() as i16;
@@ -226,7 +274,9 @@ fn write_wav(file: &mut (impl Write + io::Seek), samples: &[f32], sample_rate: u
 
 fn write_list(file: impl Write, clips: &[Clip]) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(file);
-    writer.write_record(["filename", "fold", "target", "category", "esc10", "src_file", "take"])?;
+    writer.write_record([
+        "filename", "fold", "target", "category", "esc10", "src_file", "take",
+    ])?;
     for clip in clips {
         let row = [
             format!("{}.wav", clip.name()),
@@ -260,12 +310,26 @@ mod tests {
     };
 
     fn options(out: &Path) -> SynthOptions {
-        SynthOptions { clips_per_class: 10, sample_rate_hz: 8_000, duration_s: 1.0, ..SynthOptions::new(out.to_owned()) }
+        SynthOptions {
+            clips_per_class: 10,
+            sample_rate_hz: 8_000,
+            duration_s: 1.0,
+            ..SynthOptions::new(out.to_owned())
+        }
     }
 
     fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
-        let paths = fs::read_dir(out.join("audio")).unwrap().map(|entry| entry.unwrap().path());
-        paths.map(|path| (path.file_name().unwrap().to_string_lossy().into(), fs::read(&path).unwrap())).collect()
+        let paths = fs::read_dir(out.join("audio"))
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        paths
+            .map(|path| {
+                (
+                    path.file_name().unwrap().to_string_lossy().into(),
+                    fs::read(&path).unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -274,7 +338,10 @@ mod tests {
         synth(&options(folder.path()), &()).unwrap();
         let dataset = Dataset::read(folder.path()).unwrap();
         assert!(dataset.problems.is_empty(), "{:?}", dataset.problems);
-        assert_eq!((dataset.classes, dataset.clips.len()), (CLASSES.map(str::to_owned).to_vec(), 100));
+        assert_eq!(
+            (dataset.classes, dataset.clips.len()),
+            (CLASSES.map(str::to_owned).to_vec(), 100)
+        );
         let entries: Vec<ClipEntry> = dataset
             .clips
             .iter()
@@ -288,12 +355,27 @@ mod tests {
             .collect();
         let split = Split::by_folds(&entries, 1, &[2]).unwrap();
         assert!(split.shared_sources(&entries).is_empty());
-        let blind = Split::holdout(&entries.iter().map(|clip| clip.class).collect::<Vec<_>>(), 0.2, 0.0, 42).unwrap();
-        assert!(blind.shared_sources(&entries).values().any(|parts| parts.contains(&SplitPart::Validation)));
+        let blind = Split::holdout(
+            &entries.iter().map(|clip| clip.class).collect::<Vec<_>>(),
+            0.2,
+            0.0,
+            42,
+        )
+        .unwrap();
+        assert!(
+            blind
+                .shared_sources(&entries)
+                .values()
+                .any(|parts| parts.contains(&SplitPart::Validation))
+        );
         for clip in dataset.clips {
             let audio = decode::decode(&fs::read(&clip.path).unwrap()).unwrap();
             assert_eq!((audio.sample_rate_hz, audio.samples.len()), (8_000, 8_000));
-            assert!(crate::condition::peak(&audio.samples) > 0.01, "{} is silent", clip.name);
+            assert!(
+                crate::condition::peak(&audio.samples) > 0.01,
+                "{} is silent",
+                clip.name
+            );
         }
     }
 
@@ -301,7 +383,15 @@ mod tests {
     fn a_seed_decides_every_byte() {
         let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
         for (folder, seed) in folders.iter().zip([1, 1, 2]) {
-            synth(&SynthOptions { seed, clips_per_class: 2, ..options(folder.path()) }, &()).unwrap();
+            synth(
+                &SynthOptions {
+                    seed,
+                    clips_per_class: 2,
+                    ..options(folder.path())
+                },
+                &(),
+            )
+            .unwrap();
         }
         let [a, b, c] = [0, 1, 2].map(|i| files(folders[i].path()));
         assert!(a == b && a != c);
@@ -322,12 +412,21 @@ mod tests {
     fn other_peoples_folders_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), b"").unwrap();
-        assert!(matches!(synth(&options(folder.path()), &()), Err(SynthError::NotOurs(_))));
+        assert!(matches!(
+            synth(&options(folder.path()), &()),
+            Err(SynthError::NotOurs(_))
+        ));
         fs::remove_file(folder.path().join("thesis.txt")).unwrap();
         synth(&options(folder.path()), &()).unwrap();
-        let other = SynthOptions { seed: 7, ..options(folder.path()) };
+        let other = SynthOptions {
+            seed: 7,
+            ..options(folder.path())
+        };
         assert!(matches!(synth(&other, &()), Err(SynthError::OtherOptions(_))));
-        let wrong = SynthOptions { duration_s: 0.1, ..options(folder.path()) };
+        let wrong = SynthOptions {
+            duration_s: 0.1,
+            ..options(folder.path())
+        };
         let message = synth(&wrong, &()).unwrap_err().to_string();
         assert_eq!(message, "duration_s must be from 0.5 to 60, got 0.1");
     }
