@@ -140,9 +140,8 @@ def wait_for_address(address_file: Path, coordinator: subprocess.Popen[bytes]) -
 
 
 def outcome_of_leaderboard(seconds: float, database: Path) -> Outcome:
-    rows = json.loads(run(COORDINATOR, "leaderboard", "--db", database, "--top", "1000", "--format", "json"))
-    trials = rows["trials"] if isinstance(rows, dict) else rows
-    return Outcome(seconds, len(trials), max(trial["accuracy"] for trial in trials))
+    rows = json.loads(run(COORDINATOR, "leaderboard", "--db", database, "--format", "json"))["rows"]
+    return Outcome(seconds, len(rows), max(row["accuracy"] for row in rows))
 
 
 def run_optuna(python: Path, data: Path, processed: Path, folder: Path) -> Outcome:
