@@ -15,13 +15,13 @@ pub struct Event {
     /// Milliseconds since the Unix epoch, never smaller than the entry before.
     pub at_ms: u64,
     /// What happened.
-    #[serde(flatten)]
+    #[serde(rename = "event")]
     pub kind: EventKind,
 }
 
 /// What happened.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum EventKind {
     /// A user handed in a sweep, and its data was prepared.
     Submitted {
