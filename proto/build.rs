@@ -6,16 +6,8 @@ use prost::Message;
 
 /// What a user's command prints is a message of the user-facing service, so that it prints the same whether it asked the
 /// running coordinator or opened the database itself.
-const PRINTED: [&str; 8] = [
-    "Status",
-    "Worker",
-    "Leaderboard",
-    "LeaderboardRow",
-    "Assignment",
-    "Trial",
-    "Run",
-    "Epoch",
-];
+const PRINTED: [&str; 8] =
+    ["Status", "Worker", "Leaderboard", "LeaderboardRow", "Assignment", "Trial", "Run", "Epoch"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -23,11 +15,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=onnx.proto");
 
     let earshot = protox::compile(
-        [
-            "earshot/v1/cluster.proto",
-            "earshot/v1/sweeps.proto",
-            "earshot/v1/blobs.proto",
-        ],
+        ["earshot/v1/cluster.proto", "earshot/v1/sweeps.proto", "earshot/v1/blobs.proto"],
         ["."],
     )?;
     fs::write(out.join("earshot_descriptor.bin"), earshot.encode_to_vec())?;
@@ -38,9 +26,6 @@ fn main() -> Result<(), Box<dyn Error>> {
     config.compile_fds(earshot)?;
 
     let onnx = protox::compile(["onnx.proto"], ["."])?;
-    tonic_prost_build::configure()
-        .build_client(false)
-        .build_server(false)
-        .compile_fds(onnx)?;
+    tonic_prost_build::configure().build_client(false).build_server(false).compile_fds(onnx)?;
     Ok(())
 }

@@ -94,15 +94,7 @@ impl BlobStore {
             Err(error) => return Err(io_at(&path)(error)),
         };
         let found = BlobId::of(&bytes);
-        if found == id {
-            Ok(bytes)
-        } else {
-            Err(BlobError::Corrupt {
-                expected: id,
-                found,
-                path,
-            })
-        }
+        if found == id { Ok(bytes) } else { Err(BlobError::Corrupt { expected: id, found, path }) }
     }
 
     /// Stores bytes under their hash; a blob already here is left as it is.
@@ -128,12 +120,7 @@ impl BlobStore {
             .prefix(TEMPORARY_PREFIX)
             .tempfile_in(&self.root)
             .map_err(io_at(&self.root))?;
-        Ok(Incoming {
-            store: self.clone(),
-            file,
-            hasher: blake3::Hasher::new(),
-            size: 0,
-        })
+        Ok(Incoming { store: self.clone(), file, hasher: blake3::Hasher::new(), size: 0 })
     }
 }
 
@@ -171,22 +158,14 @@ impl Incoming {
         let found = BlobId::from(self.hasher.finalize());
         let path = self.store.path(expected);
         if found != expected {
-            return Err(BlobError::Corrupt {
-                expected,
-                found,
-                path,
-            });
+            return Err(BlobError::Corrupt { expected, found, path });
         }
         self.file.as_file().sync_all().map_err(io_at(self.file.path()))?;
         let shelf = path.parent().unwrap_or(&self.store.root);
         fs::create_dir_all(shelf).map_err(io_at(shelf))?;
-        self.file
-            .persist(&path)
-            .map_err(|error| io_at(&path)(error.error))?;
+        self.file.persist(&path).map_err(|error| io_at(&path)(error.error))?;
         // The rename is durable only once the folder itself is synced.
-        fs::File::open(shelf)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_at(shelf))
+        fs::File::open(shelf).and_then(|folder| folder.sync_all()).map_err(io_at(shelf))
     }
 }
 
@@ -237,14 +216,8 @@ mod tests {
         let (_folder, store) = store();
         let mut incoming = store.begin().unwrap();
         incoming.write(b"half").unwrap();
-        assert!(matches!(
-            incoming.commit(BlobId::of(b"whole")),
-            Err(BlobError::Corrupt { .. })
-        ));
-        assert!(matches!(
-            store.read(BlobId::of(b"half")),
-            Err(BlobError::Missing(..))
-        ));
+        assert!(matches!(incoming.commit(BlobId::of(b"whole")), Err(BlobError::Corrupt { .. })));
+        assert!(matches!(store.read(BlobId::of(b"half")), Err(BlobError::Missing(..))));
         assert_eq!(fs::read_dir(&store.root).unwrap().count(), 0);
     }
 }

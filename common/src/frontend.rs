@@ -28,10 +28,7 @@ pub struct FrontEnd {
     /// Rate that every clip is resampled to.
     pub sample_rate_hz: u32,
     /// Frames this many decibels below the peak RMS at either end are trimmed; `"none"`: nothing is trimmed.
-    #[serde(
-        serialize_with = "none_as_word::serialize",
-        deserialize_with = "none_as_word::deserialize"
-    )]
+    #[serde(serialize_with = "none_as_word::serialize", deserialize_with = "none_as_word::deserialize")]
     pub trim_top_db: Option<f32>,
     /// Whether the waveform is divided by its largest magnitude.
     pub peak_normalise: bool,
@@ -101,18 +98,12 @@ impl FrontEnd {
             );
         }
         if !(16..=65_536).contains(&self.n_fft) || !self.n_fft.is_multiple_of(2) {
-            return bad(
-                "n_fft",
-                format!("must be even, from 16 to 65536, got {}", self.n_fft),
-            );
+            return bad("n_fft", format!("must be even, from 16 to 65536, got {}", self.n_fft));
         }
         if self.hop_length == 0 || self.hop_length > self.n_fft {
             return bad(
                 "hop_length",
-                format!(
-                    "must be from 1 to n_fft ({}), got {}",
-                    self.n_fft, self.hop_length
-                ),
+                format!("must be from 1 to n_fft ({}), got {}", self.n_fft, self.hop_length),
             );
         }
         if self.n_mels == 0 || self.n_mels > 512 {
@@ -123,10 +114,9 @@ impl FrontEnd {
             return bad("n_mfcc", format!("must be from 1 to {most}, got {}", self.n_mfcc));
         }
         match self.trim_top_db {
-            Some(db) if !(db > 0.0 && db <= 200.0) => bad(
-                "trim_top_db",
-                format!("must be above 0 and at most 200 decibels, got {db}"),
-            ),
+            Some(db) if !(db > 0.0 && db <= 200.0) => {
+                bad("trim_top_db", format!("must be above 0 and at most 200 decibels, got {db}"))
+            }
             _ => Ok(()),
         }
     }
@@ -149,15 +139,9 @@ mod none_as_word {
         None,
     }
 
-    #[expect(
-        clippy::trivially_copy_pass_by_ref,
-        clippy::ref_option,
-        reason = "serde's signature"
-    )]
+    #[expect(clippy::trivially_copy_pass_by_ref, clippy::ref_option, reason = "serde's signature")]
     pub(super) fn serialize<S: Serializer>(value: &Option<f32>, serializer: S) -> Result<S::Ok, S::Error> {
-        value
-            .map_or(Word::Text(None::None), Word::Decibels)
-            .serialize(serializer)
+        value.map_or(Word::Text(None::None), Word::Decibels).serialize(serializer)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f32>, D::Error> {
@@ -183,42 +167,15 @@ mod tests {
     fn every_field_changes_the_hash() {
         let base = FrontEnd::default();
         let others = [
-            FrontEnd {
-                sample_rate_hz: 22_050,
-                ..base.clone()
-            },
-            FrontEnd {
-                trim_top_db: None,
-                ..base.clone()
-            },
-            FrontEnd {
-                peak_normalise: false,
-                ..base.clone()
-            },
-            FrontEnd {
-                duration_s: 4.0,
-                ..base.clone()
-            },
-            FrontEnd {
-                length: Length::Tile,
-                ..base.clone()
-            },
-            FrontEnd {
-                n_fft: 1024,
-                ..base.clone()
-            },
-            FrontEnd {
-                hop_length: 256,
-                ..base.clone()
-            },
-            FrontEnd {
-                n_mels: 64,
-                ..base.clone()
-            },
-            FrontEnd {
-                n_mfcc: 13,
-                ..base.clone()
-            },
+            FrontEnd { sample_rate_hz: 22_050, ..base.clone() },
+            FrontEnd { trim_top_db: None, ..base.clone() },
+            FrontEnd { peak_normalise: false, ..base.clone() },
+            FrontEnd { duration_s: 4.0, ..base.clone() },
+            FrontEnd { length: Length::Tile, ..base.clone() },
+            FrontEnd { n_fft: 1024, ..base.clone() },
+            FrontEnd { hop_length: 256, ..base.clone() },
+            FrontEnd { n_mels: 64, ..base.clone() },
+            FrontEnd { n_mfcc: 13, ..base.clone() },
         ];
         for other in others {
             assert_ne!(other.hash(), base.hash(), "{other:?}");

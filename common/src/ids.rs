@@ -112,9 +112,7 @@ impl FromStr for BlobId {
     type Err = BlobIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        blake3::Hash::from_hex(text)
-            .map(Self::from)
-            .map_err(|_| BlobIdError(text.to_owned()))
+        blake3::Hash::from_hex(text).map(Self::from).map_err(|_| BlobIdError(text.to_owned()))
     }
 }
 
@@ -126,9 +124,7 @@ impl Serialize for BlobId {
 
 impl<'de> Deserialize<'de> for BlobId {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -137,14 +137,9 @@ mod tests {
 
     #[test]
     fn every_run_has_a_seed_of_its_own() {
-        let run = |trial, fold| RunId {
-            sweep: SweepId(0),
-            trial: TrialId(trial),
-            fold: FoldId(fold),
-        };
-        let seeds: BTreeSet<u64> = (0..100)
-            .flat_map(|trial| (0..5).map(move |fold| derive_seed(42, run(trial, fold))))
-            .collect();
+        let run = |trial, fold| RunId { sweep: SweepId(0), trial: TrialId(trial), fold: FoldId(fold) };
+        let seeds: BTreeSet<u64> =
+            (0..100).flat_map(|trial| (0..5).map(move |fold| derive_seed(42, run(trial, fold)))).collect();
         assert_eq!(seeds.len(), 500);
         assert_eq!(derive_seed(42, run(3, 1)), derive_seed(42, run(3, 1)));
         assert_ne!(derive_seed(42, run(3, 1)), derive_seed(43, run(3, 1)));

@@ -26,10 +26,7 @@ pub struct ClassScores {
 impl Confusion {
     /// An empty matrix.
     pub fn new(classes: usize) -> Self {
-        Self {
-            classes,
-            counts: vec![0; classes * classes],
-        }
+        Self { classes, counts: vec![0; classes * classes] }
     }
 
     /// Counts one clip; a class out of range is ignored, and so shows as a total that is too small.
@@ -63,10 +60,7 @@ impl Confusion {
 
     /// Clips of `truth` that were predicted as `predicted`.
     pub fn count(&self, truth: usize, predicted: usize) -> u64 {
-        self.counts
-            .get(truth * self.classes + predicted)
-            .copied()
-            .unwrap_or(0)
+        self.counts.get(truth * self.classes + predicted).copied().unwrap_or(0)
     }
 
     /// Part of the clips predicted right; 0 of none.
@@ -81,11 +75,7 @@ impl Confusion {
             .filter(|&class| self.actual(class) + self.predicted(class) > 0)
             .map(|class| self.class_scores(class).f1)
             .collect();
-        if seen.is_empty() {
-            0.0
-        } else {
-            seen.iter().sum::<f64>() / seen.len() as f64
-        }
+        if seen.is_empty() { 0.0 } else { seen.iter().sum::<f64>() / seen.len() as f64 }
     }
 
     /// Precision, recall and F1 of one class.
@@ -101,9 +91,7 @@ impl Confusion {
     }
 
     fn actual(&self, class: usize) -> u64 {
-        (0..self.classes)
-            .map(|predicted| self.count(class, predicted))
-            .sum()
+        (0..self.classes).map(|predicted| self.count(class, predicted)).sum()
     }
 
     fn predicted(&self, class: usize) -> u64 {
@@ -123,11 +111,7 @@ pub fn argmax(row: &[f32]) -> usize {
 }
 
 fn ratio(part: u64, whole: u64) -> f64 {
-    if whole == 0 {
-        0.0
-    } else {
-        part as f64 / whole as f64
-    }
+    if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
 #[cfg(test)]
@@ -154,12 +138,7 @@ mod tests {
         assert!((second.f1 - 0.8).abs() < 1e-12 && second.support == 2);
         assert_eq!(
             confusion.class_scores(2),
-            ClassScores {
-                precision: 0.0,
-                recall: 0.0,
-                f1: 0.0,
-                support: 1
-            }
+            ClassScores { precision: 0.0, recall: 0.0, f1: 0.0, support: 1 }
         );
     }
 

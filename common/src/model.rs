@@ -124,10 +124,7 @@ pub enum Layer {
 impl Layer {
     fn cost(&self) -> Cost {
         match *self {
-            Self::Block {
-                input: [channels, rows, columns],
-                block,
-            } => {
+            Self::Block { input: [channels, rows, columns], block } => {
                 let area = u64::from(rows) * u64::from(columns);
                 let weights =
                     u64::from(channels) * u64::from(block.filters) * u64::from(block.kernel_size).pow(2);
@@ -155,18 +152,12 @@ impl Layer {
 impl AudioCnn {
     /// The reference model: 16 and 32 filters of 3×3, dropout 0.3, 64 hidden units.
     pub fn reference(n_mfcc: u32, frames: u32, classes: u32) -> Self {
-        let block = |filters| Block {
-            filters,
-            kernel_size: 3,
-        };
+        let block = |filters| Block { filters, kernel_size: 3 };
         Self {
             n_mfcc,
             frames,
             blocks: vec![block(16), block(32)],
-            head: Head {
-                dropout: 0.3,
-                fc_units: Some(64),
-            },
+            head: Head { dropout: 0.3, fc_units: Some(64) },
             classes,
         }
     }
@@ -181,30 +172,17 @@ impl AudioCnn {
         let [mut channels, mut rows, mut columns] = [1, self.n_mfcc, self.frames];
         for (index, &block) in self.blocks.iter().enumerate() {
             if rows < 2 || columns < 2 {
-                return Err(ModelError::PooledAway {
-                    block: index + 1,
-                    rows,
-                    columns,
-                });
+                return Err(ModelError::PooledAway { block: index + 1, rows, columns });
             }
-            layers.push(Layer::Block {
-                input: [channels, rows, columns],
-                block,
-            });
+            layers.push(Layer::Block { input: [channels, rows, columns], block });
             [channels, rows, columns] = [block.filters, rows / 2, columns / 2];
         }
         let mut features = channels * rows * columns;
         if let Some(units) = self.head.fc_units {
-            layers.push(Layer::Linear {
-                input: features,
-                output: units,
-            });
+            layers.push(Layer::Linear { input: features, output: units });
             features = units;
         }
-        layers.push(Layer::Linear {
-            input: features,
-            output: self.classes,
-        });
+        layers.push(Layer::Linear { input: features, output: self.classes });
         Ok(layers)
     }
 
@@ -213,22 +191,13 @@ impl AudioCnn {
     /// # Errors
     /// As [`AudioCnn::layers`].
     pub fn cost(&self) -> Result<Cost, ModelError> {
-        let zero = Cost {
-            params: 0,
-            macs: 0,
-            int8_bytes: 0,
-            peak_ram_bytes: 0,
-        };
-        Ok(self
-            .layers()?
-            .iter()
-            .map(Layer::cost)
-            .fold(zero, |sum, cost| Cost {
-                params: sum.params + cost.params,
-                macs: sum.macs + cost.macs,
-                int8_bytes: sum.int8_bytes + cost.int8_bytes,
-                peak_ram_bytes: sum.peak_ram_bytes.max(cost.peak_ram_bytes),
-            }))
+        let zero = Cost { params: 0, macs: 0, int8_bytes: 0, peak_ram_bytes: 0 };
+        Ok(self.layers()?.iter().map(Layer::cost).fold(zero, |sum, cost| Cost {
+            params: sum.params + cost.params,
+            macs: sum.macs + cost.macs,
+            int8_bytes: sum.int8_bytes + cost.int8_bytes,
+            peak_ram_bytes: sum.peak_ram_bytes.max(cost.peak_ram_bytes),
+        }))
     }
 
     fn check_ranges(&self) -> Result<(), ModelError> {
@@ -238,33 +207,17 @@ impl AudioCnn {
         }
         for block in &self.blocks {
             if !(1..=FILTERS_MAX).contains(&block.filters) {
-                return range(
-                    "filters",
-                    format!("from 1 to {FILTERS_MAX}"),
-                    block.filters.to_string(),
-                );
+                return range("filters", format!("from 1 to {FILTERS_MAX}"), block.filters.to_string());
             }
             if block.kernel_size != 3 && block.kernel_size != 5 {
                 return range("kernel_size", "3 or 5".into(), block.kernel_size.to_string());
             }
         }
         if !(0.0..1.0).contains(&self.head.dropout) {
-            return range(
-                "dropout",
-                "from 0 to below 1".into(),
-                self.head.dropout.to_string(),
-            );
+            return range("dropout", "from 0 to below 1".into(), self.head.dropout.to_string());
         }
-        if let Some(units) = self
-            .head
-            .fc_units
-            .filter(|units| !(1..=FC_UNITS_MAX).contains(units))
-        {
-            return range(
-                "fc_units",
-                format!("from 1 to {FC_UNITS_MAX}, or \"none\""),
-                units.to_string(),
-            );
+        if let Some(units) = self.head.fc_units.filter(|units| !(1..=FC_UNITS_MAX).contains(units)) {
+            return range("fc_units", format!("from 1 to {FC_UNITS_MAX}, or \"none\""), units.to_string());
         }
         if !(1..=u32::from(crate::frontend::N_MFCC_MAX)).contains(&self.n_mfcc) {
             return range(
@@ -293,114 +246,38 @@ mod tests {
         let cost = AudioCnn::reference(13, 431, 50).cost().unwrap();
         assert_eq!(cost.params, 160 + 4_640 + 657_472 + 3_250);
         assert_eq!(cost.macs, 144 * 13 * 431 + 4_608 * 6 * 215 + 657_408 + 3_200);
-        assert_eq!(
-            cost.int8_bytes,
-            144 + 4_608 + 657_408 + 3_200 + 4 * (16 + 32 + 64 + 50)
-        );
+        assert_eq!(cost.int8_bytes, 144 + 4_608 + 657_408 + 3_200 + 4 * (16 + 32 + 64 + 50));
         assert_eq!(cost.peak_ram_bytes, 17 * 13 * 431);
     }
 
     #[test]
     fn blocks_that_pool_everything_away_are_refused() {
         let mut model = AudioCnn::reference(13, 431, 10);
-        model.blocks = vec![
-            Block {
-                filters: 8,
-                kernel_size: 3
-            };
-            4
-        ];
-        assert_eq!(
-            model.cost(),
-            Err(ModelError::PooledAway {
-                block: 4,
-                rows: 1,
-                columns: 53
-            })
-        );
+        model.blocks = vec![Block { filters: 8, kernel_size: 3 }; 4];
+        assert_eq!(model.cost(), Err(ModelError::PooledAway { block: 4, rows: 1, columns: 53 }));
     }
 
     #[test]
     fn numbers_out_of_range_are_refused_by_name() {
         let reference = AudioCnn::reference(13, 431, 10);
         let wrong = [
-            (
-                "dropout",
-                AudioCnn {
-                    head: Head {
-                        dropout: 1.0,
-                        fc_units: None,
-                    },
-                    ..reference.clone()
-                },
-            ),
-            (
-                "dropout",
-                AudioCnn {
-                    head: Head {
-                        dropout: f64::NAN,
-                        fc_units: None,
-                    },
-                    ..reference.clone()
-                },
-            ),
-            (
-                "fc_units",
-                AudioCnn {
-                    head: Head {
-                        dropout: 0.0,
-                        fc_units: Some(0),
-                    },
-                    ..reference.clone()
-                },
-            ),
+            ("dropout", AudioCnn { head: Head { dropout: 1.0, fc_units: None }, ..reference.clone() }),
+            ("dropout", AudioCnn { head: Head { dropout: f64::NAN, fc_units: None }, ..reference.clone() }),
+            ("fc_units", AudioCnn { head: Head { dropout: 0.0, fc_units: Some(0) }, ..reference.clone() }),
             (
                 "kernel_size",
-                AudioCnn {
-                    blocks: vec![
-                        Block {
-                            filters: 8,
-                            kernel_size: 4
-                        };
-                        2
-                    ],
-                    ..reference.clone()
-                },
+                AudioCnn { blocks: vec![Block { filters: 8, kernel_size: 4 }; 2], ..reference.clone() },
             ),
             (
                 "filters",
-                AudioCnn {
-                    blocks: vec![
-                        Block {
-                            filters: 0,
-                            kernel_size: 3
-                        };
-                        2
-                    ],
-                    ..reference.clone()
-                },
+                AudioCnn { blocks: vec![Block { filters: 0, kernel_size: 3 }; 2], ..reference.clone() },
             ),
-            (
-                "n_mfcc",
-                AudioCnn {
-                    n_mfcc: 65,
-                    ..reference.clone()
-                },
-            ),
-            (
-                "classes",
-                AudioCnn {
-                    classes: 1,
-                    ..reference
-                },
-            ),
+            ("n_mfcc", AudioCnn { n_mfcc: 65, ..reference.clone() }),
+            ("classes", AudioCnn { classes: 1, ..reference }),
         ];
         for (name, model) in wrong {
             let error = model.cost().unwrap_err();
-            assert!(
-                matches!(&error, ModelError::Range { name: found, .. } if *found == name),
-                "{error}"
-            );
+            assert!(matches!(&error, ModelError::Range { name: found, .. } if *found == name), "{error}");
         }
     }
 }

@@ -70,14 +70,7 @@ pub fn encode(tensors: &Tensors) -> Result<Vec<u8>, TensorsError> {
     let bytes: BTreeMap<&str, Vec<u8>> = tensors
         .iter()
         .map(|(name, tensor)| {
-            (
-                name.as_str(),
-                tensor
-                    .values
-                    .iter()
-                    .flat_map(|value| value.to_le_bytes())
-                    .collect(),
-            )
+            (name.as_str(), tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect())
         })
         .collect();
     let views = tensors
@@ -110,13 +103,7 @@ pub fn decode(bytes: &[u8]) -> Result<Tensors, TensorsError> {
             if values.iter().any(|value| !value.is_finite()) {
                 return Err(TensorsError::NotFinite(name.to_owned()));
             }
-            Ok((
-                name.to_owned(),
-                Tensor {
-                    shape: view.shape().to_vec(),
-                    values,
-                },
-            ))
+            Ok((name.to_owned(), Tensor { shape: view.shape().to_vec(), values }))
         })
         .collect()
 }
@@ -127,23 +114,14 @@ pub fn decode(bytes: &[u8]) -> Result<Tensors, TensorsError> {
 /// The spec cannot be built.
 pub fn checkpoint_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
     let n_mfcc = model.n_mfcc as usize;
-    let mut shapes = vec![
-        ("input.mean".to_owned(), vec![n_mfcc]),
-        ("input.std".to_owned(), vec![n_mfcc]),
-    ];
+    let mut shapes = vec![("input.mean".to_owned(), vec![n_mfcc]), ("input.std".to_owned(), vec![n_mfcc])];
     let layers = model.layers()?;
     let last = layers.len().saturating_sub(1);
     for (index, layer) in layers.iter().enumerate() {
         let (name, weight) = match *layer {
-            Layer::Block {
-                input: [channels, ..],
-                block,
-            } => {
+            Layer::Block { input: [channels, ..], block } => {
                 let kernel = block.kernel_size as usize;
-                (
-                    format!("blocks.{index}"),
-                    vec![block.filters as usize, channels as usize, kernel, kernel],
-                )
+                (format!("blocks.{index}"), vec![block.filters as usize, channels as usize, kernel, kernel])
             }
             Layer::Linear { input, output } => {
                 let name = if index == last { "head.out" } else { "head.fc" };
@@ -165,9 +143,7 @@ pub fn decode_checkpoint(bytes: &[u8], model: &AudioCnn) -> Result<Tensors, Tens
     let tensors = decode(bytes)?;
     let shapes = checkpoint_shapes(model)?;
     for (name, expected) in &shapes {
-        let tensor = tensors
-            .get(name)
-            .ok_or_else(|| TensorsError::Missing(name.clone()))?;
+        let tensor = tensors.get(name).ok_or_else(|| TensorsError::Missing(name.clone()))?;
         if tensor.shape != *expected {
             return Err(TensorsError::Shape {
                 name: name.clone(),
@@ -176,10 +152,7 @@ pub fn decode_checkpoint(bytes: &[u8], model: &AudioCnn) -> Result<Tensors, Tens
             });
         }
     }
-    match tensors
-        .keys()
-        .find(|name| !shapes.iter().any(|(known, _)| known == *name))
-    {
+    match tensors.keys().find(|name| !shapes.iter().any(|(known, _)| known == *name)) {
         Some(name) => Err(TensorsError::Unexpected(name.clone())),
         None => Ok(tensors),
     }
@@ -206,10 +179,7 @@ mod tests {
         let tensors = checkpoint(&model);
         let numbers: usize = tensors.values().map(|tensor| tensor.values.len()).sum();
         assert_eq!(numbers as u64, model.cost().unwrap().params + 2 * 13);
-        assert_eq!(
-            decode_checkpoint(&encode(&tensors).unwrap(), &model).unwrap(),
-            tensors
-        );
+        assert_eq!(decode_checkpoint(&encode(&tensors).unwrap(), &model).unwrap(), tensors);
     }
 
     #[test]
@@ -217,22 +187,13 @@ mod tests {
         let model = AudioCnn::reference(13, 431, 10);
         let bytes = encode(&checkpoint(&model)).unwrap();
         let wider = AudioCnn::reference(20, 431, 10);
-        assert!(matches!(
-            decode_checkpoint(&bytes, &wider),
-            Err(TensorsError::Shape { .. })
-        ));
+        assert!(matches!(decode_checkpoint(&bytes, &wider), Err(TensorsError::Shape { .. })));
         let mut missing = checkpoint(&model);
         missing.remove("head.out.bias");
         let error = decode_checkpoint(&encode(&missing).unwrap(), &model).unwrap_err();
         assert!(matches!(error, TensorsError::Missing(name) if name == "head.out.bias"));
         let mut more = checkpoint(&model);
-        more.insert(
-            "extra".into(),
-            Tensor {
-                shape: vec![1],
-                values: vec![0.0],
-            },
-        );
+        more.insert("extra".into(), Tensor { shape: vec![1], values: vec![0.0] });
         assert!(matches!(
             decode_checkpoint(&encode(&more).unwrap(), &model),
             Err(TensorsError::Unexpected(_))
@@ -241,17 +202,8 @@ mod tests {
 
     #[test]
     fn a_value_that_is_not_finite_is_refused() {
-        let tensors = Tensors::from([(
-            "logits".into(),
-            Tensor {
-                shape: vec![1],
-                values: vec![f32::NAN],
-            },
-        )]);
-        assert!(matches!(
-            decode(&encode(&tensors).unwrap()),
-            Err(TensorsError::NotFinite(_))
-        ));
+        let tensors = Tensors::from([("logits".into(), Tensor { shape: vec![1], values: vec![f32::NAN] })]);
+        assert!(matches!(decode(&encode(&tensors).unwrap()), Err(TensorsError::NotFinite(_))));
         assert!(decode(b"nonsense").is_err());
     }
 }

@@ -36,9 +36,7 @@ pub enum WireError {
 /// # Errors
 /// [`WireError::BlobId`] when it is not 32 bytes long.
 pub fn blob_id(bytes: &[u8], what: &'static str) -> Result<BlobId, WireError> {
-    <[u8; 32]>::try_from(bytes)
-        .map(BlobId::from)
-        .map_err(|_| WireError::BlobId(what))
+    <[u8; 32]>::try_from(bytes).map(BlobId::from).map_err(|_| WireError::BlobId(what))
 }
 
 /// Writes a blob's name.
@@ -52,16 +50,8 @@ impl From<&AudioCnn> for proto::AudioCnn {
         Self {
             n_mfcc: model.n_mfcc,
             frames: model.frames,
-            blocks: blocks
-                .map(|b| proto::Block {
-                    filters: b.filters,
-                    kernel_size: b.kernel_size,
-                })
-                .collect(),
-            head: Some(proto::Head {
-                dropout: model.head.dropout,
-                fc_units: model.head.fc_units,
-            }),
+            blocks: blocks.map(|b| proto::Block { filters: b.filters, kernel_size: b.kernel_size }).collect(),
+            head: Some(proto::Head { dropout: model.head.dropout, fc_units: model.head.fc_units }),
             classes: model.classes,
         }
     }
@@ -76,22 +66,11 @@ impl TryFrom<proto::AudioCnn> for AudioCnn {
         let model = Self {
             n_mfcc: model.n_mfcc,
             frames: model.frames,
-            blocks: blocks
-                .map(|b| Block {
-                    filters: b.filters,
-                    kernel_size: b.kernel_size,
-                })
-                .collect(),
-            head: Head {
-                dropout: head.dropout,
-                fc_units: head.fc_units,
-            },
+            blocks: blocks.map(|b| Block { filters: b.filters, kernel_size: b.kernel_size }).collect(),
+            head: Head { dropout: head.dropout, fc_units: head.fc_units },
             classes: model.classes,
         };
-        model
-            .layers()
-            .map(|_| model)
-            .map_err(|_| WireError::Range("the model spec"))
+        model.layers().map(|_| model).map_err(|_| WireError::Range("the model spec"))
     }
 }
 
@@ -145,27 +124,14 @@ impl TryFrom<proto::Job> for Job {
     type Error = WireError;
 
     fn try_from(job: proto::Job) -> Result<Self, WireError> {
-        let weights = job
-            .initial_weights
-            .map(|bytes| blob_id(&bytes, "initial_weights"))
-            .transpose()?;
+        let weights = job.initial_weights.map(|bytes| blob_id(&bytes, "initial_weights")).transpose()?;
         if job.shards.is_empty() {
             return Err(WireError::Missing("the job's shards"));
         }
         Ok(Self {
-            model: job
-                .model
-                .ok_or(WireError::Missing("the job's model"))?
-                .try_into()?,
-            recipe: job
-                .recipe
-                .ok_or(WireError::Missing("the job's recipe"))?
-                .try_into()?,
-            shards: job
-                .shards
-                .iter()
-                .map(|bytes| blob_id(bytes, "a shard"))
-                .collect::<Result<_, _>>()?,
+            model: job.model.ok_or(WireError::Missing("the job's model"))?.try_into()?,
+            recipe: job.recipe.ok_or(WireError::Missing("the job's recipe"))?.try_into()?,
+            shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
         })
@@ -297,13 +263,7 @@ mod tests {
     fn job() -> Job {
         Job {
             model: AudioCnn::reference(13, 431, 10),
-            recipe: Recipe {
-                learning_rate: 1e-3,
-                batch_size: 32,
-                epochs: 10,
-                patience: Some(3),
-                seed: 7,
-            },
+            recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 10, patience: Some(3), seed: 7 },
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
             initial_weights: None,
@@ -319,70 +279,19 @@ mod tests {
     fn malformed_jobs_are_refused_by_part() {
         let good = || proto::Job::from(&job());
         let check = |wrong: proto::Job, expected| assert_eq!(Job::try_from(wrong), Err(expected));
-        check(
-            proto::Job {
-                split: vec![1, 2],
-                ..good()
-            },
-            WireError::BlobId("the split"),
-        );
-        check(
-            proto::Job {
-                shards: vec![],
-                ..good()
-            },
-            WireError::Missing("the job's shards"),
-        );
-        check(
-            proto::Job {
-                model: None,
-                ..good()
-            },
-            WireError::Missing("the job's model"),
-        );
-        let recipe = proto::Recipe {
-            learning_rate: f64::NAN,
-            ..(&job().recipe).into()
-        };
-        check(
-            proto::Job {
-                recipe: Some(recipe),
-                ..good()
-            },
-            WireError::Range("the recipe"),
-        );
+        check(proto::Job { split: vec![1, 2], ..good() }, WireError::BlobId("the split"));
+        check(proto::Job { shards: vec![], ..good() }, WireError::Missing("the job's shards"));
+        check(proto::Job { model: None, ..good() }, WireError::Missing("the job's model"));
+        let recipe = proto::Recipe { learning_rate: f64::NAN, ..(&job().recipe).into() };
+        check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("the recipe"));
     }
 
     #[test]
     fn an_epoch_that_is_not_finite_is_refused() {
-        let good = Epoch {
-            epoch: 1,
-            train_loss: 1.0,
-            loss: 1.0,
-            accuracy: 0.5,
-            macro_f1: 0.5,
-        };
+        let good = Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5 };
         assert_eq!(Epoch::try_from(proto::Epoch::from(&good)), Ok(good));
-        assert!(
-            Epoch::try_from(proto::Epoch {
-                loss: f64::INFINITY,
-                ..(&good).into()
-            })
-            .is_err()
-        );
-        assert!(
-            Epoch::try_from(proto::Epoch {
-                accuracy: f64::NAN,
-                ..(&good).into()
-            })
-            .is_err()
-        );
-        assert!(
-            Epoch::try_from(proto::Epoch {
-                epoch: 0,
-                ..(&good).into()
-            })
-            .is_err()
-        );
+        assert!(Epoch::try_from(proto::Epoch { loss: f64::INFINITY, ..(&good).into() }).is_err());
+        assert!(Epoch::try_from(proto::Epoch { accuracy: f64::NAN, ..(&good).into() }).is_err());
+        assert!(Epoch::try_from(proto::Epoch { epoch: 0, ..(&good).into() }).is_err());
     }
 }

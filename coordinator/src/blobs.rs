@@ -28,10 +28,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Io`] when one of the two folders cannot be made or read.
     pub fn open(db: &Path, processed: &Path) -> Result<Self, BlobError> {
-        Ok(Self {
-            own: BlobStore::open(folder_of(db))?,
-            shards: BlobStore::open(processed.join(BLOBS))?,
-        })
+        Ok(Self { own: BlobStore::open(folder_of(db))?, shards: BlobStore::open(processed.join(BLOBS))? })
     }
 
     /// Whether a blob of this name is in one of the stores.
@@ -60,14 +57,9 @@ impl Blobs {
             Ok((file, size))
         };
         match open() {
-            Ok((file, size)) => Ok(BlobReader {
-                id,
-                path,
-                file,
-                size,
-                hasher: blake3::Hasher::new(),
-                read: 0,
-            }),
+            Ok((file, size)) => {
+                Ok(BlobReader { id, path, file, size, hasher: blake3::Hasher::new(), read: 0 })
+            }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(BlobError::Missing(id, path)),
             Err(source) => Err(BlobError::Io { path, source }),
         }
@@ -91,11 +83,7 @@ impl Blobs {
 
     /// The store that has the blob; the own one when none has.
     fn holder(&self, id: BlobId) -> &BlobStore {
-        if !self.own.contains(id) && self.shards.contains(id) {
-            &self.shards
-        } else {
-            &self.own
-        }
+        if !self.own.contains(id) && self.shards.contains(id) { &self.shards } else { &self.own }
     }
 }
 
@@ -128,24 +116,14 @@ impl BlobReader {
     pub fn next_piece(&mut self, bytes_max: usize) -> Result<Vec<u8>, BlobError> {
         let mut piece =
             Vec::with_capacity(bytes_max.min(usize::try_from(self.size - self.read).unwrap_or(bytes_max)));
-        let rest = (&self.file)
-            .take(self.size - self.read)
-            .take(bytes_max as u64)
-            .read_to_end(&mut piece);
-        rest.map_err(|source| BlobError::Io {
-            path: self.path.clone(),
-            source,
-        })?;
+        let rest = (&self.file).take(self.size - self.read).take(bytes_max as u64).read_to_end(&mut piece);
+        rest.map_err(|source| BlobError::Io { path: self.path.clone(), source })?;
         self.hasher.update(&piece);
         self.read += piece.len() as u64;
         if piece.is_empty() {
             let found = BlobId::from(self.hasher.finalize());
             if found != self.id {
-                return Err(BlobError::Corrupt {
-                    expected: self.id,
-                    found,
-                    path: self.path.clone(),
-                });
+                return Err(BlobError::Corrupt { expected: self.id, found, path: self.path.clone() });
             }
         }
         Ok(piece)
@@ -165,11 +143,7 @@ mod tests {
 
     fn blobs() -> (tempfile::TempDir, Blobs) {
         let folder = tempfile::tempdir().unwrap();
-        let blobs = Blobs::open(
-            &folder.path().join("sweep.redb"),
-            &folder.path().join("processed"),
-        )
-        .unwrap();
+        let blobs = Blobs::open(&folder.path().join("sweep.redb"), &folder.path().join("processed")).unwrap();
         (folder, blobs)
     }
 
@@ -186,24 +160,14 @@ mod tests {
     #[test]
     fn both_stores_are_read_and_only_the_own_one_is_written() {
         let (folder, blobs) = blobs();
-        let shard = BlobStore::open(folder.path().join("processed/blobs"))
-            .unwrap()
-            .put(b"shard")
-            .unwrap();
+        let shard = BlobStore::open(folder.path().join("processed/blobs")).unwrap().put(b"shard").unwrap();
         let split = blobs.put(b"split").unwrap();
         assert_eq!(
             (blobs.read(shard).unwrap(), blobs.read(split).unwrap()),
             (b"shard".to_vec(), b"split".to_vec())
         );
-        assert!(
-            BlobStore::open(folder.path().join("sweep.blobs"))
-                .unwrap()
-                .contains(split)
-        );
-        assert!(matches!(
-            blobs.reader(BlobId::of(b"none")),
-            Err(BlobError::Missing(..))
-        ));
+        assert!(BlobStore::open(folder.path().join("sweep.blobs")).unwrap().contains(split));
+        assert!(matches!(blobs.reader(BlobId::of(b"none")), Err(BlobError::Missing(..))));
     }
 
     #[test]
@@ -211,17 +175,9 @@ mod tests {
         let (folder, blobs) = blobs();
         let id = blobs.put(b"0123456789").unwrap();
         let mut reader = blobs.reader(id).unwrap();
-        assert_eq!(
-            pieces(&mut reader, 4).unwrap(),
-            [b"0123".to_vec(), b"4567".to_vec(), b"89".to_vec()]
-        );
-        let path = BlobStore::open(folder.path().join("sweep.blobs"))
-            .unwrap()
-            .path(id);
+        assert_eq!(pieces(&mut reader, 4).unwrap(), [b"0123".to_vec(), b"4567".to_vec(), b"89".to_vec()]);
+        let path = BlobStore::open(folder.path().join("sweep.blobs")).unwrap().path(id);
         fs::write(path, b"0123456780").unwrap();
-        assert!(matches!(
-            pieces(&mut blobs.reader(id).unwrap(), 4),
-            Err(BlobError::Corrupt { .. })
-        ));
+        assert!(matches!(pieces(&mut blobs.reader(id).unwrap(), 4), Err(BlobError::Corrupt { .. })));
     }
 }

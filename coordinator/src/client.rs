@@ -79,18 +79,12 @@ impl Client {
     /// [`ClientError::Url`] or [`ClientError::Unreachable`].
     pub async fn connect(url: &str) -> Result<Self, ClientError> {
         let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|source| ClientError::Url {
-                url: url.to_owned(),
-                source,
-            })?
+            .map_err(|source| ClientError::Url { url: url.to_owned(), source })?
             .connect_timeout(CONNECT_TIME)
             .timeout(ANSWER_TIME)
             .tcp_nodelay(true);
         let connected = endpoint.connect().await;
-        let channel = connected.map_err(|source| ClientError::Unreachable {
-            url: url.to_owned(),
-            source,
-        })?;
+        let channel = connected.map_err(|source| ClientError::Unreachable { url: url.to_owned(), source })?;
         Ok(Self {
             url: url.to_owned(),
             sweeps: SweepsClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
@@ -109,9 +103,7 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn status(&mut self) -> Result<SweepStatus, ClientError> {
         let answer = self.sweeps.get_status(GetStatusRequest {}).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
     /// Completed trials, the best first, `top` at most; 0: all.
@@ -120,9 +112,7 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn leaderboard(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
         let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top }).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
     /// One trial.
@@ -131,9 +121,7 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn trial(&mut self, trial: u32) -> Result<Trial, ClientError> {
         let answer = self.sweeps.get_trial(GetTrialRequest { trial }).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
     /// The best trial.
@@ -142,9 +130,7 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn champion(&mut self) -> Result<Champion, ClientError> {
         let answer = self.sweeps.get_champion(GetChampionRequest {}).await;
-        answer
-            .map(tonic::Response::into_inner)
-            .map_err(|status| self.refused(status))
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
     /// A blob, verified.
@@ -152,24 +138,13 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] or [`ClientError::Damaged`].
     pub async fn blob(&mut self, id: BlobId) -> Result<Vec<u8>, ClientError> {
-        let answer = self
-            .blobs
-            .fetch(FetchRequest {
-                blob: wire::blob_bytes(id),
-            })
-            .await;
+        let answer = self.blobs.fetch(FetchRequest { blob: wire::blob_bytes(id) }).await;
         let mut pieces = answer.map_err(|status| self.refused(status))?.into_inner();
-        let damaged = |what: String| ClientError::Damaged {
-            url: self.url.clone(),
-            id,
-            what,
-        };
+        let damaged = |what: String| ClientError::Damaged { url: self.url.clone(), id, what };
         let mut bytes = Vec::new();
         while let Some(piece) = pieces.message().await.map_err(|status| self.refused(status))? {
             let whole = Whole { id, size: piece.size };
-            whole
-                .check(&piece, bytes.len() as u64)
-                .map_err(|error| damaged(error.to_string()))?;
+            whole.check(&piece, bytes.len() as u64).map_err(|error| damaged(error.to_string()))?;
             bytes.extend_from_slice(&piece.data);
         }
         if BlobId::of(&bytes) != id {
@@ -179,9 +154,6 @@ impl Client {
     }
 
     fn refused(&self, status: Status) -> ClientError {
-        ClientError::Refused {
-            url: self.url.clone(),
-            status: Box::new(status),
-        }
+        ClientError::Refused { url: self.url.clone(), status: Box::new(status) }
     }
 }

@@ -57,26 +57,17 @@ pub enum DatasetError {
 pub fn splits(split: &sweep::Split, manifest: &Manifest) -> Result<BTreeMap<FoldId, Split>, DatasetError> {
     let make = |fold: u32| match split {
         sweep::Split::Folds { test, .. } => Split::by_folds(&manifest.clips, fold, test),
-        sweep::Split::Grouped(sizes) => Split::grouped(
-            &manifest.clips,
-            sizes.validation_size,
-            sizes.test_size,
-            sizes.seed,
-        ),
-        sweep::Split::Holdout(sizes) => Split::holdout(
-            &manifest.labels(),
-            sizes.validation_size,
-            sizes.test_size,
-            sizes.seed,
-        ),
+        sweep::Split::Grouped(sizes) => {
+            Split::grouped(&manifest.clips, sizes.validation_size, sizes.test_size, sizes.seed)
+        }
+        sweep::Split::Holdout(sizes) => {
+            Split::holdout(&manifest.labels(), sizes.validation_size, sizes.test_size, sizes.seed)
+        }
     };
     let folds = split.folds().into_iter();
     folds
         .map(|fold| {
-            let split = make(fold).map_err(|source| DatasetError::Split {
-                fold: FoldId(fold),
-                source,
-            })?;
+            let split = make(fold).map_err(|source| DatasetError::Split { fold: FoldId(fold), source })?;
             Ok((FoldId(fold), split))
         })
         .collect()
@@ -92,9 +83,7 @@ pub fn dataset(sweep: &Sweep, manifest: &Manifest, blobs: &Blobs) -> Result<Data
     let splits = splits(&sweep.split, manifest)?;
     let store = |bytes: &[u8]| blobs.put(bytes).map_err(DatasetError::Store);
     let splits = splits.into_iter().map(|(fold, split)| {
-        let bytes = split
-            .to_blob()
-            .map_err(|source| DatasetError::Split { fold, source })?;
+        let bytes = split.to_blob().map_err(|source| DatasetError::Split { fold, source })?;
         Ok((fold, store(&bytes)?))
     });
     Ok(Dataset {
@@ -123,20 +112,15 @@ fn check_feasible(sweep: &Sweep, frames: u32, classes: u32) -> Result<(), Datase
     for cost in costs(sweep, frames, classes) {
         match sweep.constraints.broken_by(&cost) {
             None => return Ok(()),
-            Some(broken)
-                if nearest
-                    .as_ref()
-                    .is_none_or(|(smallest, _)| cost.params < smallest.params) =>
-            {
+            Some(broken) if nearest.as_ref().is_none_or(|(smallest, _)| cost.params < smallest.params) => {
                 nearest = Some((cost, broken));
             }
             Some(_) => {}
         }
     }
-    Err(DatasetError::Infeasible(nearest.map_or_else(
-        || "the space is empty".to_owned(),
-        |(_, broken)| broken,
-    )))
+    Err(DatasetError::Infeasible(
+        nearest.map_or_else(|| "the space is empty".to_owned(), |(_, broken)| broken),
+    ))
 }
 
 /// The exact cost of every trial that the sweep will make, in order.
@@ -175,18 +159,8 @@ mod tests {
                 content: BlobId::of(&number.to_le_bytes()),
             })
             .collect();
-        let shard = ShardEntry {
-            blob: BlobId::of(b"shard"),
-            clips: 36,
-            view: View::Clean,
-        };
-        Manifest::new(
-            FrontEnd::default(),
-            vec!["dog".into(), "rain".into()],
-            vec![shard],
-            clips,
-            vec![],
-        )
+        let shard = ShardEntry { blob: BlobId::of(b"shard"), clips: 36, view: View::Clean };
+        Manifest::new(FrontEnd::default(), vec!["dog".into(), "rain".into()], vec![shard], clips, vec![])
     }
 
     fn check(sweep: &Sweep, manifest: &Manifest, expected: Result<usize, &str>) {
@@ -214,21 +188,9 @@ mod tests {
 
     #[test]
     fn every_kind_of_split_gives_a_run_for_each_fold() {
-        check(
-            &sweep("kind = \"folds\"\nvalidation = [1, 2]\ntest = [3]", ""),
-            &manifest(),
-            Ok(2),
-        );
-        check(
-            &sweep("kind = \"grouped\"\ntest_size = 0.2\nvalidation_size = 0.2", ""),
-            &manifest(),
-            Ok(1),
-        );
-        check(
-            &sweep("kind = \"holdout\"\ntest_size = 0.2\nvalidation_size = 0.2", ""),
-            &manifest(),
-            Ok(1),
-        );
+        check(&sweep("kind = \"folds\"\nvalidation = [1, 2]\ntest = [3]", ""), &manifest(), Ok(2));
+        check(&sweep("kind = \"grouped\"\ntest_size = 0.2\nvalidation_size = 0.2", ""), &manifest(), Ok(1));
+        check(&sweep("kind = \"holdout\"\ntest_size = 0.2\nvalidation_size = 0.2", ""), &manifest(), Ok(1));
     }
 
     #[test]
@@ -249,10 +211,6 @@ mod tests {
         check(&sweep(folds, ""), &one_class, Err("at least 2"));
         let mut lost_class = manifest();
         lost_class.classes.push("wind".into());
-        check(
-            &sweep(folds, ""),
-            &lost_class,
-            Err("class \"wind\" has no usable clip"),
-        );
+        check(&sweep(folds, ""), &lost_class, Err("class \"wind\" has no usable clip"));
     }
 }

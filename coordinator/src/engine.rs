@@ -274,7 +274,8 @@ impl Mind {
         if self.state.worker(worker).is_none_or(|worker| worker.has_left) {
             return Err(Refusal::UnknownWorker(worker));
         }
-        let (held, revoked): (Vec<_>, Vec<_>) = tokens.into_iter().partition(|&token| self.state.holds(worker, token));
+        let (held, revoked): (Vec<_>, Vec<_>) =
+            tokens.into_iter().partition(|&token| self.state.holds(worker, token));
         let now_ms = self.clock.now_ms();
         for token in held {
             self.leases.renew(token, now_ms);

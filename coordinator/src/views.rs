@@ -42,22 +42,12 @@ pub enum ViewError {
 /// [`ViewError::NoSweep`].
 pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
     let (_, sweep) = newest(state)?;
-    let count = |status| {
-        sweep
-            .trials()
-            .filter(|(_, trial)| trial.status() == status)
-            .count() as u32
-    };
+    let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
     let not_proposed = sweep.sweep().trials().saturating_sub(sweep.trials().len() as u64);
     let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
-        state: if sweep.is_completed() {
-            "completed"
-        } else {
-            "running"
-        }
-        .to_owned(),
+        state: if sweep.is_completed() { "completed" } else { "running" }.to_owned(),
         trials_total: sweep.sweep().trials() as u32,
         trials_completed: count(TrialStatus::Completed),
         trials_failed: count(TrialStatus::Failed),
@@ -75,12 +65,7 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
                 device: worker.device.clone(),
                 slots: worker.slots,
                 busy: worker.held.len() as u32,
-                state: if !worker.has_left && present.contains(&id) {
-                    "present"
-                } else {
-                    "gone"
-                }
-                .to_owned(),
+                state: if !worker.has_left && present.contains(&id) { "present" } else { "gone" }.to_owned(),
             })
             .collect(),
     })
@@ -126,24 +111,9 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
         proposed: sweep.trials().len(),
         total: sweep.sweep().trials(),
     })?;
-    let runs: Vec<proto::Run> = trial
-        .runs
-        .iter()
-        .map(|(&fold, run)| run_view(state, fold, run))
-        .collect();
-    let failed = || {
-        trial
-            .runs
-            .values()
-            .zip(&runs)
-            .filter(|(run, _)| run.status == RunStatus::Failed)
-    };
-    let last_failure = || {
-        failed()
-            .filter_map(|(_, view)| view.failures.last())
-            .next()
-            .cloned()
-    };
+    let runs: Vec<proto::Run> = trial.runs.iter().map(|(&fold, run)| run_view(state, fold, run)).collect();
+    let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
+    let last_failure = || failed().filter_map(|(_, view)| view.failures.last()).next().cloned();
     let Cost { params, macs, .. } = trial.cost;
     Ok(proto::Trial {
         trial: id.0,
@@ -167,10 +137,7 @@ pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
     let best = best_run(id, sweep);
     let (run, trial, result, epoch, job) =
         best.ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?;
-    let completed = sweep
-        .trials()
-        .filter(|(_, trial)| trial.status() == TrialStatus::Completed)
-        .count();
+    let completed = sweep.trials().filter(|(_, trial)| trial.status() == TrialStatus::Completed).count();
     Ok(proto::Champion {
         sweep: sweep.sweep().name.clone(),
         trial: run.trial.0,
@@ -192,22 +159,13 @@ type BestRun<'a> = (RunId, &'a Trial, &'a job::RunResult, &'a job::Epoch, job::J
 fn best_run(sweep_id: SweepId, sweep: &SweepState) -> Option<BestRun<'_>> {
     let (trial_id, trial, _) = sweep.ranking().into_iter().next()?;
     let objective = sweep.sweep().objective;
-    let completed = trial
-        .runs
-        .iter()
-        .filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
+    let completed = trial.runs.iter().filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
     // The first of equals: the smallest fold.
     let (fold, (result, epoch)) = completed.reduce(|best, other| {
-        let is_better = score(objective, other.1.1)
-            .total_cmp(&score(objective, best.1.1))
-            .is_gt();
+        let is_better = score(objective, other.1.1).total_cmp(&score(objective, best.1.1)).is_gt();
         if is_better { other } else { best }
     })?;
-    let run = RunId {
-        sweep: sweep_id,
-        trial: trial_id,
-        fold,
-    };
+    let run = RunId { sweep: sweep_id, trial: trial_id, fold };
     Some((run, trial, result, epoch, sweep.job(run)?))
 }
 
@@ -227,10 +185,7 @@ fn newest(state: &State) -> Result<(SweepId, &SweepState), ViewError> {
 fn assignments(point: &Point) -> Vec<proto::Assignment> {
     let values = point.iter();
     values
-        .map(|(name, value)| proto::Assignment {
-            name: name.name().to_owned(),
-            value: value.to_string(),
-        })
+        .map(|(name, value)| proto::Assignment { name: name.name().to_owned(), value: value.to_string() })
         .collect()
 }
 
@@ -249,10 +204,7 @@ fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
     let numbered = (1..).zip(&run.attempts);
     let failures = numbered.filter_map(|(number, attempt)| {
         let why = failure(attempt.end.as_ref()?)?;
-        Some(format!(
-            "attempt {number} on {}: {why}",
-            worker_name(attempt).unwrap_or_default()
-        ))
+        Some(format!("attempt {number} on {}: {why}", worker_name(attempt).unwrap_or_default()))
     });
     proto::Run {
         fold: fold.0,

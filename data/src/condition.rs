@@ -33,19 +33,10 @@ fn frame_levels_db(samples: &[f32]) -> Vec<f64> {
     const HOPS: usize = TRIM_FRAME / TRIM_HOP;
     let power = |hop: &[f32]| hop.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>();
     let half = std::iter::repeat_n(0.0, HOPS / 2);
-    let hops: Vec<f64> = half
-        .clone()
-        .chain(samples.chunks(TRIM_HOP).map(power))
-        .chain(half)
-        .collect();
+    let hops: Vec<f64> = half.clone().chain(samples.chunks(TRIM_HOP).map(power)).chain(half).collect();
     let frames = samples.len() / TRIM_HOP + 1;
-    let levels = hops
-        .windows(HOPS)
-        .map(|hops| hops.iter().sum::<f64>() / TRIM_FRAME as f64);
-    levels
-        .take(frames)
-        .map(|power| 10.0 * power.max(POWER_MIN).log10())
-        .collect()
+    let levels = hops.windows(HOPS).map(|hops| hops.iter().sum::<f64>() / TRIM_FRAME as f64);
+    levels.take(frames).map(|power| 10.0 * power.max(POWER_MIN).log10()).collect()
 }
 
 /// Largest magnitude; 0 without samples.
@@ -102,10 +93,7 @@ mod tests {
     /// Silence, a tone, silence.
     fn framed(before: usize, tone: usize, after: usize) -> Vec<f32> {
         let tone = (0..tone).map(|i| (i as f32 * 0.3).sin());
-        std::iter::repeat_n(0.0, before)
-            .chain(tone)
-            .chain(std::iter::repeat_n(0.0, after))
-            .collect()
+        std::iter::repeat_n(0.0, before).chain(tone).chain(std::iter::repeat_n(0.0, after)).collect()
     }
 
     #[test]
@@ -132,25 +120,15 @@ mod tests {
     fn silence_is_no_clip() {
         assert_eq!(clean(vec![0.0; 100], &FrontEnd::default()), None);
         assert_eq!(clean(vec![], &FrontEnd::default()), None);
-        assert_eq!(
-            clean(vec![0.5, -1.0], &FrontEnd::default()),
-            Some(vec![0.5, -1.0])
-        );
+        assert_eq!(clean(vec![0.5, -1.0], &FrontEnd::default()), Some(vec![0.5, -1.0]));
     }
 
     #[test]
     fn every_clip_gets_the_same_length() {
-        let front_end = |length| FrontEnd {
-            sample_rate_hz: 1000,
-            duration_s: 0.005,
-            length,
-            ..FrontEnd::default()
-        };
+        let front_end =
+            |length| FrontEnd { sample_rate_hz: 1000, duration_s: 0.005, length, ..FrontEnd::default() };
         let zero_pad = front_end(Length::ZeroPad);
-        assert_eq!(
-            fixed_length(&[1.0, 2.0, 3.0], &zero_pad),
-            [1.0, 2.0, 3.0, 0.0, 0.0]
-        );
+        assert_eq!(fixed_length(&[1.0, 2.0, 3.0], &zero_pad), [1.0, 2.0, 3.0, 0.0, 0.0]);
         assert_eq!(fixed_length(&[1.0; 7], &zero_pad), [1.0; 5]);
         let tile = front_end(Length::Tile);
         assert_eq!(fixed_length(&[1.0, 2.0, 3.0], &tile), [1.0, 2.0, 3.0, 1.0, 2.0]);

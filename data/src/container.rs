@@ -62,12 +62,7 @@ pub(crate) struct Part<'a> {
 pub(crate) fn encode(parts: &[Part<'_>], metadata: Option<String>) -> Result<Vec<u8>, ContainerError> {
     let views = parts
         .iter()
-        .map(|part| {
-            Ok((
-                part.name,
-                TensorView::new(part.dtype, part.shape.clone(), part.data)?,
-            ))
-        })
+        .map(|part| Ok((part.name, TensorView::new(part.dtype, part.shape.clone(), part.data)?)))
         .collect::<Result<Vec<_>, SafeTensorError>>()?;
     let metadata = metadata.map(|text| HashMap::from([(METADATA_KEY.to_owned(), text)]));
     Ok(safetensors::serialize(views, metadata)?)
@@ -90,11 +85,7 @@ impl<'a> Container<'a> {
     pub(crate) fn open(bytes: &'a [u8], names: &[&'static str]) -> Result<Self, ContainerError> {
         check_offsets(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
-        let metadata = header
-            .metadata()
-            .as_ref()
-            .and_then(|map| map.get(METADATA_KEY))
-            .cloned();
+        let metadata = header.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)).cloned();
         let tensors = SafeTensors::deserialize(bytes)?;
         let mut found = tensors.names();
         found.sort_unstable();
@@ -129,9 +120,7 @@ impl<'a> Container<'a> {
 
 /// Refuses a header whose offsets reach beyond the file: safetensors adds them up unchecked, which would overflow.
 fn check_offsets(bytes: &[u8]) -> Result<(), ContainerError> {
-    let (length, rest) = bytes
-        .split_first_chunk::<8>()
-        .ok_or(SafeTensorError::HeaderTooSmall)?;
+    let (length, rest) = bytes.split_first_chunk::<8>().ok_or(SafeTensorError::HeaderTooSmall)?;
     let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| SafeTensorError::HeaderTooLarge)?;
     if length > HEADER_BYTES_MAX {
         return Err(ContainerError::HeaderTooLong);
@@ -140,11 +129,7 @@ fn check_offsets(bytes: &[u8]) -> Result<(), ContainerError> {
     let entries: HashMap<String, HeaderEntry> =
         serde_json::from_slice(header).map_err(SafeTensorError::InvalidHeaderDeserialization)?;
     let inside = |entry: &HeaderEntry| entry.data_offsets.is_none_or(|(_, end)| end <= bytes.len());
-    if entries.values().all(inside) {
-        Ok(())
-    } else {
-        Err(SafeTensorError::MetadataIncompleteBuffer.into())
-    }
+    if entries.values().all(inside) { Ok(()) } else { Err(SafeTensorError::MetadataIncompleteBuffer.into()) }
 }
 
 /// Little-endian bytes of 16-bit numbers.
@@ -164,32 +149,17 @@ pub(crate) fn bytes_of_f32(values: &[f32]) -> Vec<u8> {
 
 /// 16-bit numbers of little-endian bytes.
 pub(crate) fn u16_of_bytes(bytes: &[u8]) -> Vec<u16> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|chunk| u16::from_le_bytes(*chunk))
-        .collect()
+    bytes.as_chunks().0.iter().map(|chunk| u16::from_le_bytes(*chunk)).collect()
 }
 
 /// 32-bit numbers of little-endian bytes.
 pub(crate) fn u32_of_bytes(bytes: &[u8]) -> Vec<u32> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|chunk| u32::from_le_bytes(*chunk))
-        .collect()
+    bytes.as_chunks().0.iter().map(|chunk| u32::from_le_bytes(*chunk)).collect()
 }
 
 /// 32-bit floats of little-endian bytes.
 pub(crate) fn f32_of_bytes(bytes: &[u8]) -> Vec<f32> {
-    bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|chunk| f32::from_le_bytes(*chunk))
-        .collect()
+    bytes.as_chunks().0.iter().map(|chunk| f32::from_le_bytes(*chunk)).collect()
 }
 
 #[cfg(test)]
@@ -202,9 +172,6 @@ mod tests {
         let header = format!(r#"{{"a":{{"dtype":"U8","shape":[{end}],"data_offsets":[0,{end}]}}}}"#);
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(header.as_bytes());
-        assert!(matches!(
-            Container::open(&bytes, &["a"]),
-            Err(ContainerError::Format(_))
-        ));
+        assert!(matches!(Container::open(&bytes, &["a"]), Err(ContainerError::Format(_))));
     }
 }

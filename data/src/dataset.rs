@@ -126,11 +126,7 @@ impl Dataset {
                         "{:?} is a link that leaves the dataset's folder: put the file itself there",
                         row.filename
                     );
-                    return Err(DatasetError::Row {
-                        path: list,
-                        line,
-                        message,
-                    });
+                    return Err(DatasetError::Row { path: list, line, message });
                 }
                 Ok(_) => {}
                 Err(_) => {
@@ -138,46 +134,24 @@ impl Dataset {
                         "listed on line {line} of {LIST}, but {AUDIO}/{} cannot be found",
                         row.filename
                     );
-                    problems.push(Problem {
-                        clip: name,
-                        kind: ProblemKind::Missing,
-                        message,
-                    });
+                    problems.push(Problem { clip: name, kind: ProblemKind::Missing, message });
                     continue;
                 }
             }
             if let Some(message) = contradiction(&name, &row, line) {
-                problems.push(Problem {
-                    clip: name,
-                    kind: ProblemKind::Mislabelled,
-                    message,
-                });
+                problems.push(Problem { clip: name, kind: ProblemKind::Mislabelled, message });
                 continue;
             }
             let class = targets.get(&row.target).map_or(0, |(class, _)| *class);
-            clips.push(Clip {
-                name,
-                path,
-                class,
-                fold: row.fold,
-                source: row.src_file,
-            });
+            clips.push(Clip { name, path, class, fold: row.fold, source: row.src_file });
         }
         problems.extend(unlisted.into_iter().map(|filename| {
             let message =
                 format!("{AUDIO}/{filename} is not listed in {LIST}: add a row, or remove the file");
-            Problem {
-                clip: filename,
-                kind: ProblemKind::Unlisted,
-                message,
-            }
+            Problem { clip: filename, kind: ProblemKind::Unlisted, message }
         }));
         let classes = targets.into_values().map(|(_, category)| category).collect();
-        Ok(Self {
-            classes,
-            clips,
-            problems,
-        })
+        Ok(Self { classes, clips, problems })
     }
 }
 
@@ -189,30 +163,15 @@ fn read_list(list: &Path) -> Result<Vec<Listed>, DatasetError> {
     let mut lines: BTreeMap<String, u64> = BTreeMap::new();
     let headers = reader.headers().map_err(|error| row_error(list, &error))?.clone();
     let mut record = csv::StringRecord::new();
-    while reader
-        .read_record(&mut record)
-        .map_err(|error| row_error(list, &error))?
-    {
+    while reader.read_record(&mut record).map_err(|error| row_error(list, &error))? {
         let line = record.position().map_or(0, csv::Position::line);
-        let row: Row = record
-            .deserialize(Some(&headers))
-            .map_err(|error| row_error(list, &error))?;
-        let at = |message: String| DatasetError::Row {
-            path: list.to_owned(),
-            line,
-            message,
-        };
+        let row: Row = record.deserialize(Some(&headers)).map_err(|error| row_error(list, &error))?;
+        let at = |message: String| DatasetError::Row { path: list.to_owned(), line, message };
         let name = clip_name(&row.filename).ok_or_else(|| {
-            at(format!(
-                "filename must be the plain name of a file in `{AUDIO}/`, got {:?}",
-                row.filename
-            ))
+            at(format!("filename must be the plain name of a file in `{AUDIO}/`, got {:?}", row.filename))
         })?;
         if row.category.is_empty() {
-            return Err(at(format!(
-                "category is empty: name the class of {:?}",
-                row.filename
-            )));
+            return Err(at(format!("category is empty: name the class of {:?}", row.filename)));
         }
         if let Some(first) = lines.insert(name.clone(), line) {
             return Err(at(format!(
@@ -220,19 +179,11 @@ fn read_list(list: &Path) -> Result<Vec<Listed>, DatasetError> {
             )));
         }
         if rows.len() == CLIPS_MAX {
-            return Err(DatasetError::TooMany {
-                path: list.to_owned(),
-                what: "clips",
-                most: CLIPS_MAX,
-            });
+            return Err(DatasetError::TooMany { path: list.to_owned(), what: "clips", most: CLIPS_MAX });
         }
         rows.push(Listed { row, line, name });
     }
-    if rows.is_empty() {
-        Err(DatasetError::Empty(list.to_owned()))
-    } else {
-        Ok(rows)
-    }
+    if rows.is_empty() { Err(DatasetError::Empty(list.to_owned())) } else { Ok(rows) }
 }
 
 /// Class index and category of every target, in the order of the targets.
@@ -240,13 +191,7 @@ fn targets(rows: &[Listed], list: &Path) -> Result<BTreeMap<u32, (u16, String)>,
     let mut targets: BTreeMap<u32, (&str, u64)> = BTreeMap::new();
     let mut categories: BTreeMap<&str, (u32, u64)> = BTreeMap::new();
     for Listed { row, line, .. } in rows {
-        let at = |message| {
-            Err(DatasetError::Row {
-                path: list.to_owned(),
-                line: *line,
-                message,
-            })
-        };
+        let at = |message| Err(DatasetError::Row { path: list.to_owned(), line: *line, message });
         let (category, first) = *targets.entry(row.target).or_insert((&row.category, *line));
         if category != row.category {
             return at(format!(
@@ -263,31 +208,20 @@ fn targets(rows: &[Listed], list: &Path) -> Result<BTreeMap<u32, (u16, String)>,
         }
     }
     if targets.len() > CLASSES_MAX {
-        return Err(DatasetError::TooMany {
-            path: list.to_owned(),
-            what: "classes",
-            most: CLASSES_MAX,
-        });
+        return Err(DatasetError::TooMany { path: list.to_owned(), what: "classes", most: CLASSES_MAX });
     }
     let indexed = (0_u16..).zip(targets);
-    Ok(indexed
-        .map(|(class, (target, (category, _)))| (target, (class, category.to_owned())))
-        .collect())
+    Ok(indexed.map(|(class, (target, (category, _)))| (target, (class, category.to_owned()))).collect())
 }
 
 /// The name without extension, if this is the plain name of a file.
 fn clip_name(filename: &str) -> Option<String> {
     let path = Path::new(filename);
     let mut components = path.components();
-    let plain = matches!(
-        (components.next(), components.next()),
-        (Some(Component::Normal(_)), None)
-    );
+    let plain = matches!((components.next(), components.next()), (Some(Component::Normal(_)), None));
     // A name with a trailing slash or in another system's notation is not plain either.
     let plain = plain && !filename.contains(['/', '\\']);
-    plain
-        .then(|| path.file_stem()?.to_str().map(str::to_owned))
-        .flatten()
+    plain.then(|| path.file_stem()?.to_str().map(str::to_owned)).flatten()
 }
 
 /// ESC-50 names a clip `{fold}-{source}-{take}-{target}`. A name that follows this for the row's source must agree with the
@@ -327,9 +261,7 @@ fn row_error(list: &Path, error: &csv::Error) -> DatasetError {
                 source: io::Error::new(source.kind(), source.to_string()),
             };
         }
-        csv::ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => {
+        csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("{len} fields where the first line has {expected_len}: complete the row")
         }
         csv::ErrorKind::Utf8 { .. } => "not UTF-8: save the list as UTF-8".to_owned(),
@@ -338,11 +270,7 @@ fn row_error(list: &Path, error: &csv::Error) -> DatasetError {
         }
         other => format!("{other:?}"),
     };
-    DatasetError::Row {
-        path: list.to_owned(),
-        line,
-        message,
-    }
+    DatasetError::Row { path: list.to_owned(), line, message }
 }
 
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> DatasetError {
@@ -383,11 +311,8 @@ mod tests {
         );
         let dataset = Dataset::read(root.path()).unwrap();
         assert_eq!(dataset.classes, ["dog", "fire", "chainsaw"]);
-        let clips: Vec<_> = dataset
-            .clips
-            .iter()
-            .map(|clip| (clip.name.as_str(), clip.class, clip.fold))
-            .collect();
+        let clips: Vec<_> =
+            dataset.clips.iter().map(|clip| (clip.name.as_str(), clip.class, clip.fold)).collect();
         assert_eq!(clips, [("b", 2, 1), ("a", 0, 2), ("c", 1, 1)]);
         assert_eq!(dataset.clips[0].source, "7");
         assert!(dataset.problems.is_empty());
@@ -395,14 +320,8 @@ mod tests {
 
     #[test]
     fn untrustworthy_lists_are_refused() {
-        check(
-            "",
-            "meta/esc50.csv lists no clip: add a row for every file in `audio/`",
-        );
-        check(
-            "a.wav,1,0,dog\n",
-            "meta/esc50.csv:2: 4 fields where the first line has 7: complete the row",
-        );
+        check("", "meta/esc50.csv lists no clip: add a row for every file in `audio/`");
+        check("a.wav,1,0,dog\n", "meta/esc50.csv:2: 4 fields where the first line has 7: complete the row");
         check(
             "a.wav,1,0,dog,True,1,A\nb.wav,one,0,dog,True,1,A\n",
             "meta/esc50.csv:3: field 1: invalid digit found in string (columns are filename,fold,target,category,esc10,src_file,take)",
@@ -419,19 +338,8 @@ mod tests {
             "a.wav,1,0,dog,True,1,A\na.ogg,1,0,dog,True,1,A\n",
             "meta/esc50.csv:3: clip \"a\" is already listed on line 2: remove one of the rows",
         );
-        check(
-            "a.wav,1,0,,True,1,A\n",
-            "meta/esc50.csv:2: category is empty: name the class of \"a.wav\"",
-        );
-        for outside in [
-            "../a.wav",
-            "/etc/passwd",
-            "x/a.wav",
-            "..",
-            "a.wav/",
-            "x\\a.wav",
-            "",
-        ] {
+        check("a.wav,1,0,,True,1,A\n", "meta/esc50.csv:2: category is empty: name the class of \"a.wav\"");
+        for outside in ["../a.wav", "/etc/passwd", "x/a.wav", "..", "a.wav/", "x\\a.wav", ""] {
             let row = format!("{outside},1,0,dog,True,1,A\n");
             let expected = format!(
                 "meta/esc50.csv:2: filename must be the plain name of a file in `audio/`, got {outside:?}"
@@ -454,22 +362,13 @@ mod tests {
     fn unusable_clips_are_problems() {
         let root = dataset(
             "1-7-A-0.wav,1,0,dog,True,7,A\n1-8-A-0.wav,1,1,cat,True,8,A\ngone.wav,1,1,cat,True,9,A\n1-x-A-5.wav,2,0,dog,True,7,A\n",
-            &[
-                "1-7-A-0.wav",
-                "1-8-A-0.wav",
-                "1-x-A-5.wav",
-                "extra.wav",
-                ".hidden",
-            ],
+            &["1-7-A-0.wav", "1-8-A-0.wav", "1-x-A-5.wav", "extra.wav", ".hidden"],
         );
         let dataset = Dataset::read(root.path()).unwrap();
         let names: Vec<_> = dataset.clips.iter().map(|clip| clip.name.as_str()).collect();
         assert_eq!(names, ["1-7-A-0", "1-x-A-5"]);
-        let problems: Vec<_> = dataset
-            .problems
-            .iter()
-            .map(|problem| (problem.clip.as_str(), problem.kind))
-            .collect();
+        let problems: Vec<_> =
+            dataset.problems.iter().map(|problem| (problem.clip.as_str(), problem.kind)).collect();
         let expected = [
             ("1-8-A-0", ProblemKind::Mislabelled),
             ("gone", ProblemKind::Missing),
@@ -486,10 +385,7 @@ mod tests {
         let link = root.path().join("audio/a.wav");
         std::os::unix::fs::symlink(elsewhere.path(), &link).unwrap();
         let message = Dataset::read(root.path()).unwrap_err().to_string();
-        assert!(
-            message.contains(":2: \"a.wav\" is a link that leaves the dataset's folder"),
-            "{message}"
-        );
+        assert!(message.contains(":2: \"a.wav\" is a link that leaves the dataset's folder"), "{message}");
 
         fs::remove_file(&link).unwrap();
         std::os::unix::fs::symlink("real.wav", &link).unwrap();

@@ -86,9 +86,7 @@ pub enum DecodeError {
 }
 
 fn counts(frames: u64, expected: Option<u64>) -> String {
-    expected
-        .map(|expected| format!(" ({frames} of {expected} samples are there)"))
-        .unwrap_or_default()
+    expected.map(|expected| format!(" ({frames} of {expected} samples are there)")).unwrap_or_default()
 }
 
 /// Reads a file of at most [`FILE_BYTES_MAX`].
@@ -98,9 +96,7 @@ fn counts(frames: u64, expected: Option<u64>) -> String {
 pub fn read_file(path: &Path) -> Result<Vec<u8>, DecodeError> {
     let mut bytes = Vec::new();
     let file = fs::File::open(path).map_err(DecodeError::Io)?;
-    file.take(FILE_BYTES_MAX + 1)
-        .read_to_end(&mut bytes)
-        .map_err(DecodeError::Io)?;
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(DecodeError::Io)?;
     check_most("bytes", bytes.len() as u64, FILE_BYTES_MAX)?;
     Ok(bytes)
 }
@@ -119,12 +115,7 @@ pub fn decode(bytes: &[u8]) -> Result<Audio, DecodeError> {
 fn decode_inner(bytes: &[u8]) -> Result<Audio, DecodeError> {
     let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), MediaSourceStreamOptions::default());
     let mut reader = symphonia::default::get_probe()
-        .probe(
-            &Hint::new(),
-            stream,
-            FormatOptions::default(),
-            MetadataOptions::default(),
-        )
+        .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
         .map_err(|error| probe_error(&error, bytes))?;
     let track = reader
         .default_track(TrackType::Audio)
@@ -161,11 +152,7 @@ fn read_packets(
     decoder: &mut dyn AudioDecoder,
     track: u32,
 ) -> Result<Audio, DecodeError> {
-    let mut audio = Audio {
-        sample_rate_hz: 0,
-        channels: 0,
-        samples: Vec::new(),
-    };
+    let mut audio = Audio { sample_rate_hz: 0, channels: 0, samples: Vec::new() };
     let mut interleaved: Vec<f32> = Vec::new();
     loop {
         let frames = || (audio.samples.len() / audio.channels.max(1)) as u64;
@@ -177,9 +164,7 @@ fn read_packets(
         if packet.track_id != track {
             continue;
         }
-        let decoded = decoder
-            .decode(&packet)
-            .map_err(|error| packet_error(&error, frames()))?;
+        let decoded = decoder.decode(&packet).map_err(|error| packet_error(&error, frames()))?;
         let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
         if audio.channels == 0 {
             check_most("channels", channels as u64, CHANNELS_MAX as u64)?;
@@ -188,9 +173,7 @@ fn read_packets(
             }
             (audio.sample_rate_hz, audio.channels) = (rate, channels);
         } else if (rate, channels) != (audio.sample_rate_hz, audio.channels) {
-            return Err(DecodeError::Damaged(
-                "rate or channels change within the file".to_owned(),
-            ));
+            return Err(DecodeError::Damaged("rate or channels change within the file".to_owned()));
         }
         decoded.copy_to_vec_interleaved(&mut interleaved);
         audio.samples.extend_from_slice(&interleaved);
@@ -202,9 +185,7 @@ fn read_packets(
 
 /// A file that starts as one of the formats and ends too early is cut short; anything else is not one of them.
 fn probe_error(error: &SymphoniaError, bytes: &[u8]) -> DecodeError {
-    let known = [&b"RIFF"[..], b"fLaC", b"OggS"]
-        .into_iter()
-        .any(|marker| bytes.starts_with(marker));
+    let known = [&b"RIFF"[..], b"fLaC", b"OggS"].into_iter().any(|marker| bytes.starts_with(marker));
     match packet_error(error, 0) {
         truncated @ DecodeError::Truncated { .. } if known => truncated,
         _ => DecodeError::Unknown(error.to_string()),
@@ -214,10 +195,7 @@ fn probe_error(error: &SymphoniaError, bytes: &[u8]) -> DecodeError {
 fn packet_error(error: &SymphoniaError, frames: u64) -> DecodeError {
     match error {
         SymphoniaError::IoError(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-            DecodeError::Truncated {
-                frames,
-                expected: None,
-            }
+            DecodeError::Truncated { frames, expected: None }
         }
         SymphoniaError::ResetRequired => DecodeError::Damaged("several streams one after another".to_owned()),
         other => DecodeError::Damaged(other.to_string()),
@@ -225,11 +203,7 @@ fn packet_error(error: &SymphoniaError, frames: u64) -> DecodeError {
 }
 
 fn check_most(what: &'static str, found: u64, most: u64) -> Result<(), DecodeError> {
-    if found <= most {
-        Ok(())
-    } else {
-        Err(DecodeError::TooLarge { what, found, most })
-    }
+    if found <= most { Ok(()) } else { Err(DecodeError::TooLarge { what, found, most }) }
 }
 
 #[cfg(test)]
@@ -251,9 +225,7 @@ mod tests {
     ];
 
     fn signal(file: &str) -> Vec<u8> {
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-            .join("tests/golden/signals")
-            .join(file);
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/signals").join(file);
         fs::read(path).unwrap()
     }
 
@@ -280,23 +252,13 @@ mod tests {
     #[test]
     fn channels_come_interleaved() {
         let audio = decode(&wav(2, 8_000, 8, &[0, 64, 0, 0, 0, 0, 0, 192])).unwrap();
-        assert_eq!(
-            audio,
-            Audio {
-                sample_rate_hz: 8_000,
-                channels: 2,
-                samples: vec![0.5, 0.0, 0.0, -0.5]
-            }
-        );
+        assert_eq!(audio, Audio { sample_rate_hz: 8_000, channels: 2, samples: vec![0.5, 0.0, 0.0, -0.5] });
     }
 
     #[test]
     fn unusable_files_say_why() {
         check(b"", "not a WAV, FLAC, Ogg Vorbis or MP3 file");
-        check(
-            b"some text that is no audio",
-            "not a WAV, FLAC, Ogg Vorbis or MP3 file",
-        );
+        check(b"some text that is no audio", "not a WAV, FLAC, Ogg Vorbis or MP3 file");
         check(&wav(1, 8_000, 0, &[]), "the file holds no sample");
         check(&wav(1, 8_000, 100, &[0; 60]), "the file is cut short");
         check(
@@ -320,11 +282,7 @@ mod tests {
             decode(&bytes).unwrap();
             for cut in (1..40).map(|part| bytes.len() * part / 40) {
                 // An MP3 is cut at will, and only its encoder's tag tells; one frame may be padding.
-                assert!(
-                    decode(&bytes[..cut]).is_err(),
-                    "{cut} of {} bytes of {file}",
-                    bytes.len()
-                );
+                assert!(decode(&bytes[..cut]).is_err(), "{cut} of {} bytes of {file}", bytes.len());
             }
         }
     }

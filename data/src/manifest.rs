@@ -175,19 +175,11 @@ impl Manifest {
     /// # Errors
     /// The file cannot be read, is not a manifest of this version, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
-        let bytes = fs::read(path).map_err(|source| ManifestError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
-        let manifest: Self = serde_json::from_slice(&bytes).map_err(|source| ManifestError::Json {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = fs::read(path).map_err(|source| ManifestError::Io { path: path.to_owned(), source })?;
+        let manifest: Self = serde_json::from_slice(&bytes)
+            .map_err(|source| ManifestError::Json { path: path.to_owned(), source })?;
         match manifest.contradiction() {
-            Some(what) => Err(ManifestError::Inconsistent {
-                path: path.to_owned(),
-                what,
-            }),
+            Some(what) => Err(ManifestError::Inconsistent { path: path.to_owned(), what }),
             None => Ok(manifest),
         }
     }
@@ -197,14 +189,10 @@ impl Manifest {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), ManifestError> {
-        let json = serde_json::to_vec_pretty(self).map_err(|source| ManifestError::Json {
-            path: path.to_owned(),
-            source,
-        })?;
-        file::write_whole(path, |file| file.write_all(&json)).map_err(|source| ManifestError::Io {
-            path: path.to_owned(),
-            source,
-        })
+        let json = serde_json::to_vec_pretty(self)
+            .map_err(|source| ManifestError::Json { path: path.to_owned(), source })?;
+        file::write_whole(path, |file| file.write_all(&json))
+            .map_err(|source| ManifestError::Io { path: path.to_owned(), source })
     }
 
     fn contradiction(&self) -> Option<&'static str> {
@@ -212,29 +200,15 @@ impl Manifest {
         let checks = [
             (self.format_version == MANIFEST_VERSION, "another format version"),
             (self.front_end.validate().is_ok(), "a front end out of range"),
-            (
-                self.front_end_hash == self.front_end.hash(),
-                "front end and its hash",
-            ),
-            (
-                self.n_mfcc == u32::from(self.front_end.n_mfcc),
-                "n_mfcc and front end",
-            ),
-            (
-                self.frames as usize == self.front_end.frames(),
-                "frames and front end",
-            ),
+            (self.front_end_hash == self.front_end.hash(), "front end and its hash"),
+            (self.n_mfcc == u32::from(self.front_end.n_mfcc), "n_mfcc and front end"),
+            (self.frames as usize == self.front_end.frames(), "frames and front end"),
             (rows == self.clips.len() as u64, "rows of the shards and clips"),
             (
-                self.clips
-                    .iter()
-                    .all(|clip| usize::from(clip.class) < self.classes.len()),
+                self.clips.iter().all(|clip| usize::from(clip.class) < self.classes.len()),
                 "a class without a name",
             ),
-            (
-                self.data_hash == data_hash(&self.classes, &self.clips),
-                "clips and data hash",
-            ),
+            (self.data_hash == data_hash(&self.classes, &self.clips), "clips and data hash"),
         ];
         checks.into_iter().find(|(holds, _)| !holds).map(|(_, what)| what)
     }
@@ -262,19 +236,9 @@ mod tests {
             source: "s".to_owned(),
             content: BlobId::of(name.as_bytes()),
         };
-        let shard = ShardEntry {
-            blob: BlobId::of(b"shard"),
-            clips: 2,
-            view: View::Clean,
-        };
+        let shard = ShardEntry { blob: BlobId::of(b"shard"), clips: 2, view: View::Clean };
         let classes = vec!["dog".to_owned(), "rain".to_owned()];
-        Manifest::new(
-            FrontEnd::default(),
-            classes,
-            vec![shard],
-            vec![clip("a", 0), clip("b", 1)],
-            vec![],
-        )
+        Manifest::new(FrontEnd::default(), classes, vec![shard], vec![clip("a", 0), clip("b", 1)], vec![])
     }
 
     fn check(change: impl FnOnce(&mut Manifest), expected: Option<&'static str>) {
@@ -286,23 +250,11 @@ mod tests {
     #[test]
     fn contradictions_are_found() {
         check(|_| (), None);
-        check(
-            |manifest| manifest.format_version = 0,
-            Some("another format version"),
-        );
-        check(
-            |manifest| manifest.front_end.n_fft = 1024,
-            Some("front end and its hash"),
-        );
+        check(|manifest| manifest.format_version = 0, Some("another format version"));
+        check(|manifest| manifest.front_end.n_fft = 1024, Some("front end and its hash"));
         check(|manifest| manifest.frames = 1, Some("frames and front end"));
-        check(
-            |manifest| manifest.shards.clear(),
-            Some("rows of the shards and clips"),
-        );
-        check(
-            |manifest| drop(manifest.classes.pop()),
-            Some("a class without a name"),
-        );
+        check(|manifest| manifest.shards.clear(), Some("rows of the shards and clips"));
+        check(|manifest| drop(manifest.classes.pop()), Some("a class without a name"));
         check(|manifest| manifest.clips[0].fold = 7, Some("clips and data hash"));
     }
 

@@ -38,21 +38,15 @@ impl MelBank {
             // librosa keeps the triangle as 32-bit floats before it normalises; so do we.
             let weight = |bin: usize| {
                 let hz = bin as f64 * bin_hz;
-                let triangle = ((hz - low) / (middle - low))
-                    .min((high - hz) / (high - middle))
-                    .max(0.0) as f32;
+                let triangle =
+                    ((hz - low) / (middle - low)).min((high - hz) / (high - middle)).max(0.0) as f32;
                 (f64::from(triangle) * norm) as f32
             };
             let start = (0..=n_fft / 2).find(|bin| weight(*bin) > 0.0).unwrap_or(0);
-            let weights = (start..=n_fft / 2)
-                .map(weight)
-                .take_while(|weight| *weight > 0.0)
-                .collect();
+            let weights = (start..=n_fft / 2).map(weight).take_while(|weight| *weight > 0.0).collect();
             Band { start, weights }
         };
-        Self {
-            bands: edges_hz.array_windows().map(band).collect(),
-        }
+        Self { bands: edges_hz.array_windows().map(band).collect() }
     }
 
     /// Number of filters.
@@ -71,27 +65,17 @@ impl MelBank {
 /// Edges of the filters in hertz, evenly spaced in mels.
 fn edges_hz(sample_rate_hz: f64, count: usize) -> Vec<f64> {
     let top = mel_of_hz(sample_rate_hz / 2.0);
-    (0..count)
-        .map(|edge| hz_of_mel(top * edge as f64 / (count - 1) as f64))
-        .collect()
+    (0..count).map(|edge| hz_of_mel(top * edge as f64 / (count - 1) as f64)).collect()
 }
 
 fn mel_of_hz(hz: f64) -> f64 {
     let step = LOG_FACTOR.ln() / LOG_STEPS;
-    if hz >= BEND_HZ {
-        BEND_MEL + (hz / BEND_HZ).ln() / step
-    } else {
-        hz / LINEAR_HZ
-    }
+    if hz >= BEND_HZ { BEND_MEL + (hz / BEND_HZ).ln() / step } else { hz / LINEAR_HZ }
 }
 
 fn hz_of_mel(mel: f64) -> f64 {
     let step = LOG_FACTOR.ln() / LOG_STEPS;
-    if mel >= BEND_MEL {
-        BEND_HZ * (step * (mel - BEND_MEL)).exp()
-    } else {
-        mel * LINEAR_HZ
-    }
+    if mel >= BEND_MEL { BEND_HZ * (step * (mel - BEND_MEL)).exp() } else { mel * LINEAR_HZ }
 }
 
 /// Sum of products over the shorter length. Eight running sums, because float addition is not associative and the compiler

@@ -59,9 +59,7 @@ impl Extractor {
     /// # Errors
     /// The front end is out of range.
     pub fn new(front_end: &FrontEnd) -> Result<Self, FrontEndError> {
-        front_end
-            .validate()
-            .map_err(|(field, message)| FrontEndError { field, message })?;
+        front_end.validate().map_err(|(field, message)| FrontEndError { field, message })?;
         let n_fft = front_end.n_fft as usize;
         let n_mels = usize::from(front_end.n_mels);
         let fft = RealFftPlanner::new().plan_fft_forward(n_fft);
@@ -153,16 +151,13 @@ impl Extractor {
         let n_fft = plan.window.len();
         self.padded.clear();
         self.padded.resize(n_fft / 2, 0.0);
-        self.padded
-            .extend(samples.iter().map(|sample| f64::from(*sample)));
+        self.padded.extend(samples.iter().map(|sample| f64::from(*sample)));
         self.padded.resize(samples.len() + n_fft, 0.0);
         for samples in self.padded.windows(n_fft).step_by(plan.hop_length) {
             for ((windowed, sample), weight) in self.frame.iter_mut().zip(samples).zip(&plan.window) {
                 *windowed = sample * weight;
             }
-            let done = plan
-                .fft
-                .process_with_scratch(&mut self.frame, &mut self.spectrum, &mut self.scratch);
+            let done = plan.fft.process_with_scratch(&mut self.frame, &mut self.spectrum, &mut self.scratch);
             // The plan made these buffers, and a wrong length is all it can complain of.
             debug_assert!(done.is_ok(), "{done:?}");
             for (power, bin) in self.power.iter_mut().zip(&self.spectrum) {
@@ -189,19 +184,13 @@ fn to_db(power: &mut Array2<f32>) {
 
 /// `scipy.signal.get_window("hann", n, fftbins=True)`.
 fn hann(n: usize) -> Vec<f64> {
-    (0..n)
-        .map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / n as f64).cos())
-        .collect()
+    (0..n).map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / n as f64).cos()).collect()
 }
 
 /// `scipy.fft.dct(type=2, norm="ortho")` as a matrix, `(n, n)`: row for the input, column for the coefficient.
 fn dct(n: usize) -> Array2<f64> {
     Array2::from_shape_fn((n, n), |(band, k)| {
-        let scale = if k == 0 {
-            (1.0 / n as f64).sqrt()
-        } else {
-            (2.0 / n as f64).sqrt()
-        };
+        let scale = if k == 0 { (1.0 / n as f64).sqrt() } else { (2.0 / n as f64).sqrt() };
         scale * (PI * k as f64 * (2 * band + 1) as f64 / (2 * n) as f64).cos()
     })
 }
@@ -221,10 +210,7 @@ mod tests {
     #[test]
     fn fewer_coefficients_are_the_first_of_more() {
         let mut extractor = Extractor::new(&FrontEnd::default()).unwrap();
-        let (few, many) = (
-            extractor.mfcc(&chirp(20_000), 13),
-            extractor.mfcc(&chirp(20_000), 64),
-        );
+        let (few, many) = (extractor.mfcc(&chirp(20_000), 13), extractor.mfcc(&chirp(20_000), 64));
         assert_eq!(few.dim(), (13, 40));
         assert_eq!(few, many.slice(ndarray::s![..13, ..]));
     }
@@ -245,24 +231,13 @@ mod tests {
             let mfcc = extractor.mfcc(&vec![0.5; samples], 13);
             assert_eq!(mfcc.dim(), (13, frames));
             assert!(mfcc.iter().all(|value| value.is_finite()));
-            assert_eq!(
-                extractor.spectrogram_db(&vec![0.5; samples]).dim(),
-                (1025, frames)
-            );
+            assert_eq!(extractor.spectrogram_db(&vec![0.5; samples]).dim(), (1025, frames));
         }
     }
 
     #[test]
     fn a_front_end_out_of_range_is_refused() {
-        let error = Extractor::new(&FrontEnd {
-            n_fft: 15,
-            ..FrontEnd::default()
-        })
-        .err()
-        .unwrap();
-        assert_eq!(
-            error.to_string(),
-            "n_fft of the front end must be even, from 16 to 65536, got 15"
-        );
+        let error = Extractor::new(&FrontEnd { n_fft: 15, ..FrontEnd::default() }).err().unwrap();
+        assert_eq!(error.to_string(), "n_fft of the front end must be even, from 16 to 65536, got 15");
     }
 }

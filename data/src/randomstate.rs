@@ -31,11 +31,7 @@ impl RandomState {
     /// `choice(items, size, replace=False)`.
     pub(crate) fn choose<T: Copy>(&mut self, items: &[T], size: usize) -> Vec<T> {
         let order = self.permutation(items.len());
-        order
-            .into_iter()
-            .take(size)
-            .filter_map(|at| items.get(at).copied())
-            .collect()
+        order.into_iter().take(size).filter_map(|at| items.get(at).copied()).collect()
     }
 
     /// A number from 0 to `max` inclusive: draws masked to the bits of `max` until one is not above it. numpy draws 64 bits

@@ -31,10 +31,7 @@ pub fn to_mono(samples: Vec<f32>, channels: usize) -> Vec<f32> {
         return samples;
     }
     let scale = channels as f32;
-    samples
-        .chunks_exact(channels)
-        .map(|frame| frame.iter().sum::<f32>() / scale)
-        .collect()
+    samples.chunks_exact(channels).map(|frame| frame.iter().sum::<f32>() / scale).collect()
 }
 
 /// Resamples to one rate, and keeps its filter as long as the waveforms come at the same rate.
@@ -58,11 +55,7 @@ impl Resampler {
             return Ok(samples);
         }
         let to_hz = self.to_hz;
-        let failed = |message: String| ResampleError {
-            from_hz,
-            to_hz,
-            message,
-        };
+        let failed = |message: String| ResampleError { from_hz, to_hz, message };
         let filter = self.filter(from_hz).map_err(&failed)?;
         filter.reset();
         let length = samples.len();
@@ -87,10 +80,7 @@ impl Resampler {
                 .map_err(|error| error.to_string())?;
             self.filter = Some((from_hz, filter));
         }
-        self.filter
-            .as_mut()
-            .map(|(_, filter)| filter)
-            .ok_or_else(String::new)
+        self.filter.as_mut().map(|(_, filter)| filter).ok_or_else(String::new)
     }
 }
 
@@ -98,9 +88,7 @@ impl Resampler {
 /// the filter delays by half a block: half a sample of it could not be compensated.
 fn block(from: usize, to: usize) -> usize {
     let unit = from / gcd(from, to);
-    let wanted = (BLOCK_SAMPLES_MIN * from)
-        .div_ceil(to.max(1))
-        .max(BLOCK_SAMPLES_MIN);
+    let wanted = (BLOCK_SAMPLES_MIN * from).div_ceil(to.max(1)).max(BLOCK_SAMPLES_MIN);
     2 * unit * wanted.div_ceil(2 * unit)
 }
 
@@ -115,18 +103,14 @@ mod tests {
     use super::*;
 
     fn sine(hz: f64, rate_hz: u32, samples: usize) -> Vec<f32> {
-        (0..samples)
-            .map(|i| (2.0 * PI * hz * i as f64 / f64::from(rate_hz)).sin() as f32)
-            .collect()
+        (0..samples).map(|i| (2.0 * PI * hz * i as f64 / f64::from(rate_hz)).sin() as f32).collect()
     }
 
     /// A tone must come out as the same tone at the other rate, in place, within −60 dB away from the edges.
     fn check(from_hz: u32, to_hz: u32, hz: f64) {
         let seconds = 2;
         let n = (from_hz * seconds) as usize + 7;
-        let output = Resampler::new(to_hz)
-            .resample(sine(hz, from_hz, n), from_hz)
-            .unwrap();
+        let output = Resampler::new(to_hz).resample(sine(hz, from_hz, n), from_hz).unwrap();
         let expected_length = (n as f64 * (f64::from(to_hz) / f64::from(from_hz))).ceil() as usize;
         assert_eq!(output.len(), expected_length, "{from_hz} to {to_hz}");
         let expected = sine(hz, to_hz, output.len());
@@ -142,13 +126,9 @@ mod tests {
 
     #[test]
     fn tones_keep_their_pitch_place_and_level() {
-        for (from_hz, to_hz) in [
-            (48_000, 44_100),
-            (8_000, 44_100),
-            (96_000, 22_050),
-            (22_050, 44_100),
-            (11_025, 16_000),
-        ] {
+        for (from_hz, to_hz) in
+            [(48_000, 44_100), (8_000, 44_100), (96_000, 22_050), (22_050, 44_100), (11_025, 16_000)]
+        {
             let nyquist = f64::from(from_hz.min(to_hz)) / 2.0;
             for part in [0.01, 0.3, 0.9] {
                 check(from_hz, to_hz, nyquist * part);
@@ -159,9 +139,7 @@ mod tests {
 
     #[test]
     fn what_the_new_rate_cannot_hold_is_removed() {
-        let output = Resampler::new(22_050)
-            .resample(sine(15_000.0, 44_100, 88_200), 44_100)
-            .unwrap();
+        let output = Resampler::new(22_050).resample(sine(15_000.0, 44_100, 88_200), 44_100).unwrap();
         let inner = &output[10_000..30_000];
         let peak = inner.iter().fold(0.0_f32, |peak, sample| peak.max(sample.abs()));
         assert!(peak < 1e-4, "an alias of {peak}");
@@ -173,10 +151,7 @@ mod tests {
         let first = resampler.resample(sine(440.0, 44_100, 5000), 44_100).unwrap();
         resampler.resample(vec![1.0; 3000], 44_100).unwrap();
         resampler.resample(vec![1.0; 3000], 8_000).unwrap();
-        assert_eq!(
-            resampler.resample(sine(440.0, 44_100, 5000), 44_100).unwrap(),
-            first
-        );
+        assert_eq!(resampler.resample(sine(440.0, 44_100, 5000), 44_100).unwrap(), first);
         assert_eq!(resampler.resample(vec![0.5], 44_100).unwrap().len(), 1);
     }
 

@@ -102,11 +102,7 @@ impl Shard {
     /// [`ShardError::Shape`] or [`ShardError::NotFinite`] when the fields do not make a shard.
     pub fn write(&self) -> Result<Vec<u8>, ShardError> {
         self.check()?;
-        let metadata = Metadata {
-            format_version: SHARD_VERSION,
-            front_end: self.front_end,
-            view: self.view,
-        };
+        let metadata = Metadata { format_version: SHARD_VERSION, front_end: self.front_end, view: self.view };
         let metadata = serde_json::to_string(&metadata).map_err(|error| ShardError::Metadata(Some(error)))?;
         let features = Part {
             name: "features",
@@ -139,10 +135,7 @@ impl Shard {
         let ([clips, n_mfcc, frames], features) = container.tensor::<3>("features", Dtype::F32)?;
         let ([rows], labels) = container.tensor::<1>("labels", Dtype::U16)?;
         if clips != rows {
-            return Err(ShardError::Shape {
-                features: [clips, n_mfcc, frames],
-                labels: rows,
-            });
+            return Err(ShardError::Shape { features: [clips, n_mfcc, frames], labels: rows });
         }
         let shard = Self {
             n_mfcc,
@@ -159,23 +152,15 @@ impl Shard {
     /// What holds of every shard, checked on write and on read.
     fn check(&self) -> Result<(), ShardError> {
         let features = [self.clips(), self.n_mfcc, self.frames];
-        let size = features
-            .iter()
-            .try_fold(1_usize, |size, extent| size.checked_mul(*extent));
+        let size = features.iter().try_fold(1_usize, |size, extent| size.checked_mul(*extent));
         let in_range = (1..=SHARD_CLIPS_MAX).contains(&self.clips())
             && (1..=usize::from(N_MFCC_MAX)).contains(&self.n_mfcc)
             && self.frames > 0;
         if !in_range || size != Some(self.features.len()) {
-            return Err(ShardError::Shape {
-                features,
-                labels: self.labels.len(),
-            });
+            return Err(ShardError::Shape { features, labels: self.labels.len() });
         }
         let clips = self.features.chunks_exact(self.n_mfcc * self.frames);
-        match clips
-            .enumerate()
-            .find(|(_, clip)| !clip.iter().all(|value| value.is_finite()))
-        {
+        match clips.enumerate().find(|(_, clip)| !clip.iter().all(|value| value.is_finite())) {
             Some((clip, _)) => Err(ShardError::NotFinite { clip }),
             None => Ok(()),
         }
@@ -193,9 +178,7 @@ mod tests {
             n_mfcc,
             frames,
             labels: (0..clips).map(|clip| clip as u16 * 300).collect(),
-            features: (0..clips * n_mfcc * frames)
-                .map(|i| (i as f32).sin() * 100.0)
-                .collect(),
+            features: (0..clips * n_mfcc * frames).map(|i| (i as f32).sin() * 100.0).collect(),
             front_end: BlobId::of(b"front end"),
             view: View::Clean,
         }
@@ -212,37 +195,14 @@ mod tests {
         let message = |shape: &str, labels| {
             format!("features of shape {shape} do not belong to {labels} labels {limits}")
         };
-        check(
-            &Shard {
-                labels: vec![1],
-                ..good.clone()
-            },
-            &message("[1, 3, 4]", 1),
-        );
-        check(
-            &Shard {
-                labels: vec![],
-                features: vec![],
-                ..good.clone()
-            },
-            &message("[0, 3, 4]", 0),
-        );
-        check(
-            &Shard {
-                frames: 0,
-                features: vec![],
-                ..good.clone()
-            },
-            &message("[2, 3, 0]", 2),
-        );
+        check(&Shard { labels: vec![1], ..good.clone() }, &message("[1, 3, 4]", 1));
+        check(&Shard { labels: vec![], features: vec![], ..good.clone() }, &message("[0, 3, 4]", 0));
+        check(&Shard { frames: 0, features: vec![], ..good.clone() }, &message("[2, 3, 0]", 2));
         check(&shard(129, 1, 1), &message("[129, 1, 1]", 129));
         check(&shard(1, 65, 1), &message("[1, 65, 1]", 1));
         let mut features = good.features.clone();
         features[13] = f32::NAN;
-        check(
-            &Shard { features, ..good },
-            "a feature of clip 1 of the shard is not a finite number",
-        );
+        check(&Shard { features, ..good }, "a feature of clip 1 of the shard is not a finite number");
     }
 
     /// The example of `SHARDS.md`.

@@ -1,9 +1,6 @@
 //! Against librosa 0.11, soundfile and scikit-learn: `golden/make.py` made the expected numbers.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a golden file that cannot be read fails its test"
-)]
+#![expect(clippy::unwrap_used, reason = "a golden file that cannot be read fails its test")]
 
 use std::{
     fs,
@@ -104,48 +101,29 @@ fn signals() -> Vec<(Signal, Vec<f32>)> {
         let mono = resample::to_mono(audio.samples, audio.channels);
         (signal, mono)
     };
-    golden::<Vec<Signal>>("signals.json")
-        .into_iter()
-        .map(load)
-        .collect()
+    golden::<Vec<Signal>>("signals.json").into_iter().map(load).collect()
 }
 
 /// Whether a file's codec may differ between decoders in the last bits.
 fn is_lossy(file: &str) -> bool {
-    Path::new(file)
-        .extension()
-        .is_some_and(|extension| extension == "ogg" || extension == "mp3")
+    Path::new(file).extension().is_some_and(|extension| extension == "ogg" || extension == "mp3")
 }
 
 fn check_samples(name: &str, samples: &[f32], expected: &Sampled, tolerance: f32) {
     assert_eq!(samples.len(), expected.length, "{name}");
-    for (at, (found, expected)) in samples
-        .iter()
-        .step_by(expected.step)
-        .zip(&expected.values)
-        .enumerate()
-    {
-        assert!(
-            (found - expected).abs() <= tolerance,
-            "{name}, value {at}: {found} instead of {expected}"
-        );
+    for (at, (found, expected)) in samples.iter().step_by(expected.step).zip(&expected.values).enumerate() {
+        assert!((found - expected).abs() <= tolerance, "{name}, value {at}: {found} instead of {expected}");
     }
 }
 
 fn check_columns(name: &str, found: &Array2<f32>, expected: &Columns) {
     assert_eq!(found.dim(), expected.shape.into(), "{name}");
     let rows = (0..expected.shape[0]).step_by(expected.row_step);
-    let places: Vec<_> = rows
-        .flat_map(|row| expected.at.iter().map(move |column| (row, *column)))
-        .collect();
+    let places: Vec<_> = rows.flat_map(|row| expected.at.iter().map(move |column| (row, *column))).collect();
     assert_eq!(places.len(), expected.values.len(), "{name}");
     for (place, expected) in places.into_iter().zip(&expected.values) {
         let difference = (found[place] - expected).abs();
-        assert!(
-            difference <= TOLERANCE_DB,
-            "{name} at {place:?}: {} instead of {expected}",
-            found[place]
-        );
+        assert!(difference <= TOLERANCE_DB, "{name} at {place:?}: {} instead of {expected}", found[place]);
     }
 }
 
@@ -160,24 +138,12 @@ fn loading_is_librosas() {
 #[test]
 fn resampling_is_within_60_db_of_soxr() {
     // Signals with a step or noise up to the Nyquist frequency differ in how the filters ring, by design of either.
-    let band_limited = |file: &str| {
-        ["chirp", "stereo", "float", "double"]
-            .iter()
-            .any(|name| file.starts_with(name))
-    };
+    let band_limited =
+        |file: &str| ["chirp", "stereo", "float", "double"].iter().any(|name| file.starts_with(name));
     for (signal, samples) in signals() {
-        let Resampled {
-            to_hz,
-            samples: expected,
-        } = &signal.resampled;
-        let resampled = resample::Resampler::new(*to_hz)
-            .resample(samples, signal.sample_rate_hz)
-            .unwrap();
-        let tolerance = if band_limited(&signal.file) {
-            RESAMPLED_TOLERANCE
-        } else {
-            f32::INFINITY
-        };
+        let Resampled { to_hz, samples: expected } = &signal.resampled;
+        let resampled = resample::Resampler::new(*to_hz).resample(samples, signal.sample_rate_hz).unwrap();
+        let tolerance = if band_limited(&signal.file) { RESAMPLED_TOLERANCE } else { f32::INFINITY };
         check_samples(&signal.file, &resampled, expected, tolerance);
     }
 }
@@ -186,12 +152,7 @@ fn resampling_is_within_60_db_of_soxr() {
 fn trimming_is_librosas_to_the_sample() {
     for (signal, samples) in signals() {
         for Trim { top_db, start, end } in signal.trim {
-            assert_eq!(
-                condition::trim_range(&samples, top_db),
-                start..end,
-                "{} at {top_db} dB",
-                signal.file
-            );
+            assert_eq!(condition::trim_range(&samples, top_db), start..end, "{} at {top_db} dB", signal.file);
         }
     }
 }
@@ -234,23 +195,11 @@ fn features_are_librosas() {
 #[test]
 fn holdout_is_scikit_learns_index_for_index() {
     for case in golden::<Vec<Holdout>>("splits.json") {
-        let labels: Vec<u16> = (0..case.rows)
-            .map(|i| ((i * i + i / 3) % case.classes) as u16)
-            .collect();
+        let labels: Vec<u16> = (0..case.rows).map(|i| ((i * i + i / 3) % case.classes) as u16).collect();
         let (train, test) = split::train_test_split(&labels, case.test_size, case.seed).unwrap();
-        assert_eq!(
-            (train, test.clone()),
-            (case.train, case.test),
-            "{} rows",
-            case.rows
-        );
+        assert_eq!((train, test.clone()), (case.train, case.test), "{} rows", case.rows);
         let split = split::Split::holdout(&labels, 0.25, case.test_size, case.seed).unwrap();
         let found = (split.train, split.validation, split.test);
-        assert_eq!(
-            found,
-            (case.then_train, case.then_validation, test),
-            "{} rows",
-            case.rows
-        );
+        assert_eq!(found, (case.then_train, case.then_validation, test), "{} rows", case.rows);
     }
 }

@@ -40,12 +40,7 @@ fn main() {
         return; // built as a test; it would measure nothing of interest
     }
     let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| {
-        args.iter()
-            .skip_while(|arg| *arg != name)
-            .nth(1)
-            .and_then(|n| n.parse().ok())
-    };
+    let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).and_then(|n| n.parse().ok());
     let slots: usize = value("--slots").unwrap_or(1);
     if !args.iter().any(|arg| arg == "--malloc") {
         assert!(memory::keep_freed());
@@ -55,10 +50,7 @@ fn main() {
 
     let rates: Vec<Rates> = thread::scope(|scope| {
         let slots: Vec<_> = (0..slots).map(|_| scope.spawn(measure)).collect();
-        slots
-            .into_iter()
-            .map(|slot| slot.join().expect("a slot"))
-            .collect()
+        slots.into_iter().map(|slot| slot.join().expect("a slot")).collect()
     });
     let sum = |rate: fn(&Rates) -> f64| rates.iter().map(rate).sum::<f64>();
     println!("reference AudioCNN, batch 32, {slots} slot(s), samples/s in sum");
@@ -97,11 +89,7 @@ fn measure() -> Rates {
     });
 
     let batch = batches.get(0).unwrap();
-    let gradients: Vec<_> = network
-        .parameters()
-        .iter()
-        .map(|tensor| tensor.ones_like())
-        .collect();
+    let gradients: Vec<_> = network.parameters().iter().map(|tensor| tensor.ones_like()).collect();
     // The scheduler counts in ticks of milliseconds, so each part is repeated.
     let part = |work: &mut dyn FnMut()| {
         fastest(ROUNDS, || {
@@ -115,9 +103,7 @@ fn measure() -> Rates {
         (
             "forward",
             part(&mut || {
-                drop(black_box(
-                    network.forward(&batch.features, batch.mask.as_ref()).unwrap(),
-                ));
+                drop(black_box(network.forward(&batch.features, batch.mask.as_ref()).unwrap()));
             }),
         ),
         ("adam", part(&mut || adam.step(&gradients).unwrap())),
@@ -144,13 +130,7 @@ fn fastest(rounds: usize, mut work: impl FnMut()) -> Duration {
 /// Time that this thread has spent on a core: the first of the scheduler's three numbers.
 fn on_core() -> Duration {
     let numbers = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(
-        numbers
-            .split(' ')
-            .next()
-            .and_then(|nanos| nanos.parse().ok())
-            .unwrap(),
-    )
+    Duration::from_nanos(numbers.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap())
 }
 
 fn example() -> (Job, Features) {
@@ -163,19 +143,10 @@ fn example() -> (Job, Features) {
         view: View::Clean,
     };
     let clips = CLIPS as u32;
-    let split = TrainSplit {
-        train: (0..clips).collect(),
-        validation: (0..clips).collect(),
-    };
+    let split = TrainSplit { train: (0..clips).collect(), validation: (0..clips).collect() };
     let job = Job {
         model: AudioCnn::reference(N_MFCC as u32, FRAMES as u32, 50),
-        recipe: Recipe {
-            learning_rate: 1e-3,
-            batch_size: 32,
-            epochs: 1,
-            patience: None,
-            seed: 1,
-        },
+        recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 1, patience: None, seed: 1 },
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,

@@ -90,12 +90,7 @@ pub struct Blobs {
 impl Blobs {
     /// A cache in `store` of what the coordinator behind `channel` has.
     pub fn new(store: BlobStore, channel: Channel, pace: Pace) -> Self {
-        Self {
-            store,
-            client: BlobsClient::new(channel),
-            pace,
-            locks: Arc::default(),
-        }
+        Self { store, client: BlobsClient::new(channel), pace, locks: Arc::default() }
     }
 
     /// The blob's bytes, from the cache or from the coordinator, for as long as the attempt is wanted.
@@ -158,17 +153,9 @@ impl Blobs {
 
     /// One try: every piece in order, each verified, then the whole.
     async fn fetch(&self, id: BlobId) -> Result<Vec<u8>, BlobsError> {
-        let request = FetchRequest {
-            blob: wire::blob_bytes(id),
-        };
+        let request = FetchRequest { blob: wire::blob_bytes(id) };
         let answer = |status: Status| status_error(id, status);
-        let mut pieces = self
-            .client
-            .clone()
-            .fetch(request)
-            .await
-            .map_err(answer)?
-            .into_inner();
+        let mut pieces = self.client.clone().fetch(request).await.map_err(answer)?.into_inner();
         let mut bytes = Vec::new();
         let mut whole = None;
         while let Some(piece) = pieces.message().await.map_err(answer)? {
@@ -181,10 +168,7 @@ impl Blobs {
             bytes.extend_from_slice(&piece.data);
         }
         if BlobId::of(&bytes) != id {
-            return Err(BlobsError::Corrupt {
-                id,
-                what: "the whole does not hash to its name",
-            });
+            return Err(BlobsError::Corrupt { id, what: "the whole does not hash to its name" });
         }
         Ok(bytes)
     }
@@ -246,15 +230,11 @@ fn check_piece(id: BlobId, piece: &BlobChunk, offset: u64, size: u64) -> Result<
 fn status_error(id: BlobId, status: Status) -> BlobsError {
     match status.code() {
         Code::NotFound => BlobsError::Missing(id),
-        Code::DataLoss => BlobsError::Corrupt {
-            id,
-            what: "it was damaged on its way, or in the coordinator's store",
-        },
+        Code::DataLoss => {
+            BlobsError::Corrupt { id, what: "it was damaged on its way, or in the coordinator's store" }
+        }
         Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied | Code::OutOfRange => {
-            BlobsError::Refused {
-                id,
-                status: Box::new(status),
-            }
+            BlobsError::Refused { id, status: Box::new(status) }
         }
         _ => BlobsError::Unavailable(Box::new(status)),
     }

@@ -120,9 +120,7 @@ pub fn main(args: Args) -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     let cuda = load_cuda();
     let devices = Devices::choose(args.device)?;
-    let slots = args
-        .slots
-        .map_or_else(|| devices.slots_default(), NonZeroUsize::get);
+    let slots = args.slots.map_or_else(|| devices.slots_default(), NonZeroUsize::get);
     let board = match args.log_format {
         LogFormat::Text if std::io::stderr().is_terminal() => Board::bars(slots),
         LogFormat::Text | LogFormat::Json => Board::default(),
@@ -137,10 +135,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let cache = args.cache.map_or_else(default_cache, Ok)?;
     let store = BlobStore::open(&cache)
         .context("the blob cache cannot be used; choose another folder with --cache")?;
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(IO_THREADS)
-        .enable_all()
-        .build()?;
+    let runtime = Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
     let _inside = runtime.enter(); // the connection belongs to the runtime
     let pace = Pace::default();
     let link = Link::new(&args.coordinator, pace).context("the coordinator's URL cannot be used")?;
@@ -156,11 +151,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         },
         slots: start_slots(slots, devices)?,
         board,
-        when_done: if args.exit_when_done {
-            WhenDone::Exit
-        } else {
-            WhenDone::Wait
-        },
+        when_done: if args.exit_when_done { WhenDone::Exit } else { WhenDone::Wait },
     };
     tracing::info!(slots, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
     until_done(&runtime, agent)
@@ -179,9 +170,9 @@ fn start_slots(slots: usize, devices: Devices) -> anyhow::Result<Vec<Slot>> {
 /// two workers on one machine would both choose the first cores.
 fn cores_to_bind(slots: usize, devices: Devices) -> Vec<core_affinity::CoreId> {
     match devices {
-        Devices::Cpu { cores } if cores == slots => core_affinity::get_core_ids()
-            .filter(|ids| ids.len() == slots)
-            .unwrap_or_default(),
+        Devices::Cpu { cores } if cores == slots => {
+            core_affinity::get_core_ids().filter(|ids| ids.len() == slots).unwrap_or_default()
+        }
         _ => Vec::new(),
     }
 }
@@ -215,10 +206,8 @@ async fn heard(interrupt: &mut Signal, terminate: &mut Signal) {
 
 fn start_log(format: LogFormat, board: &Board) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_writer(board.writer());
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(board.writer());
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).init(),
         LogFormat::Json => log.json().init(),
@@ -251,19 +240,11 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn default_name() -> String {
-    format!(
-        "{}-{}",
-        gethostname::gethostname().to_string_lossy(),
-        std::process::id()
-    )
+    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
 }
 
 fn default_cache() -> anyhow::Result<PathBuf> {
-    let absolute = |name: &str| {
-        env::var_os(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
+    let absolute = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let folder = absolute("XDG_CACHE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".cache")));
     let folder = folder.context("neither XDG_CACHE_HOME nor HOME names a folder; choose one with --cache")?;
     Ok(folder.join(Path::new("earshot/blobs")))
@@ -287,16 +268,10 @@ mod tests {
         let url = ["--coordinator", "http://127.0.0.1:7070"];
         let with = |more: &[&'static str]| [&url[..], more].concat();
         check(&url, Ok(()));
-        check(
-            &with(&["--slots", "4", "--device", "cpu", "--name", "attic"]),
-            Ok(()),
-        );
+        check(&with(&["--slots", "4", "--device", "cpu", "--name", "attic"]), Ok(()));
         check(&with(&["--slots", "0"]), Err("from 1 to 512"));
         check(&with(&["--slots", "many"]), Err("from 1 to 512"));
-        check(
-            &with(&["--device", "tpu"]),
-            Err("possible values: auto, cpu, cuda"),
-        );
+        check(&with(&["--device", "tpu"]), Err("possible values: auto, cpu, cuda"));
         check(&with(&["--name", " "]), Err("printable"));
         check(&["--coordinator", "127.0.0.1:7070"], Err("http://HOST:PORT"));
         check(&["--coordinator", "https://host:7070"], Err("no TLS"));

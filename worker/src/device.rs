@@ -58,9 +58,7 @@ impl Devices {
         };
         match (choice, gpus) {
             (DeviceChoice::Cuda, 0) => Err(DeviceError::NoCuda),
-            (_, 0) => Ok(Self::Cpu {
-                cores: std::thread::available_parallelism().map_or(1, usize::from),
-            }),
+            (_, 0) => Ok(Self::Cpu { cores: std::thread::available_parallelism().map_or(1, usize::from) }),
             (_, gpus) => Ok(Self::Cuda { gpus }),
         }
     }
@@ -105,9 +103,8 @@ pub enum CudaLibrary {
 /// is linked with the CPU half only, and libtorch finds CUDA once the library has registered itself. Call it before anything
 /// asks libtorch about CUDA.
 pub fn load_cuda() -> CudaLibrary {
-    let Some(path) = cpu_library()
-        .map(|path| path.with_file_name(CUDA_LIBRARY))
-        .filter(|path| path.is_file())
+    let Some(path) =
+        cpu_library().map(|path| path.with_file_name(CUDA_LIBRARY)).filter(|path| path.is_file())
     else {
         return CudaLibrary::Absent;
     };

@@ -101,10 +101,7 @@ impl InputStats {
     /// As a checkpoint holds them.
     pub fn tensors(&self) -> [(String, Values); 2] {
         [("input.mean", &self.mean), ("input.std", &self.std)].map(|(name, values)| {
-            let tensor = Values {
-                shape: vec![values.len()],
-                values: values.clone(),
-            };
+            let tensor = Values { shape: vec![values.len()], values: values.clone() };
             (name.to_owned(), tensor)
         })
     }
@@ -151,11 +148,7 @@ impl Features {
             let tensors = shared.tensors.lock().unwrap_or_else(PoisonError::into_inner);
             (tensors.0.shallow_clone(), tensors.1.shallow_clone())
         };
-        Self {
-            matrix,
-            labels,
-            shared,
-        }
+        Self { matrix, labels, shared }
     }
 
     /// Rows to train on, in the split's order.
@@ -195,18 +188,10 @@ impl Features {
 impl Shared {
     fn new(job: &Job, shards: &[Shard], split: &TrainSplit, device: Device) -> Result<Self, FeaturesError> {
         let (n_mfcc, frames) = (job.model.n_mfcc as usize, job.model.frames as usize);
-        let labels: Vec<u16> = shards
-            .iter()
-            .flat_map(|shard| shard.labels.iter().copied())
-            .collect();
+        let labels: Vec<u16> = shards.iter().flat_map(|shard| shard.labels.iter().copied()).collect();
         let mut values = Vec::with_capacity(labels.len() * n_mfcc * frames);
         for (&id, shard) in job.shards.iter().zip(shards) {
-            let shape = |what, expected, found| FeaturesError::Shape {
-                shard: id,
-                what,
-                expected,
-                found,
-            };
+            let shape = |what, expected, found| FeaturesError::Shape { shard: id, what, expected, found };
             if shard.n_mfcc < n_mfcc {
                 return Err(shape("coefficients", n_mfcc, shard.n_mfcc));
             }
@@ -223,18 +208,10 @@ impl Shared {
         let input = standardise(&mut values, &train, n_mfcc, frames);
 
         let shape = [labels.len(), n_mfcc, frames].map(|extent| extent as i64);
-        let matrix = Tensor::f_from_slice(&values)?
-            .f_view(shape)?
-            .f_to_device(device)?;
+        let matrix = Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?;
         let classes: Vec<i64> = labels.iter().copied().map(i64::from).collect();
         let classes = Tensor::f_from_slice(&classes)?.f_to_device(device)?;
-        Ok(Self {
-            tensors: Mutex::new((matrix, classes)),
-            labels,
-            train,
-            validation,
-            input,
-        })
+        Ok(Self { tensors: Mutex::new((matrix, classes)), labels, train, validation, input })
     }
 }
 
@@ -257,26 +234,18 @@ fn standardise(values: &mut [f32], train: &[i64], n_mfcc: usize, frames: usize) 
             let start = row as usize * n_mfcc * frames;
             let clip = values.get(start..).unwrap_or_default().chunks_exact(frames);
             for (coefficient, (sum, line)) in sums.iter_mut().zip(clip).enumerate() {
-                *sum += line
-                    .iter()
-                    .map(|&value| term(coefficient, f64::from(value)))
-                    .sum::<f64>();
+                *sum += line.iter().map(|&value| term(coefficient, f64::from(value))).sum::<f64>();
             }
         }
         sums
     };
-    let mean: Vec<f64> = sums(values, &|_, value| value)
-        .into_iter()
-        .map(|sum| sum / count)
-        .collect();
+    let mean: Vec<f64> = sums(values, &|_, value| value).into_iter().map(|sum| sum / count).collect();
     let deviation = |coefficient: usize, value: f64| {
         let mean = mean.get(coefficient).copied().unwrap_or_default();
         (value - mean).powi(2)
     };
-    let std: Vec<f64> = sums(values, &deviation)
-        .into_iter()
-        .map(|sum| (sum / count).sqrt().max(STD_MIN))
-        .collect();
+    let std: Vec<f64> =
+        sums(values, &deviation).into_iter().map(|sum| (sum / count).sqrt().max(STD_MIN)).collect();
 
     // What the checkpoint says is what was done: rounded first, then applied.
     let input = InputStats {
@@ -284,9 +253,7 @@ fn standardise(values: &mut [f32], train: &[i64], n_mfcc: usize, frames: usize) 
         std: std.iter().map(|&std| std as f32).collect(),
     };
     for clip in values.chunks_exact_mut(n_mfcc * frames) {
-        let lines = clip
-            .chunks_exact_mut(frames)
-            .zip(input.mean.iter().zip(&input.std));
+        let lines = clip.chunks_exact_mut(frames).zip(input.mean.iter().zip(&input.std));
         for (line, (&mean, &std)) in lines {
             for value in line {
                 *value = (*value - mean) / std;

@@ -76,9 +76,7 @@ impl Network {
     ) -> Result<Self, NetworkError> {
         Self::build(spec, device, |name, _, _| {
             let tensor = checkpoint.get(name);
-            tensor
-                .map(|tensor| tensor.values.clone())
-                .ok_or_else(|| NetworkError::Missing(name.to_owned()))
+            tensor.map(|tensor| tensor.values.clone()).ok_or_else(|| NetworkError::Missing(name.to_owned()))
         })
     }
 
@@ -99,14 +97,9 @@ impl Network {
                 break;
             };
             let operation = match layer {
-                Layer::Block {
-                    input: [_, rows, columns],
-                    block,
-                } => {
+                Layer::Block { input: [_, rows, columns], block } => {
                     features = i64::from(block.filters) * i64::from(rows / 2) * i64::from(columns / 2);
-                    Operation::Convolution {
-                        padding: i64::from(block.kernel_size / 2),
-                    }
+                    Operation::Convolution { padding: i64::from(block.kernel_size / 2) }
                 }
                 Layer::Linear { .. } => Operation::Linear,
             };
@@ -114,11 +107,7 @@ impl Network {
             let parameter = |values: Vec<f32>, shape: &[usize]| -> Result<Tensor, TchError> {
                 let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
                 let tensor = Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?;
-                let tensor = if shape.len() == 4 {
-                    channels_last(&tensor)?
-                } else {
-                    tensor
-                };
+                let tensor = if shape.len() == 4 { channels_last(&tensor)? } else { tensor };
                 tensor.f_to_device(device)?.f_set_requires_grad(true)
             };
             layers.push(Trained {
@@ -138,10 +127,7 @@ impl Network {
 
     /// Every trained tensor: weight and bias of each layer.
     pub fn parameters(&self) -> Vec<&Tensor> {
-        self.layers
-            .iter()
-            .flat_map(|layer| [&layer.weight, &layer.bias])
-            .collect()
+        self.layers.iter().flat_map(|layer| [&layer.weight, &layer.bias]).collect()
     }
 
     /// Logits `(batch, classes)` of features `(batch, n_mfcc, frames)`; `mask`, `(batch, features)`, multiplies the last
@@ -194,10 +180,7 @@ impl Network {
 
 /// The same values, laid out so that channels vary fastest.
 fn channels_last(tensor: &Tensor) -> Result<Tensor, TchError> {
-    tensor
-        .f_permute([0, 2, 3, 1])?
-        .f_contiguous()?
-        .f_permute([0, 3, 1, 2])
+    tensor.f_permute([0, 2, 3, 1])?.f_contiguous()?.f_permute([0, 3, 1, 2])
 }
 
 /// A tensor's values, row-major.

@@ -39,11 +39,7 @@ impl Board {
         let style = ProgressStyle::with_template("slot {prefix:>2} {bar:16} {pos:>3}/{len} {msg}")
             .unwrap_or_else(|_| ProgressStyle::default_bar());
         let slots = (0..slots).map(|slot| {
-            let bar = all.add(
-                ProgressBar::new(0)
-                    .with_style(style.clone())
-                    .with_prefix(slot.to_string()),
-            );
+            let bar = all.add(ProgressBar::new(0).with_style(style.clone()).with_prefix(slot.to_string()));
             bar.set_message("waiting for work");
             bar
         });
@@ -60,11 +56,7 @@ impl Board {
     pub fn begin(&self, slot: usize, grant: &Grant) -> Line {
         let recipe = grant.job.as_ref().and_then(|job| job.recipe.as_ref());
         let epochs = recipe.map_or(0, |recipe| recipe.epochs);
-        let again = if grant.attempt > 1 {
-            format!(" attempt {}", grant.attempt)
-        } else {
-            String::new()
-        };
+        let again = if grant.attempt > 1 { format!(" attempt {}", grant.attempt) } else { String::new() };
         let name = format!("trial {} fold {}{again}", grant.trial, grant.fold);
         let bar = self.0.as_ref().and_then(|bars| bars.slots.get(slot)).cloned();
         if let Some(bar) = &bar {
@@ -86,13 +78,7 @@ impl Board {
 impl Line {
     /// An epoch is over.
     pub fn epoch(&self, epoch: &Epoch) {
-        let Epoch {
-            epoch: number,
-            train_loss,
-            loss,
-            accuracy,
-            macro_f1,
-        } = epoch;
+        let Epoch { epoch: number, train_loss, loss, accuracy, macro_f1 } = epoch;
         let metrics = format!("loss {loss:.4} accuracy {accuracy:.3} macro-F1 {macro_f1:.3}");
         match &self.bar {
             Some(bar) => {

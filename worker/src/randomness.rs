@@ -27,9 +27,7 @@ impl Weights {
     /// `n` values, uniform in `[-bound, bound)`.
     pub fn uniform(&mut self, bound: f32, n: usize) -> Vec<f32> {
         const STEPS: f32 = (1 << 24) as f32; // as many as a float has between 0 and 1 at equal distance
-        (0..n)
-            .map(|_| bound * (2.0 * ((self.0.next_u32() >> 8) as f32 / STEPS) - 1.0))
-            .collect()
+        (0..n).map(|_| bound * (2.0 * ((self.0.next_u32() >> 8) as f32 / STEPS) - 1.0)).collect()
     }
 }
 
@@ -86,11 +84,7 @@ impl Masks {
         for elements in mask.chunks_mut(4) {
             let mut bits = self.rng.next_u64();
             for element in elements {
-                *element = if (bits as u16) < self.threshold {
-                    0.0
-                } else {
-                    self.scale
-                };
+                *element = if (bits as u16) < self.threshold { 0.0 } else { self.scale };
                 bits >>= 16;
             }
         }

@@ -101,20 +101,18 @@ impl Slot {
         features: FeatureCache,
     ) -> io::Result<Self> {
         let (work, inbox) = mpsc::channel::<Work>();
-        thread::Builder::new()
-            .name(format!("slot-{index}"))
-            .spawn(move || {
-                if let Some(core) = core {
-                    core_affinity::set_for_current(core);
-                }
-                // One thread a slot: OpenMP's setting is each thread's own, so it is made here.
-                tch::set_num_threads(1);
-                for work in inbox {
-                    let end = perform(&work, device, &features);
-                    // Nobody listens when the agent is gone; then there is nobody to tell either.
-                    let _ = work.events.send(Event::Ended(end));
-                }
-            })?;
+        thread::Builder::new().name(format!("slot-{index}")).spawn(move || {
+            if let Some(core) = core {
+                core_affinity::set_for_current(core);
+            }
+            // One thread a slot: OpenMP's setting is each thread's own, so it is made here.
+            tch::set_num_threads(1);
+            for work in inbox {
+                let end = perform(&work, device, &features);
+                // Nobody listens when the agent is gone; then there is nobody to tell either.
+                let _ = work.events.send(Event::Ended(end));
+            }
+        })?;
         Ok(Self { work })
     }
 
@@ -143,12 +141,7 @@ fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
 }
 
 fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, AttemptError> {
-    let Work {
-        job,
-        control,
-        source,
-        events,
-    } = work;
+    let Work { job, control, source, events } = work;
     let features = load_features(job, device, cache, source.as_ref(), control)?;
     features.check_classes(job.model.classes)?;
     let initial = match job.initial_weights {
@@ -222,10 +215,7 @@ impl AttemptError {
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
             Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };
-        End::Failed(Failure {
-            reason,
-            message: chain(&self),
-        })
+        End::Failed(Failure { reason, message: chain(&self) })
     }
 }
 
@@ -248,31 +238,19 @@ fn reason_of(error: &TchError) -> Reason {
 
 /// libtorch has one kind of error; what it says of memory differs by device.
 fn reason_of_message(message: &str) -> Reason {
-    const OUT_OF_MEMORY: [&str; 4] = [
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-        "CUDNN_STATUS_ALLOC_FAILED",
-    ];
-    if OUT_OF_MEMORY.iter().any(|text| message.contains(text)) {
-        Reason::OutOfMemory
-    } else {
-        Reason::Worker
-    }
+    const OUT_OF_MEMORY: [&str; 4] =
+        ["out of memory", "can't allocate memory", "not enough memory", "CUDNN_STATUS_ALLOC_FAILED"];
+    if OUT_OF_MEMORY.iter().any(|text| message.contains(text)) { Reason::OutOfMemory } else { Reason::Worker }
 }
 
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "no message".to_owned())
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }
 
 impl Event {
     /// The failure of an attempt that the worker itself could not carry out.
     pub fn failed(reason: Reason, message: impl Into<String>) -> Self {
-        Self::Ended(End::Failed(Failure {
-            reason,
-            message: message.into(),
-        }))
+        Self::Ended(End::Failed(Failure { reason, message: message.into() }))
     }
 }

@@ -21,11 +21,7 @@ impl SweepError {
     }
 
     pub(super) fn new(path: &Path, message: impl Into<String>) -> Self {
-        Self {
-            file: path.display().to_string(),
-            line: None,
-            message: message.into(),
-        }
+        Self { file: path.display().to_string(), line: None, message: message.into() }
     }
 
     /// Points at the line of `text` where `span` begins.

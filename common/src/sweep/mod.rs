@@ -152,11 +152,7 @@ impl Constraints {
     /// What a model of this cost breaks, in words; none when it may be trained.
     pub fn broken_by(&self, cost: &Cost) -> Option<String> {
         let limits = [
-            (
-                "params",
-                cost.params as f64,
-                self.max_params.map(|limit| limit as f64),
-            ),
+            ("params", cost.params as f64, self.max_params.map(|limit| limit as f64)),
             ("macs", cost.macs as f64, self.max_macs.map(|limit| limit as f64)),
             ("int8_kib", cost.int8_kib(), self.max_int8_kib),
             ("peak_ram_kib", cost.peak_ram_kib(), self.max_peak_ram_kib),
@@ -164,9 +160,7 @@ impl Constraints {
         limits
             .into_iter()
             .find_map(|(name, value, limit)| {
-                limit
-                    .filter(|&limit| value > limit)
-                    .map(|limit| (name, value, limit))
+                limit.filter(|&limit| value > limit).map(|limit| (name, value, limit))
             })
             .map(|(name, value, limit)| format!("{name} is {value}, constraints allow {limit}"))
     }
@@ -203,9 +197,7 @@ impl Sweep {
     /// Trials the sweep will make, infeasible ones included.
     pub fn trials(&self) -> u64 {
         let points = self.space.size();
-        self.budget
-            .trials
-            .map_or(points, |budget| points.min(u64::from(budget)))
+        self.budget.trials.map_or(points, |budget| points.min(u64::from(budget)))
     }
 
     /// BLAKE3 of the validated form: two files that mean the same have the same hash.

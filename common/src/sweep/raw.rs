@@ -54,10 +54,7 @@ struct RawData {
 
 impl Default for RawData {
     fn default() -> Self {
-        Self {
-            root: "data/raw".into(),
-            processed: "data/processed".into(),
-        }
+        Self { root: "data/raw".into(), processed: "data/processed".into() }
     }
 }
 
@@ -108,9 +105,7 @@ struct RawObjective {
 
 impl Default for RawObjective {
     fn default() -> Self {
-        Self {
-            metric: Objective::Accuracy,
-        }
+        Self { metric: Objective::Accuracy }
     }
 }
 
@@ -150,16 +145,11 @@ fn overridden(text: &str, path: &Path, overrides: &[String]) -> Result<String, S
         let wrong = || SweepError::new(path, format!("--set wants section.key=value, got {assignment:?}"));
         let (key, value) = assignment.split_once('=').ok_or_else(wrong)?;
         let value: toml_edit::Value = value.parse().unwrap_or_else(|_| value.into());
-        let (parents, leaf) = key
-            .rsplit_once('.')
-            .map_or((None, key), |(parents, leaf)| (Some(parents), leaf));
+        let (parents, leaf) =
+            key.rsplit_once('.').map_or((None, key), |(parents, leaf)| (Some(parents), leaf));
         let mut table = document.as_table_mut();
         for part in parents.iter().flat_map(|parents| parents.split('.')) {
-            table = table
-                .entry(part)
-                .or_insert(toml_edit::table())
-                .as_table_mut()
-                .ok_or_else(wrong)?;
+            table = table.entry(part).or_insert(toml_edit::table()).as_table_mut().ok_or_else(wrong)?;
         }
         table.insert(leaf, Item::Value(value));
     }
@@ -171,11 +161,7 @@ fn with_hint(message: &str) -> String {
     let mut quoted = message.split('`').skip(1).step_by(2);
     match quoted.next() {
         Some(unknown) if message.starts_with("unknown") => {
-            let kind = if message.starts_with("unknown field") {
-                "key"
-            } else {
-                "value"
-            };
+            let kind = if message.starts_with("unknown field") { "key" } else { "value" };
             format!("unknown {kind} {unknown:?}; {}", hint(unknown, quoted))
         }
         _ => message.to_owned(),
@@ -201,10 +187,7 @@ fn space(raw: &BTreeMap<String, toml::Value>) -> Result<Space, (String, String)>
     for (name, value) in raw {
         let hyperparameter = Hyperparameter::from_name(name).ok_or_else(|| {
             let known = Hyperparameter::ALL.map(Hyperparameter::name);
-            (
-                name.clone(),
-                format!("unknown hyperparameter {name:?}; {}", hint(name, known)),
-            )
+            (name.clone(), format!("unknown hyperparameter {name:?}; {}", hint(name, known)))
         })?;
         let domain = domain(hyperparameter, value).map_err(|message| (name.clone(), message))?;
         domains.insert(hyperparameter, domain);
@@ -232,21 +215,16 @@ fn domain(hyperparameter: Hyperparameter, raw: &toml::Value) -> Result<Domain, S
         .and_then(toml::Value::as_array)
         .ok_or_else(|| format!("{name} needs a list of values: {name} = {{ choice = [ … ] }}"))?;
     let values = choices.iter().map(accept).collect::<Result<Vec<_>, _>>()?;
-    if let Some(repeated) = values
-        .iter()
-        .enumerate()
-        .find(|(i, value)| values.iter().take(*i).any(|v| v == *value))
+    if let Some(repeated) =
+        values.iter().enumerate().find(|(i, value)| values.iter().take(*i).any(|v| v == *value))
     {
-        return Err(format!(
-            "{name} lists {} twice; a grid would train the same trial twice",
-            repeated.1
-        ));
+        return Err(format!("{name} lists {} twice; a grid would train the same trial twice", repeated.1));
     }
     match <[Value; 1]>::try_from(values) {
         Ok([only]) => Ok(Domain::Fixed(only)),
-        Err(values) if values.is_empty() => Err(format!(
-            "{name} has no values; name at least one in choice = [ … ]"
-        )),
+        Err(values) if values.is_empty() => {
+            Err(format!("{name} has no values; name at least one in choice = [ … ]"))
+        }
         Err(values) => Ok(Domain::Choice(values)),
     }
 }
@@ -256,11 +234,9 @@ fn value(raw: &toml::Value) -> Option<Value> {
         toml::Value::Integer(number) => Some(Value::Int(*number)),
         toml::Value::Float(number) => Some(Value::Float(*number)),
         toml::Value::String(text) => Some(Value::Text(text.clone())),
-        toml::Value::Array(items) => items
-            .iter()
-            .map(toml::Value::as_integer)
-            .collect::<Option<_>>()
-            .map(Value::List),
+        toml::Value::Array(items) => {
+            items.iter().map(toml::Value::as_integer).collect::<Option<_>>().map(Value::List)
+        }
         _ => None,
     }
 }
@@ -268,10 +244,7 @@ fn value(raw: &toml::Value) -> Option<Value> {
 fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
     if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.chars().all(is_plain) {
-        return Err((
-            "name",
-            format!("name must be 1 to 64 letters, digits, - or _, got {:?}", raw.name),
-        ));
+        return Err(("name", format!("name must be 1 to 64 letters, digits, - or _, got {:?}", raw.name)));
     }
     raw.front_end
         .validate()
@@ -282,10 +255,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
-        data: Data {
-            root: raw.data.root,
-            processed: raw.data.processed,
-        },
+        data: Data { root: raw.data.root, processed: raw.data.processed },
         front_end: raw.front_end,
         split: split(raw.split)?,
         space,
@@ -317,18 +287,13 @@ fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
     if space.size() > GRID_SIZE_MAX {
         return Err((
             "space",
-            format!(
-                "the grid has {} points, at most {GRID_SIZE_MAX} are allowed",
-                space.size()
-            ),
+            format!("the grid has {} points, at most {GRID_SIZE_MAX} are allowed", space.size()),
         ));
     }
     for n_mfcc in space.values(Hyperparameter::NMfcc) {
         if matches!(n_mfcc, Value::Int(count) if *count > i64::from(front_end.n_mfcc)) {
-            let message = format!(
-                "n_mfcc is {n_mfcc}, but the front end keeps {} coefficients",
-                front_end.n_mfcc
-            );
+            let message =
+                format!("n_mfcc is {n_mfcc}, but the front end keeps {} coefficients", front_end.n_mfcc);
             return Err(("space.n_mfcc", message));
         }
     }
@@ -338,9 +303,7 @@ fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
                 (Hyperparameter::NMfcc, Domain::Fixed(n_mfcc.clone())),
                 (Hyperparameter::Filters, Domain::Fixed(filters.clone())),
             ]));
-            let built = shape
-                .point(0)
-                .map(|point| point.model(front_end.frames() as u32, CLASSES).layers());
+            let built = shape.point(0).map(|point| point.model(front_end.frames() as u32, CLASSES).layers());
             if let Some(Err(error)) = built {
                 let message = format!("filters = {filters} with n_mfcc = {n_mfcc} cannot be built: {error}");
                 return Err(("space.filters", message));
@@ -356,10 +319,7 @@ fn split(raw: RawSplit) -> Result<Split, Complaint> {
         ("split.validation_size", raw.validation_size.is_some()),
         ("split.seed", raw.seed.is_some()),
     ];
-    let folds_given = [
-        ("split.validation", raw.validation.is_some()),
-        ("split.test", raw.test.is_some()),
-    ];
+    let folds_given = [("split.validation", raw.validation.is_some()), ("split.test", raw.test.is_some())];
     let (make, kind): (fn(Sizes) -> Split, _) = match raw.kind {
         RawSplitKind::Folds => {
             refuse_given("folds", &sizes_given)?;
@@ -377,16 +337,11 @@ fn split(raw: RawSplit) -> Result<Split, Complaint> {
         seed: raw.seed.unwrap_or(SEED_DEFAULT),
     };
     if !(0.0..=0.9).contains(&sizes.test_size) {
-        return Err((
-            "split.test_size",
-            format!("test_size must be from 0 to 0.9, got {}", sizes.test_size),
-        ));
+        return Err(("split.test_size", format!("test_size must be from 0 to 0.9, got {}", sizes.test_size)));
     }
     if !(sizes.validation_size > 0.0 && sizes.validation_size <= 0.9) {
-        let message = format!(
-            "validation_size must be above 0 and at most 0.9, got {}",
-            sizes.validation_size
-        );
+        let message =
+            format!("validation_size must be above 0 and at most 0.9, got {}", sizes.validation_size);
         return Err(("split.validation_size", message));
     }
     Ok(make(sizes))
@@ -397,10 +352,7 @@ fn refuse_given(kind: &str, given: &[(&'static str, bool)]) -> Result<(), Compla
     match given.iter().find(|(_, is_given)| *is_given) {
         Some((key, _)) => {
             let name = key.trim_start_matches("split.");
-            Err((
-                key,
-                format!("{name} has no meaning for kind = {kind:?}; remove it"),
-            ))
+            Err((key, format!("{name} has no meaning for kind = {kind:?}; remove it")))
         }
         None => Ok(()),
     }
@@ -414,50 +366,30 @@ fn fold_lists(validation: Vec<u32>, test: Vec<u32>) -> Result<(Vec<u32>, Vec<u32
     let mut seen = BTreeSet::new();
     if let Some(fold) = validation.iter().chain(&test).find(|fold| !seen.insert(**fold)) {
         let message = format!("fold {fold} is listed twice; a fold either validates once or tests");
-        return Err((
-            if test.contains(fold) {
-                "split.test"
-            } else {
-                "split.validation"
-            },
-            message,
-        ));
+        return Err((if test.contains(fold) { "split.test" } else { "split.validation" }, message));
     }
     Ok((validation, test))
 }
 
 fn schedule(raw: &RawSchedule) -> Result<Schedule, Complaint> {
     if !(1..=100_000).contains(&raw.epochs) {
-        return Err((
-            "schedule.epochs",
-            format!("epochs must be from 1 to 100000, got {}", raw.epochs),
-        ));
+        return Err(("schedule.epochs", format!("epochs must be from 1 to 100000, got {}", raw.epochs)));
     }
-    if let Some(patience) = raw
-        .patience
-        .filter(|patience| !(1..raw.epochs).contains(patience))
-    {
+    if let Some(patience) = raw.patience.filter(|patience| !(1..raw.epochs).contains(patience)) {
         let message = format!(
             "patience must be from 1 to below epochs ({}), got {patience}; leave it out to turn early stopping off",
             raw.epochs
         );
         return Err(("schedule.patience", message));
     }
-    Ok(Schedule {
-        epochs: raw.epochs,
-        patience: raw.patience,
-    })
+    Ok(Schedule { epochs: raw.epochs, patience: raw.patience })
 }
 
 fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {
     let positive = |key: &'static str, limit: Option<f64>| match limit {
-        Some(limit) if !(limit > 0.0 && limit.is_finite()) => Err((
-            key,
-            format!(
-                "{} must be above 0, got {limit}",
-                key.trim_start_matches("constraints.")
-            ),
-        )),
+        Some(limit) if !(limit > 0.0 && limit.is_finite()) => {
+            Err((key, format!("{} must be above 0, got {limit}", key.trim_start_matches("constraints."))))
+        }
         _ => Ok(()),
     };
     positive("constraints.max_params", raw.max_params.map(|limit| limit as f64))?;
@@ -469,22 +401,13 @@ fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {
 
 fn budget(raw: &RawBudget) -> Result<Budget, Complaint> {
     if raw.trials == Some(0) {
-        return Err((
-            "budget.trials",
-            "trials must be at least 1; leave it out to train every point".into(),
-        ));
+        return Err(("budget.trials", "trials must be at least 1; leave it out to train every point".into()));
     }
     let attempts = raw.attempts.unwrap_or(ATTEMPTS_DEFAULT);
     if !(1..=100).contains(&attempts) {
-        return Err((
-            "budget.attempts",
-            format!("attempts must be from 1 to 100, got {attempts}"),
-        ));
+        return Err(("budget.attempts", format!("attempts must be from 1 to 100, got {attempts}")));
     }
-    Ok(Budget {
-        trials: raw.trials,
-        attempts,
-    })
+    Ok(Budget { trials: raw.trials, attempts })
 }
 
 #[cfg(test)]

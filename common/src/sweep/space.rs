@@ -57,9 +57,7 @@ impl Hyperparameter {
 
     /// The hyperparameter of that name.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|hyperparameter| hyperparameter.name() == name)
+        Self::ALL.into_iter().find(|hyperparameter| hyperparameter.name() == name)
     }
 
     /// The reference AudioCNN's value, for a space that does not name it.
@@ -107,11 +105,7 @@ impl Hyperparameter {
             }
             _ => false,
         };
-        if right {
-            Ok(value)
-        } else {
-            Err(format!("{} must be {wanted}, got {value}", self.name()))
-        }
+        if right { Ok(value) } else { Err(format!("{} must be {wanted}, got {value}", self.name())) }
     }
 }
 
@@ -178,10 +172,8 @@ pub struct Point {
 impl Space {
     /// A space of these domains; hyperparameters not named keep the reference AudioCNN's value.
     pub fn new(named: BTreeMap<Hyperparameter, Domain>) -> Self {
-        let mut domains: BTreeMap<_, _> = Hyperparameter::ALL
-            .into_iter()
-            .map(|h| (h, Domain::Fixed(h.default_value())))
-            .collect();
+        let mut domains: BTreeMap<_, _> =
+            Hyperparameter::ALL.into_iter().map(|h| (h, Domain::Fixed(h.default_value()))).collect();
         domains.extend(named);
         Self { domains }
     }
@@ -193,20 +185,15 @@ impl Space {
 
     /// Hyperparameters with a choice, in order.
     pub fn tuned(&self) -> impl Iterator<Item = (Hyperparameter, &[Value])> {
-        self.domains
-            .iter()
-            .filter_map(|(&hyperparameter, domain)| match domain {
-                Domain::Choice(values) => Some((hyperparameter, values.as_slice())),
-                Domain::Fixed(_) => None,
-            })
+        self.domains.iter().filter_map(|(&hyperparameter, domain)| match domain {
+            Domain::Choice(values) => Some((hyperparameter, values.as_slice())),
+            Domain::Fixed(_) => None,
+        })
     }
 
     /// Points of the grid.
     pub fn size(&self) -> u64 {
-        self.domains
-            .values()
-            .map(|domain| domain.values().len() as u64)
-            .fold(1, u64::saturating_mul)
+        self.domains.values().map(|domain| domain.values().len() as u64).fold(1, u64::saturating_mul)
     }
 
     /// The grid's point of that number, from 0; the last hyperparameter varies fastest. None past the end.
@@ -227,9 +214,7 @@ impl Space {
 impl Point {
     /// Values in the hyperparameters' order.
     pub fn iter(&self) -> impl Iterator<Item = (Hyperparameter, &Value)> {
-        self.values
-            .iter()
-            .map(|(&hyperparameter, value)| (hyperparameter, value))
+        self.values.iter().map(|(&hyperparameter, value)| (hyperparameter, value))
     }
 
     /// The value of `hyperparameter`; a point holds all of them.
@@ -258,9 +243,7 @@ impl Point {
             Some(Value::List(filters)) => filters,
             _ => &[],
         };
-        let filters = filters
-            .iter()
-            .map(|&filters| u32::try_from(filters).unwrap_or_default());
+        let filters = filters.iter().map(|&filters| u32::try_from(filters).unwrap_or_default());
         AudioCnn {
             n_mfcc: self.int(Hyperparameter::NMfcc).unwrap_or_default(),
             frames,
@@ -300,18 +283,9 @@ mod tests {
             _ => Domain::Choice((0..count).map(value).collect()),
         };
         Space::new(BTreeMap::from([
-            (
-                Hyperparameter::LearningRate,
-                domain(rates, &|i| Value::Float(0.1 / (i + 1) as f64)),
-            ),
-            (
-                Hyperparameter::Filters,
-                domain(filters, &|i| Value::List(vec![i as i64 + 1, 8])),
-            ),
-            (
-                Hyperparameter::Dropout,
-                domain(dropouts, &|i| Value::Float(i as f64 / 10.0)),
-            ),
+            (Hyperparameter::LearningRate, domain(rates, &|i| Value::Float(0.1 / (i + 1) as f64))),
+            (Hyperparameter::Filters, domain(filters, &|i| Value::List(vec![i as i64 + 1, 8]))),
+            (Hyperparameter::Dropout, domain(dropouts, &|i| Value::Float(i as f64 / 10.0))),
         ]))
     }
 
@@ -329,10 +303,8 @@ mod tests {
     #[test]
     fn the_last_hyperparameter_varies_fastest() {
         let space = grid([3, 2, 4]);
-        let dropouts: Vec<f64> = (0..5)
-            .filter_map(|n| space.point(n))
-            .map(|p| p.float(Hyperparameter::Dropout))
-            .collect();
+        let dropouts: Vec<f64> =
+            (0..5).filter_map(|n| space.point(n)).map(|p| p.float(Hyperparameter::Dropout)).collect();
         assert_eq!(dropouts, [0.0, 0.1, 0.2, 0.3, 0.0]);
     }
 

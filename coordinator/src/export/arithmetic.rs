@@ -22,18 +22,12 @@ struct Maps {
 /// Logits of one clip's features, `(n_mfcc, frames)` row-major.
 pub(super) fn logits(network: &Network, quantised: &Quantised, features: &[f32]) -> Vec<f32> {
     let coefficients = features.chunks_exact(network.frames.max(1));
-    let standardised = coefficients
-        .zip(network.mean.values.iter().zip(&network.std.values))
-        .flat_map(|(coefficient, (mean, std))| {
-            coefficient
-                .iter()
-                .map(move |value| centred(quantised.input, (value - mean) / std))
-        });
-    let mut maps = Maps {
-        rows: network.n_mfcc,
-        columns: network.frames,
-        values: standardised.collect(),
-    };
+    let standardised = coefficients.zip(network.mean.values.iter().zip(&network.std.values)).flat_map(
+        |(coefficient, (mean, std))| {
+            coefficient.iter().map(move |value| centred(quantised.input, (value - mean) / std))
+        },
+    );
+    let mut maps = Maps { rows: network.n_mfcc, columns: network.frames, values: standardised.collect() };
     for layer in &quantised.layers {
         let sums = match layer.layer {
             Layer::Block { block, .. } => convolve(layer, block, &maps),
@@ -71,20 +65,10 @@ fn convolve(layer: &QuantisedLayer, block: Block, input: &Maps) -> Vec<i32> {
     let mut sums = Vec::with_capacity(layer.biases.len() * area);
     for (weights, &bias) in weights.zip(&layer.biases) {
         let mut map = vec![bias; area];
-        for (weights, channel) in weights
-            .chunks_exact(kernel * kernel)
-            .zip(input.values.chunks_exact(area))
-        {
+        for (weights, channel) in weights.chunks_exact(kernel * kernel).zip(input.values.chunks_exact(area)) {
             for (position, &weight) in weights.iter().enumerate() {
                 let shift = [position / kernel, position % kernel];
-                add_shifted(
-                    &mut map,
-                    channel,
-                    input.columns,
-                    shift,
-                    kernel / 2,
-                    i32::from(weight),
-                );
+                add_shifted(&mut map, channel, input.columns, shift, kernel / 2, i32::from(weight));
             }
         }
         sums.extend(map);
@@ -120,10 +104,8 @@ fn multiply(layer: &QuantisedLayer, input: &[i16]) -> Vec<i32> {
     weights
         .zip(&layer.biases)
         .map(|(weights, &bias)| {
-            let products = weights
-                .iter()
-                .zip(input)
-                .map(|(&weight, &value)| i32::from(weight) * i32::from(value));
+            let products =
+                weights.iter().zip(input).map(|(&weight, &value)| i32::from(weight) * i32::from(value));
             bias + products.sum::<i32>()
         })
         .collect()
@@ -142,9 +124,5 @@ fn pool(input: &Maps) -> Maps {
                 .filter_map(|(upper, lower)| upper.iter().chain(lower).copied().max())
         })
     });
-    Maps {
-        rows,
-        columns,
-        values: values.collect(),
-    }
+    Maps { rows, columns, values: values.collect() }
 }

@@ -48,12 +48,7 @@ impl Draft {
         };
         fs::create_dir_all(&parent).map_err(io_at(&parent))?;
         let folder = sibling(&parent, "incoming")?;
-        Ok(Self {
-            folder,
-            place: place.to_owned(),
-            parent,
-            files: BTreeMap::new(),
-        })
+        Ok(Self { folder, place: place.to_owned(), parent, files: BTreeMap::new() })
     }
 
     /// Adds a file, durably.
@@ -65,10 +60,7 @@ impl Draft {
         fs::File::create(&path)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .map_err(io_at(&path))?;
-        let entry = FileEntry {
-            bytes: bytes.len() as u64,
-            blake3: BlobId::of(bytes),
-        };
+        let entry = FileEntry { bytes: bytes.len() as u64, blake3: BlobId::of(bytes) };
         self.files.insert(name, entry);
         Ok(())
     }
@@ -114,9 +106,7 @@ impl Draft {
             fs::rename(self.folder.path(), &self.place).map_err(io_at(&self.place))?;
         }
         // The renames are durable only once the folder around them is synced.
-        fs::File::open(&self.parent)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io_at(&self.parent))
+        fs::File::open(&self.parent).and_then(|folder| folder.sync_all()).map_err(io_at(&self.parent))
     }
 }
 
@@ -134,11 +124,7 @@ fn check_free(place: &Path) -> Result<(), ExportError> {
     }
     let is_empty = fs::read_dir(place).map_err(io_at(place))?.next().is_none();
     let is_ours = || fs::read(place.join(PROVENANCE_FILE)).is_ok_and(|bytes| provenance::is_ours(&bytes));
-    if is_empty || is_ours() {
-        Ok(())
-    } else {
-        Err(occupied())
-    }
+    if is_empty || is_ours() { Ok(()) } else { Err(occupied()) }
 }
 
 /// A folder of our own on the same file system, which a rename needs; others may read it, as any folder a user makes.
@@ -172,9 +158,7 @@ mod tests {
     /// Everything beside `place`, temporary folders included.
     fn names(folder: &Path) -> Vec<String> {
         let entries = fs::read_dir(folder).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
     }
 
     #[test]
@@ -196,19 +180,13 @@ mod tests {
         fs::create_dir(&place).unwrap();
         fs::write(place.join(PROVENANCE_FILE), b"{\"format\":\"another\"}").unwrap();
         let message = write(&place, b"new").unwrap_err().to_string();
-        assert!(
-            message.contains("is not a bundle of ours: give another folder"),
-            "{message}"
-        );
+        assert!(message.contains("is not a bundle of ours: give another folder"), "{message}");
         assert_eq!(names(&place), [PROVENANCE_FILE]);
 
         let file = folder.path().join("file");
         fs::write(&file, b"").unwrap();
         assert!(matches!(write(&file, b"new"), Err(ExportError::Occupied(_))));
-        assert!(matches!(
-            write(Path::new("/"), b"new"),
-            Err(ExportError::Occupied(_))
-        ));
+        assert!(matches!(write(Path::new("/"), b"new"), Err(ExportError::Occupied(_))));
         assert_eq!(names(folder.path()).len(), 2);
     }
 
@@ -220,13 +198,7 @@ mod tests {
         let mut draft = Draft::begin(&place).unwrap();
         draft.write("labels.txt", b"new").unwrap();
         fs::write(draft.folder.path().join("labels.txt"), b"neW").unwrap();
-        assert!(matches!(
-            draft.commit(),
-            Err(ExportError::Corrupt {
-                model: "labels.txt",
-                ..
-            })
-        ));
+        assert!(matches!(draft.commit(), Err(ExportError::Corrupt { model: "labels.txt", .. })));
         assert_eq!(fs::read(place.join("labels.txt")).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["champion"]);
     }

@@ -24,19 +24,14 @@ impl Range {
     }
 
     fn union(self, other: Self) -> Self {
-        Self {
-            min: self.min.min(other.min),
-            max: self.max.max(other.max),
-        }
+        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
     }
 }
 
 /// Rows to calibrate on: all of `train`, or [`CLIPS_MAX`] of them at even distances.
 pub(super) fn sample(train: &[u32]) -> Vec<u32> {
     let count = train.len().min(CLIPS_MAX);
-    (0..count)
-        .filter_map(|index| train.get(index * train.len() / count).copied())
-        .collect()
+    (0..count).filter_map(|index| train.get(index * train.len() / count).copied()).collect()
 }
 
 /// Ranges of the standardised input and of every layer's activation but the last, which gives the logits and stays float.
@@ -52,28 +47,16 @@ pub(super) fn ranges(
 ) -> Result<Vec<Range>, ExportError> {
     let hidden = network.layers.len().saturating_sub(1);
     let values: Vec<String> = std::iter::once(graph::STANDARDISED.to_owned())
-        .chain(
-            network
-                .layers
-                .iter()
-                .take(hidden)
-                .map(|layer| graph::activation(&layer.name)),
-        )
+        .chain(network.layers.iter().take(hidden).map(|layer| graph::activation(&layer.name)))
         .collect();
     // Every activation of a batch is held at once here.
     let held = activations * values.len() as u64;
     let session = Session::load(super::FLOAT_FILE, model, held, &values)?;
-    let batches = session.map(features, rows, |outputs| {
-        outputs.iter().map(|values| Range::of(values)).collect::<Vec<_>>()
-    })?;
-    Ok(batches
-        .into_iter()
-        .fold(vec![Range::default(); values.len()], |all, batch| {
-            all.into_iter()
-                .zip(batch)
-                .map(|(range, more)| range.union(more))
-                .collect()
-        }))
+    let batches = session
+        .map(features, rows, |outputs| outputs.iter().map(|values| Range::of(values)).collect::<Vec<_>>())?;
+    Ok(batches.into_iter().fold(vec![Range::default(); values.len()], |all, batch| {
+        all.into_iter().zip(batch).map(|(range, more)| range.union(more)).collect()
+    }))
 }
 
 #[cfg(test)]
@@ -85,11 +68,7 @@ mod tests {
         let train: Vec<u32> = (0..1000).collect();
         let sample = sample(&train);
         assert_eq!(sample.len(), CLIPS_MAX);
-        assert!(
-            sample
-                .windows(2)
-                .all(|pair| (3..=4).contains(&(pair[1] - pair[0])))
-        );
+        assert!(sample.windows(2).all(|pair| (3..=4).contains(&(pair[1] - pair[0]))));
         assert_eq!(super::sample(&[7, 9]), [7, 9]);
         assert!(super::sample(&[]).is_empty());
     }

@@ -127,10 +127,8 @@ impl<'a> Exporter<'a> {
     /// tract cannot calibrate, or the disk refuses.
     pub(super) fn write(&self, draft: &mut Draft, progress: &dyn Fn(&str)) -> Result<Models, ExportError> {
         progress("writing the float model");
-        let mut metadata = provenance::metadata(self.champion).map_err(|source| ExportError::Json {
-            file: FLOAT_FILE,
-            source,
-        })?;
+        let mut metadata = provenance::metadata(self.champion)
+            .map_err(|source| ExportError::Json { file: FLOAT_FILE, source })?;
         let float = graph::float(&self.network, &metadata);
         let bytes = float.encode_to_vec();
         draft.write(FLOAT_FILE, &bytes)?;
@@ -146,11 +144,7 @@ impl<'a> Exporter<'a> {
         metadata.push(("earshot.calibration", calibration));
         let int8 = qdq::int8(&self.network, &quantised, &metadata);
         draft.write(INT8_FILE, &int8.encode_to_vec())?;
-        Ok(Models {
-            float,
-            quantised,
-            int8,
-        })
+        Ok(Models { float, quantised, int8 })
     }
 
     /// Verifies both models as they lie on the disk, and scores them.
@@ -231,25 +225,17 @@ impl<'a> Exporter<'a> {
             Some("the features are not of the model's shape".to_owned())
         } else if manifest.frames as usize != self.network.frames {
             let frames = manifest.frames;
-            Some(format!(
-                "the front end gives {frames} frames, the model reads {}",
-                self.network.frames
-            ))
+            Some(format!("the front end gives {frames} frames, the model reads {}", self.network.frames))
         } else if manifest.classes.len() != self.network.classes {
             let classes = manifest.classes.len();
-            Some(format!(
-                "{classes} classes, the model gives {} logits",
-                self.network.classes
-            ))
+            Some(format!("{classes} classes, the model gives {} logits", self.network.classes))
         } else if manifest.labels() != self.features.labels() {
             Some("the shards' labels are not the manifest's".to_owned())
         } else if let Some(row) = beyond {
             Some(format!("the split names row {row} of {rows}"))
         } else if (recorded.accuracy() - reported).abs() > ACCURACY_TOLERANCE {
             let found = recorded.accuracy();
-            Some(format!(
-                "the worker reported an accuracy of {reported}, its logits have {found}"
-            ))
+            Some(format!("the worker reported an accuracy of {reported}, its logits have {found}"))
         } else {
             None
         }
@@ -281,13 +267,9 @@ impl<'a> Exporter<'a> {
 fn recorded_logits(champion: &Champion) -> Result<Vec<f32>, ExportError> {
     const NAME: &str = "logits";
     let mut tensors = tensors::decode(&champion.logits).map_err(ExportError::Recorded)?;
-    let logits = tensors
-        .remove(NAME)
-        .ok_or_else(|| ExportError::Recorded(TensorsError::Missing(NAME.to_owned())))?;
-    let expected = vec![
-        champion.split.validation.len(),
-        champion.job.model.classes as usize,
-    ];
+    let logits =
+        tensors.remove(NAME).ok_or_else(|| ExportError::Recorded(TensorsError::Missing(NAME.to_owned())))?;
+    let expected = vec![champion.split.validation.len(), champion.job.model.classes as usize];
     if logits.shape == expected {
         Ok(logits.values)
     } else {
@@ -300,14 +282,9 @@ fn recorded_logits(champion: &Champion) -> Result<Vec<f32>, ExportError> {
 }
 
 fn check_labels(classes: &[String]) -> Result<(), ExportError> {
-    let broken = classes
-        .iter()
-        .position(|name| name.is_empty() || name.chars().any(char::is_control));
+    let broken = classes.iter().position(|name| name.is_empty() || name.chars().any(char::is_control));
     match broken.and_then(|class| Some((class, classes.get(class)?))) {
-        Some((class, name)) => Err(ExportError::Label {
-            class,
-            name: name.clone(),
-        }),
+        Some((class, name)) => Err(ExportError::Label { class, name: name.clone() }),
         None => Ok(()),
     }
 }

@@ -19,12 +19,7 @@ pub struct Features {
 impl Features {
     /// No rows yet, of a model that reads `n_mfcc` coefficients of `frames` frames.
     pub fn new(n_mfcc: u32, frames: u32) -> Self {
-        Self {
-            n_mfcc: n_mfcc as usize,
-            frames: frames as usize,
-            labels: Vec::new(),
-            values: Vec::new(),
-        }
+        Self { n_mfcc: n_mfcc as usize, frames: frames as usize, labels: Vec::new(), values: Vec::new() }
     }
 
     /// Adds the rows of the next shard, in the manifest's order of shards.
@@ -71,9 +66,7 @@ impl Features {
 
     /// Classes of these rows, in their order.
     pub(super) fn labels_of(&self, rows: &[u32]) -> Vec<u16> {
-        rows.iter()
-            .filter_map(|&row| self.labels.get(row as usize).copied())
-            .collect()
+        rows.iter().filter_map(|&row| self.labels.get(row as usize).copied()).collect()
     }
 }
 
@@ -89,9 +82,7 @@ mod tests {
             n_mfcc,
             frames: 2,
             labels: vec![label],
-            features: (0..n_mfcc as u16 * 2)
-                .map(|v| f32::from(v + 10 * label))
-                .collect(),
+            features: (0..n_mfcc as u16 * 2).map(|v| f32::from(v + 10 * label)).collect(),
             front_end: BlobId::of(b"front end"),
             view: View::Clean,
         }
@@ -110,9 +101,6 @@ mod tests {
     #[test]
     fn a_shard_that_is_too_small_is_refused() {
         let message = Features::new(5, 2).push(&shard(4, 0)).unwrap_err().to_string();
-        assert!(
-            message.contains("the model reads 5 × 2, a shard holds 4 × 2"),
-            "{message}"
-        );
+        assert!(message.contains("the model reads 5 × 2, a shard holds 4 × 2"), "{message}");
     }
 }

@@ -33,11 +33,8 @@ pub(super) fn float(network: &Network, metadata: &Metadata) -> ModelProto {
     for (index, layer) in network.layers.iter().enumerate() {
         let name = &layer.name;
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
-        let (weighted, activation, pooled) = (
-            format!("{name}.weighted"),
-            activation(name),
-            format!("{name}.pooled"),
-        );
+        let (weighted, activation, pooled) =
+            (format!("{name}.weighted"), activation(name), format!("{name}.pooled"));
         match layer.layer {
             Layer::Block { block, .. } => {
                 let convolution = onnx::same_convolution(block.kernel_size);

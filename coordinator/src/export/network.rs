@@ -80,20 +80,11 @@ impl Network {
     /// over `(batch, 1, n_mfcc, frames)`.
     pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>, &[f32])> {
         let input = [("input.mean", &self.mean), ("input.std", &self.std)];
-        let input = input.map(|(name, tensor)| {
-            (
-                name.to_owned(),
-                vec![1, 1, self.n_mfcc, 1],
-                tensor.values.as_slice(),
-            )
-        });
+        let input = input
+            .map(|(name, tensor)| (name.to_owned(), vec![1, 1, self.n_mfcc, 1], tensor.values.as_slice()));
         let layers = self.layers.iter().flat_map(|layer| {
             [("weight", &layer.weight), ("bias", &layer.bias)].map(|(part, tensor)| {
-                (
-                    format!("{}.{part}", layer.name),
-                    tensor.shape.clone(),
-                    tensor.values.as_slice(),
-                )
+                (format!("{}.{part}", layer.name), tensor.shape.clone(), tensor.values.as_slice())
             })
         });
         input.into_iter().chain(layers)
@@ -104,15 +95,10 @@ impl Weighted {
     /// Weights of each output channel in turn, with that channel's bias.
     pub(super) fn channels(&self) -> impl Iterator<Item = (&[f32], f32)> {
         let size = self.weight.values.len() / self.bias.values.len().max(1);
-        self.weight
-            .values
-            .chunks_exact(size.max(1))
-            .zip(self.bias.values.iter().copied())
+        self.weight.values.chunks_exact(size.max(1)).zip(self.bias.values.iter().copied())
     }
 }
 
 fn take(tensors: &mut Tensors, name: &str) -> Result<Tensor, ExportError> {
-    tensors
-        .remove(name)
-        .ok_or_else(|| ExportError::Checkpoint(TensorsError::Missing(name.to_owned())))
+    tensors.remove(name).ok_or_else(|| ExportError::Checkpoint(TensorsError::Missing(name.to_owned())))
 }

@@ -31,18 +31,9 @@ pub(super) enum Values<'a> {
 /// An initialiser; no dimensions: a scalar.
 pub(super) fn tensor(name: impl Into<String>, shape: &[usize], values: &Values<'_>) -> TensorProto {
     let (data_type, raw_data) = match values {
-        Values::Float(values) => (
-            DataType::Float,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        ),
-        Values::Int8(values) => (
-            DataType::Int8,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        ),
-        Values::Int32(values) => (
-            DataType::Int32,
-            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-        ),
+        Values::Float(values) => (DataType::Float, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Values::Int8(values) => (DataType::Int8, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
+        Values::Int32(values) => (DataType::Int32, values.iter().flat_map(|v| v.to_le_bytes()).collect()),
     };
     TensorProto {
         dims: shape.iter().map(|&extent| extent as i64).collect(),
@@ -92,11 +83,7 @@ pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
 /// A node's attributes of a "same" convolution with a square, odd kernel.
 pub(super) fn same_convolution(kernel_size: u32) -> Vec<AttributeProto> {
     let (kernel, pad) = (i64::from(kernel_size), i64::from(kernel_size / 2));
-    vec![
-        ints("kernel_shape", &[kernel; 2]),
-        ints("pads", &[pad; 4]),
-        ints("strides", &[1; 2]),
-    ]
+    vec![ints("kernel_shape", &[kernel; 2]), ints("pads", &[pad; 4]), ints("strides", &[1; 2])]
 }
 
 /// A node's attributes of 2×2 pooling with stride 2.
@@ -131,16 +118,10 @@ pub(super) fn model(
         model_version: 1,
         doc_string: String::new(),
         graph: Some(graph),
-        opset_import: vec![OperatorSetIdProto {
-            domain: String::new(),
-            version: OPERATOR_SET,
-        }],
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPERATOR_SET }],
         metadata_props: metadata
             .iter()
-            .map(|(key, value)| StringStringEntryProto {
-                key: (*key).to_owned(),
-                value: value.clone(),
-            })
+            .map(|(key, value)| StringStringEntryProto { key: (*key).to_owned(), value: value.clone() })
             .collect(),
     }
 }
@@ -148,22 +129,13 @@ pub(super) fn model(
 /// A float value whose first dimension is the batch.
 fn value(name: &str, shape: &[usize]) -> ValueInfoProto {
     let batch = dimension::Value::DimParam(BATCH.to_owned());
-    let rest = shape
-        .iter()
-        .map(|&extent| dimension::Value::DimValue(extent as i64));
-    let dim = std::iter::once(batch)
-        .chain(rest)
-        .map(|value| Dimension { value: Some(value) })
-        .collect();
-    let tensor = type_proto::Tensor {
-        elem_type: DataType::Float.into(),
-        shape: Some(TensorShapeProto { dim }),
-    };
+    let rest = shape.iter().map(|&extent| dimension::Value::DimValue(extent as i64));
+    let dim = std::iter::once(batch).chain(rest).map(|value| Dimension { value: Some(value) }).collect();
+    let tensor =
+        type_proto::Tensor { elem_type: DataType::Float.into(), shape: Some(TensorShapeProto { dim }) };
     ValueInfoProto {
         name: name.to_owned(),
-        r#type: Some(TypeProto {
-            value: Some(type_proto::Value::TensorType(tensor)),
-        }),
+        r#type: Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)) }),
         doc_string: String::new(),
     }
 }

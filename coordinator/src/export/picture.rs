@@ -20,15 +20,8 @@ const WRONG: [u8; 3] = [202, 88, 44];
 /// of the true class.
 pub(super) fn confusion(matrices: &[(&str, &Confusion)], labels: &[String]) -> String {
     let classes = labels.len();
-    let cell = if classes > MANY_CLASSES {
-        CELL_SMALL_PX
-    } else {
-        CELL_PX
-    };
-    let letters = labels
-        .iter()
-        .map(|label| label.chars().count().min(LETTERS_MAX))
-        .max();
+    let cell = if classes > MANY_CLASSES { CELL_SMALL_PX } else { CELL_PX };
+    let letters = labels.iter().map(|label| label.chars().count().min(LETTERS_MAX)).max();
     let gutter = letters.unwrap_or_default() * LETTER_PX + 20;
     let panel = gutter + classes * cell + 20;
     let top = gutter + 40;
@@ -39,16 +32,9 @@ pub(super) fn confusion(matrices: &[(&str, &Confusion)], labels: &[String]) -> S
          <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n"
     );
     for (index, (title, confusion)) in matrices.iter().enumerate() {
-        let _ = writeln!(
-            svg,
-            "<g transform=\"translate({} {top})\">",
-            index * panel + gutter
-        );
-        let caption = format!(
-            "{title}: {:.1} % of {} clips",
-            100.0 * confusion.accuracy(),
-            confusion.total()
-        );
+        let _ = writeln!(svg, "<g transform=\"translate({} {top})\">", index * panel + gutter);
+        let caption =
+            format!("{title}: {:.1} % of {} clips", 100.0 * confusion.accuracy(), confusion.total());
         text(&mut svg, [0, 16 - top as i64], "font-size=\"15\"", &caption);
         for (class, label) in labels.iter().enumerate() {
             let middle = (class * cell + cell / 2) as i64;
@@ -59,17 +45,9 @@ pub(super) fn confusion(matrices: &[(&str, &Confusion)], labels: &[String]) -> S
             row(&mut svg, confusion, class, cell);
         }
         let side = classes * cell;
-        let _ = writeln!(
-            svg,
-            "<rect width=\"{side}\" height=\"{side}\" fill=\"none\" stroke=\"#333\"/>"
-        );
+        let _ = writeln!(svg, "<rect width=\"{side}\" height=\"{side}\" fill=\"none\" stroke=\"#333\"/>");
         let attributes = "fill=\"#555\"";
-        text(
-            &mut svg,
-            [0, side as i64 + 20],
-            attributes,
-            "down: true class, across: predicted",
-        );
+        text(&mut svg, [0, side as i64 + 20], attributes, "down: true class, across: predicted");
         svg.push_str("</g>\n");
     }
     svg.push_str("</svg>\n");
@@ -103,11 +81,7 @@ fn row(svg: &mut String, confusion: &Confusion, truth: usize, cell: usize) {
 }
 
 fn text(svg: &mut String, [x, y]: [i64; 2], attributes: &str, content: &str) {
-    let _ = writeln!(
-        svg,
-        "<text x=\"{x}\" y=\"{y}\" {attributes}>{}</text>",
-        escaped(content)
-    );
+    let _ = writeln!(svg, "<text x=\"{x}\" y=\"{y}\" {attributes}>{}</text>", escaped(content));
 }
 
 fn shortened(label: &str) -> String {
@@ -118,7 +92,5 @@ fn shortened(label: &str) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }

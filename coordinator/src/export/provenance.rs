@@ -90,10 +90,7 @@ pub(super) fn metadata(champion: &Champion) -> Result<Metadata, serde_json::Erro
         ("earshot.fold", champion.fold.to_string()),
         ("earshot.point", serde_json::to_string(&champion.point)?),
         ("earshot.checkpoint", BlobId::of(&champion.checkpoint).to_string()),
-        (
-            "earshot.validation_metrics",
-            serde_json::to_string(&champion.best)?,
-        ),
+        ("earshot.validation_metrics", serde_json::to_string(&champion.best)?),
     ])
 }
 

@@ -24,16 +24,10 @@ pub(super) fn stored(name: &str) -> [String; 3] {
 pub(super) fn int8(network: &Network, quantised: &Quantised, metadata: &Metadata) -> ModelProto {
     let mut writer = Writer::default();
     for (name, shape, values) in network.tensors().take(2) {
-        writer
-            .initializers
-            .push(onnx::tensor(name, &shape, &Values::Float(values)));
+        writer.initializers.push(onnx::tensor(name, &shape, &Values::Float(values)));
     }
-    writer
-        .nodes
-        .push(node("Sub", &[INPUT, "input.mean"], "centred", vec![]));
-    writer
-        .nodes
-        .push(node("Div", &["centred", "input.std"], STANDARDISED, vec![]));
+    writer.nodes.push(node("Sub", &[INPUT, "input.mean"], "centred", vec![]));
+    writer.nodes.push(node("Div", &["centred", "input.std"], STANDARDISED, vec![]));
     writer.affine(STANDARDISED, quantised.input);
     let mut held = STANDARDISED.to_owned();
     let mut value = writer.quantise(STANDARDISED, &held);
@@ -61,13 +55,7 @@ pub(super) fn int8(network: &Network, quantised: &Quantised, metadata: &Metadata
         writer.affine(&held, affine);
         value = writer.quantise(&weighted, &held);
         if !is_linear {
-            value = writer.move_through(
-                "MaxPool",
-                &value,
-                &format!("{name}.pooled"),
-                &held,
-                onnx::pooling(),
-            );
+            value = writer.move_through("MaxPool", &value, &format!("{name}.pooled"), &held, onnx::pooling());
         }
     }
     let shape = [network.n_mfcc, network.frames, network.classes];
@@ -84,28 +72,16 @@ impl Writer {
     /// Stores an activation's scale and zero point under `name`.
     fn affine(&mut self, name: &str, affine: Affine) {
         let [_, scale, zero_point] = stored(name);
-        self.initializers
-            .push(onnx::tensor(scale, &[], &Values::Float(&[affine.scale])));
-        self.initializers
-            .push(onnx::tensor(zero_point, &[], &Values::Int8(&[affine.zero_point])));
+        self.initializers.push(onnx::tensor(scale, &[], &Values::Float(&[affine.scale])));
+        self.initializers.push(onnx::tensor(zero_point, &[], &Values::Int8(&[affine.zero_point])));
     }
 
     /// `value` to int8 and back, with the scale and zero point stored under `held`.
     fn quantise(&mut self, value: &str, held: &str) -> String {
         let [_, scale, zero_point] = stored(held);
         let (whole, back) = (format!("{value}.int8"), format!("{value}.dequantised"));
-        self.nodes.push(node(
-            "QuantizeLinear",
-            &[value, &scale, &zero_point],
-            &whole,
-            vec![],
-        ));
-        self.nodes.push(node(
-            "DequantizeLinear",
-            &[&whole, &scale, &zero_point],
-            &back,
-            vec![],
-        ));
+        self.nodes.push(node("QuantizeLinear", &[value, &scale, &zero_point], &whole, vec![]));
+        self.nodes.push(node("DequantizeLinear", &[&whole, &scale, &zero_point], &back, vec![]));
         back
     }
 
@@ -128,33 +104,20 @@ impl Writer {
         let (weight, bias) = (format!("{}.weight", layer.name), format!("{}.bias", layer.name));
         let zeros = vec![0_i8; layer.biases.len()];
         let tensors = [
-            (
-                &weight,
-                &layer.shape[..],
-                Values::Int8(&layer.weights),
-                &layer.weight_scales,
-            ),
-            (
-                &bias,
-                &channels[..],
-                Values::Int32(&layer.biases),
-                &layer.bias_scales,
-            ),
+            (&weight, &layer.shape[..], Values::Int8(&layer.weights), &layer.weight_scales),
+            (&bias, &channels[..], Values::Int32(&layer.biases), &layer.bias_scales),
         ];
         for (name, shape, values, scales) in tensors {
             let [whole, scale, zero_point] = stored(name);
             let mut inputs = vec![whole.as_str(), &scale];
             self.initializers.push(onnx::tensor(&whole, shape, &values));
-            self.initializers
-                .push(onnx::tensor(&scale, &channels, &Values::Float(scales)));
+            self.initializers.push(onnx::tensor(&scale, &channels, &Values::Float(scales)));
             // An int32 has no zero point in ONNX; for int8 some runtimes want it written down.
             if matches!(values, Values::Int8(_)) {
-                self.initializers
-                    .push(onnx::tensor(&zero_point, &channels, &Values::Int8(&zeros)));
+                self.initializers.push(onnx::tensor(&zero_point, &channels, &Values::Int8(&zeros)));
                 inputs.push(&zero_point);
             }
-            self.nodes
-                .push(node("DequantizeLinear", &inputs, name, vec![int("axis", 0)]));
+            self.nodes.push(node("DequantizeLinear", &inputs, name, vec![int("axis", 0)]));
         }
         [weight, bias]
     }

@@ -66,16 +66,10 @@ impl Affine {
         let width = range.max - range.min;
         if !(width.is_normal() && width / 255.0 > f32::MIN_POSITIVE) {
             // A dead activation is always 0: any scale holds it.
-            return Self {
-                scale: 1.0,
-                zero_point: i8::MIN,
-            };
+            return Self { scale: 1.0, zero_point: i8::MIN };
         }
         let scale = width / 255.0;
-        Self {
-            scale,
-            zero_point: (-128.0 - range.min / scale).round_ties_even() as i8,
-        }
+        Self { scale, zero_point: (-128.0 - range.min / scale).round_ties_even() as i8 }
     }
 
     /// The nearest whole number, saturated, as ONNX's QuantizeLinear defines it.
@@ -88,9 +82,7 @@ impl Quantised {
     /// Quantises a network with the calibrated ranges of its standardised input and of every activation but the last.
     pub(super) fn new(network: &Network, ranges: &[Range]) -> Self {
         let mut activations = ranges.iter().copied().map(Affine::covering);
-        let mut held = activations
-            .next()
-            .unwrap_or_else(|| Affine::covering(Range::default()));
+        let mut held = activations.next().unwrap_or_else(|| Affine::covering(Range::default()));
         let input = held;
         let mut layers = Vec::with_capacity(network.layers.len());
         for layer in &network.layers {
@@ -116,13 +108,9 @@ fn quantise_layer(layer: &Weighted, input_scale: f32, output: Option<Affine>) ->
     for (weights, bias) in layer.channels() {
         let scale = weight_scale(weights, bias, input_scale);
         let bias_scale = input_scale * scale;
-        quantised
-            .weights
-            .extend(weights.iter().map(|&weight| quantise_weight(weight, scale)));
+        quantised.weights.extend(weights.iter().map(|&weight| quantise_weight(weight, scale)));
         quantised.weight_scales.push(scale);
-        quantised
-            .biases
-            .push((bias / bias_scale).round_ties_even() as i32);
+        quantised.biases.push((bias / bias_scale).round_ties_even() as i32);
         quantised.bias_scales.push(bias_scale);
     }
     quantised
@@ -136,17 +124,11 @@ pub(super) fn quantise_weight(weight: f32, scale: f32) -> i8 {
 /// The smallest scale that holds all weights of a channel, and its bias at `input_scale` times it. A channel of zeros would
 /// else have a scale of 0, and one of nearly zeros a bias beyond int32.
 fn weight_scale(weights: &[f32], bias: f32, input_scale: f32) -> f32 {
-    let largest = weights
-        .iter()
-        .fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    let largest = weights.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
     let for_weights = largest / WEIGHT_MAX;
     let for_bias = bias.abs() / BIAS_MAX / input_scale;
     let scale = for_weights.max(for_bias);
-    if (scale * input_scale).is_normal() && scale.is_normal() {
-        scale
-    } else {
-        1.0
-    }
+    if (scale * input_scale).is_normal() && scale.is_normal() { scale } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -160,34 +142,10 @@ mod tests {
 
     #[test]
     fn ranges_become_scales_and_zero_points() {
-        check(
-            (0.0, 25.5),
-            Affine {
-                scale: 0.1,
-                zero_point: -128,
-            },
-        );
-        check(
-            (-12.8, 12.7),
-            Affine {
-                scale: 0.1,
-                zero_point: 0,
-            },
-        );
-        check(
-            (-25.5, 0.0),
-            Affine {
-                scale: 0.1,
-                zero_point: 127,
-            },
-        );
-        check(
-            (0.0, 0.0),
-            Affine {
-                scale: 1.0,
-                zero_point: -128,
-            },
-        );
+        check((0.0, 25.5), Affine { scale: 0.1, zero_point: -128 });
+        check((-12.8, 12.7), Affine { scale: 0.1, zero_point: 0 });
+        check((-25.5, 0.0), Affine { scale: 0.1, zero_point: 127 });
+        check((0.0, 0.0), Affine { scale: 1.0, zero_point: -128 });
     }
 
     #[test]
@@ -205,10 +163,7 @@ mod tests {
             let scale = weight_scale(&[weight; 9], 0.5, 0.01);
             let bias_scale = scale * 0.01;
             let quantised = (0.5 / bias_scale).round_ties_even() as i32;
-            assert!(
-                (quantised as f32 * bias_scale - 0.5).abs() < 1e-6,
-                "{weight} {scale} {quantised}"
-            );
+            assert!((quantised as f32 * bias_scale - 0.5).abs() < 1e-6, "{weight} {scale} {quantised}");
             assert_eq!(quantise_weight(weight, scale), 0);
         }
         assert!((weight_scale(&[0.0; 9], 0.0, 0.01) - 1.0).abs() < 1e-9);

@@ -70,16 +70,9 @@ impl<'a> Report<'a> {
     /// As Markdown.
     pub(super) fn markdown(&self) -> String {
         let mut text = format!("# Test report: {}, trial {}\n\n", self.sweep, self.trial);
-        let _ = writeln!(
-            text,
-            "The best of {} completed trials, with",
-            self.trials_completed
-        );
-        let point: Vec<String> = self
-            .point
-            .iter()
-            .map(|(h, value)| format!("`{} = {value}`", h.name()))
-            .collect();
+        let _ = writeln!(text, "The best of {} completed trials, with", self.trials_completed);
+        let point: Vec<String> =
+            self.point.iter().map(|(h, value)| format!("`{} = {value}`", h.name())).collect();
         let _ = writeln!(text, "{}.\n", point.join(", "));
         text.push_str(match self.part {
             "test" => "Scores are on the **test part**: clips that neither trained nor selected the model.\n\n",
@@ -91,11 +84,7 @@ impl<'a> Report<'a> {
         self.write_files(&mut text);
         self.write_classes(&mut text);
         for file in [&self.float, &self.int8] {
-            let _ = writeln!(
-                text,
-                "## Confusion of `{}` on the {} part\n",
-                file.file, self.part
-            );
+            let _ = writeln!(text, "## Confusion of `{}` on the {} part\n", file.file, self.part);
             self.write_confusion(&mut text, file);
         }
         text.push_str("![confusion matrices](confusion.svg)\n");
@@ -118,11 +107,7 @@ impl<'a> Report<'a> {
                 ]);
             }
         }
-        table(
-            text,
-            &["file", "bytes", "part", "clips", "accuracy", "macro-F1"],
-            &rows,
-        );
+        table(text, &["file", "bytes", "part", "clips", "accuracy", "macro-F1"], &rows);
         let reported = |file: &FileReport| file.test.unwrap_or(file.validation).accuracy;
         let _ = writeln!(
             text,
@@ -143,38 +128,22 @@ impl<'a> Report<'a> {
             .iter()
             .zip(both)
             .map(|(label, (float, int8))| {
-                let scores = [
-                    float.precision,
-                    float.recall,
-                    float.f1,
-                    int8.precision,
-                    int8.recall,
-                    int8.f1,
-                ];
+                let scores = [float.precision, float.recall, float.f1, int8.precision, int8.recall, int8.f1];
                 [cell(label), float.support.to_string()]
                     .into_iter()
                     .chain(scores.map(|score| format!("{score:.3}")))
                     .collect()
             })
             .collect();
-        let header = [
-            "class",
-            "support",
-            "float precision",
-            "recall",
-            "F1",
-            "int8 precision",
-            "recall",
-            "F1",
-        ];
+        let header =
+            ["class", "support", "float precision", "recall", "F1", "int8 precision", "recall", "F1"];
         table(text, &header, &rows);
     }
 
     fn write_confusion(&self, text: &mut String, file: &FileReport) {
         let numbers: Vec<String> = (0..self.labels.len()).map(|class| class.to_string()).collect();
-        let header: Vec<&str> = std::iter::once("true \\ predicted")
-            .chain(numbers.iter().map(String::as_str))
-            .collect();
+        let header: Vec<&str> =
+            std::iter::once("true \\ predicted").chain(numbers.iter().map(String::as_str)).collect();
         let rows: Vec<Vec<String>> = self
             .labels
             .iter()
@@ -182,13 +151,8 @@ impl<'a> Report<'a> {
             .enumerate()
             .map(|(class, (label, counts))| {
                 let label = format!("{class} {}", cell(label));
-                let counts = counts.iter().map(|&count| {
-                    if count == 0 {
-                        String::new()
-                    } else {
-                        count.to_string()
-                    }
-                });
+                let counts =
+                    counts.iter().map(|&count| if count == 0 { String::new() } else { count.to_string() });
                 std::iter::once(label).chain(counts).collect()
             })
             .collect();
@@ -205,19 +169,14 @@ impl FileReport {
             bytes: measured.bytes,
             validation: Scores::of(&measured.scored.validation),
             test: measured.scored.test.as_ref().map(Scores::of),
-            classes: classes
-                .clone()
-                .map(|class| reported.class_scores(class))
-                .collect(),
+            classes: classes.clone().map(|class| reported.class_scores(class)).collect(),
             confusion: classes.map(|truth| row(reported, truth)).collect(),
         }
     }
 }
 
 fn row(confusion: &Confusion, truth: usize) -> Vec<u64> {
-    (0..confusion.classes())
-        .map(|predicted| confusion.count(truth, predicted))
-        .collect()
+    (0..confusion.classes()).map(|predicted| confusion.count(truth, predicted)).collect()
 }
 
 /// A Markdown table: the first column to the left, the others to the right.

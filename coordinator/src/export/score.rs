@@ -17,11 +17,7 @@ pub struct Scores {
 impl Scores {
     /// As they follow from the confusion matrix.
     pub(super) fn of(confusion: &Confusion) -> Self {
-        Self {
-            clips: confusion.total(),
-            accuracy: confusion.accuracy(),
-            macro_f1: confusion.macro_f1(),
-        }
+        Self { clips: confusion.total(), accuracy: confusion.accuracy(), macro_f1: confusion.macro_f1() }
     }
 }
 

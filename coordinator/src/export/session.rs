@@ -34,18 +34,11 @@ impl Session {
         outputs: &[String],
     ) -> Result<Self, ExportError> {
         let failed = |step| move |source| ExportError::Tract { model, step, source };
-        let mut graph = tract_onnx::onnx()
-            .model_for_read(&mut bytes)
-            .map_err(failed("read"))?;
+        let mut graph = tract_onnx::onnx().model_for_read(&mut bytes).map_err(failed("read"))?;
         if !outputs.is_empty() {
-            graph
-                .select_outputs_by_name(outputs)
-                .map_err(failed("find the values of"))?;
+            graph.select_outputs_by_name(outputs).map_err(failed("find the values of"))?;
         }
-        let plan = graph
-            .into_optimized()
-            .and_then(IntoRunnable::into_runnable)
-            .map_err(failed("prepare"))?;
+        let plan = graph.into_optimized().and_then(IntoRunnable::into_runnable).map_err(failed("prepare"))?;
         let batch = (ACTIVATIONS_MAX / activations.max(1)).clamp(1, BATCH_MAX as u64) as usize;
         Ok(Self { model, plan, batch })
     }
@@ -76,10 +69,7 @@ impl Session {
                 .collect();
             let mut results = Vec::with_capacity(batches.len());
             for lane in lanes {
-                results.extend(
-                    lane.join()
-                        .unwrap_or_else(|panicked| panic::resume_unwind(panicked))?,
-                );
+                results.extend(lane.join().unwrap_or_else(|panicked| panic::resume_unwind(panicked))?);
             }
             Ok(results)
         })
@@ -90,9 +80,8 @@ impl Session {
     /// # Errors
     /// As [`Session::map`].
     pub(super) fn logits(&self, features: &Features, rows: &[u32]) -> Result<Vec<f32>, ExportError> {
-        let batches = self.map(features, rows, |outputs| {
-            outputs.first().map_or_else(Vec::new, |logits| logits.to_vec())
-        })?;
+        let batches = self
+            .map(features, rows, |outputs| outputs.first().map_or_else(Vec::new, |logits| logits.to_vec()))?;
         Ok(batches.concat())
     }
 
@@ -113,10 +102,6 @@ impl Session {
                 .collect::<TractResult<Vec<_>>>()?;
             Ok(read(&outputs))
         };
-        run().map_err(|source| ExportError::Tract {
-            model: self.model,
-            step: "run",
-            source,
-        })
+        run().map_err(|source| ExportError::Tract { model: self.model, step: "run", source })
     }
 }

@@ -46,10 +46,7 @@ fn small(head: Option<u32>) -> AudioCnn {
         n_mfcc: 5,
         frames: 13,
         blocks: vec![block(4, 3), block(6, 5)],
-        head: Head {
-            dropout: 0.3,
-            fc_units: head,
-        },
+        head: Head { dropout: 0.3, fc_units: head },
         classes: 3,
     }
 }
@@ -66,10 +63,7 @@ fn random_checkpoint(model: &AudioCnn) -> Tensors {
             _ if shape.len() == 1 => [0.0, 0.1],
             _ => [0.0, (6.0 / fan_in as f32).sqrt()],
         };
-        let values = noise(&name)
-            .take(size)
-            .map(|value| offset + width * value)
-            .collect();
+        let values = noise(&name).take(size).map(|value| offset + width * value).collect();
         (name, Tensor { shape, values })
     });
     tensors.collect()
@@ -81,9 +75,7 @@ fn clip(model: &AudioCnn, index: usize, n_mfcc: usize) -> Vec<f32> {
     let spectrum: Vec<f32> = noise(&format!("spectrum {}", index % 7)).take(n_mfcc).collect();
     let seed = format!("clip {index}");
     let noise = noise(&seed).take(n_mfcc * frames).enumerate();
-    noise
-        .map(|(i, noise)| 80.0 * spectrum[i / frames] + 15.0 * noise - 15.0)
-        .collect()
+    noise.map(|(i, noise)| 80.0 * spectrum[i / frames] + 15.0 * noise - 15.0).collect()
 }
 
 /// The forward pass, one sum after the other.
@@ -161,9 +153,8 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         ..FrontEnd::default()
     };
     let n_mfcc = model.n_mfcc as usize;
-    let logits: Vec<Vec<f32>> = (0..clips)
-        .map(|i| forward(&model, &tensors, &clip(&model, i, n_mfcc)))
-        .collect();
+    let logits: Vec<Vec<f32>> =
+        (0..clips).map(|i| forward(&model, &tensors, &clip(&model, i, n_mfcc))).collect();
     let classes = model.classes as usize;
     let label = |row: usize| ((argmax(&logits[row]) + usize::from(row.is_multiple_of(10))) % classes) as u16;
     let shard = Shard {
@@ -172,11 +163,7 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         frames: model.frames as usize,
         labels: (0..clips).map(label).collect(),
         features: (0..clips)
-            .flat_map(|index| {
-                clip(&model, index, n_mfcc)
-                    .into_iter()
-                    .chain(vec![0.0; model.frames as usize])
-            })
+            .flat_map(|index| clip(&model, index, n_mfcc).into_iter().chain(vec![0.0; model.frames as usize]))
             .collect(),
         front_end: front_end.hash(),
         view: View::Clean,
@@ -198,21 +185,13 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
     };
     let recorded = Tensor {
         shape: vec![split.validation.len(), classes],
-        values: split
-            .validation
-            .iter()
-            .flat_map(|&row| logits[row as usize].clone())
-            .collect(),
+        values: split.validation.iter().flat_map(|&row| logits[row as usize].clone()).collect(),
     };
     let accuracy =
         Confusion::from_logits(classes, &recorded.values, &features.labels_of(&split.validation)).accuracy();
     let names = (0..classes).map(|class| format!("class <{class}|&>")).collect();
     let blob = BlobId::of(b"shard");
-    let shards = vec![ShardEntry {
-        blob,
-        clips: clips as u32,
-        view: View::Clean,
-    }];
+    let shards = vec![ShardEntry { blob, clips: clips as u32, view: View::Clean }];
     let sweep =
         "name = \"tiny\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\n[schedule]\nepochs = 2\n";
     let champion = Champion {
@@ -222,24 +201,12 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         point: Space::new(BTreeMap::new()).point(0).unwrap(),
         job: Job {
             model,
-            recipe: Recipe {
-                learning_rate: 1e-3,
-                batch_size: 32,
-                epochs: 2,
-                patience: None,
-                seed: 7,
-            },
+            recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 2, patience: None, seed: 7 },
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
         },
-        best: Epoch {
-            epoch: 1,
-            train_loss: 1.0,
-            loss: 1.0,
-            accuracy,
-            macro_f1: accuracy,
-        },
+        best: Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },
         checkpoint: tensors::encode(&tensors).unwrap(),
         logits: tensors::encode(&Tensors::from([("logits".into(), recorded)])).unwrap(),
         manifest: Manifest::new(front_end, names, shards, (0..clips).map(entry).collect(), vec![]),
@@ -253,9 +220,8 @@ fn silent(_: &str) {}
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap();
-    let mut names: Vec<String> = entries
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -276,10 +242,7 @@ fn small_champions_are_exported_whole() {
         assert_eq!(names(&summary.folder), FILES);
         assert!(summary.logit_difference_max < 1e-4, "{summary:?}");
         // Every tenth label is wrong on purpose.
-        assert!(
-            (summary.float.validation.accuracy - 0.9).abs() < 1e-9,
-            "{summary:?}"
-        );
+        assert!((summary.float.validation.accuracy - 0.9).abs() < 1e-9, "{summary:?}");
         let test = summary.int8.test.unwrap();
         assert!(test.clips == 20 && test.accuracy >= 0.8, "{summary:?}");
         assert!(summary.top1_agreement >= 0.9, "{summary:?}");
@@ -327,11 +290,7 @@ fn a_report_without_a_test_part_says_so() {
     let out = folder.path().join("champion");
     let summary = export(&champion, &features, &out, &silent).unwrap();
     assert_eq!(summary.float.test, None);
-    assert!(
-        fs::read_to_string(out.join("report.md"))
-            .unwrap()
-            .contains("**The split has no test part.**")
-    );
+    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("**The split has no test part.**"));
 }
 
 /// Changes a champion, expects the export to fail with `expected` in its message and the old bundle to stay.
@@ -366,46 +325,22 @@ fn a_model_that_is_not_what_the_worker_recorded_is_refused() {
         });
     };
     check(weights, "model.onnx disagrees with the worker's recorded logits");
-    check(
-        |champion, _| champion.split.validation.swap(3, 4),
-        "disagrees with the worker's",
-    );
+    check(|champion, _| champion.split.validation.swap(3, 4), "disagrees with the worker's");
 }
 
 #[test]
 fn parts_that_do_not_belong_together_are_refused() {
-    check(
-        |champion, _| champion.best.accuracy = 0.1,
-        "the worker reported an accuracy of 0.1",
-    );
-    check(
-        |champion, _| champion.split.test.push(40),
-        "the split names row 40 of 40",
-    );
-    check(
-        |champion, _| champion.manifest.clips[0].class += 1,
-        "labels are not the manifest's",
-    );
+    check(|champion, _| champion.best.accuracy = 0.1, "the worker reported an accuracy of 0.1");
+    check(|champion, _| champion.split.test.push(40), "the split names row 40 of 40");
+    check(|champion, _| champion.manifest.clips[0].class += 1, "labels are not the manifest's");
     check(
         |champion, _| champion.manifest.classes[1] = "two\nlines".into(),
         "class 1 is named \"two\\nlines\"",
     );
-    check(
-        |champion, _| champion.manifest.classes.truncate(2),
-        "2 classes, the model gives 3 logits",
-    );
-    check(
-        |champion, _| champion.split.validation.truncate(9),
-        "recorded logits cannot be used",
-    );
-    check(
-        |champion, _| champion.checkpoint.truncate(100),
-        "checkpoint does not fit its model",
-    );
-    check(
-        |_, features| *features = Features::new(5, 12),
-        "not of the model's shape",
-    );
+    check(|champion, _| champion.manifest.classes.truncate(2), "2 classes, the model gives 3 logits");
+    check(|champion, _| champion.split.validation.truncate(9), "recorded logits cannot be used");
+    check(|champion, _| champion.checkpoint.truncate(100), "checkpoint does not fit its model");
+    check(|_, features| *features = Features::new(5, 12), "not of the model's shape");
     let zero = |champion: &mut Champion, _: &mut Features| {
         change_tensor(&mut champion.checkpoint, "input.std", |std| std[2] = 0.0);
     };
@@ -430,14 +365,7 @@ fn written() -> Written {
     let ranges = calibrate::ranges(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
     let quantised = Quantised::new(&network, &ranges);
     let int8 = qdq::int8(&network, &quantised, &vec![]);
-    Written {
-        network,
-        quantised,
-        float,
-        int8,
-        features,
-        rows,
-    }
+    Written { network, quantised, float, int8, features, rows }
 }
 
 #[test]
@@ -449,10 +377,7 @@ fn every_flipped_bit_of_either_file_is_noticed() {
         for position in 0..bytes.len() {
             let bit = 1 << (position % 8);
             bytes[position] ^= bit;
-            assert!(
-                verify::file(name, &bytes, model).is_err(),
-                "{name} at byte {position}"
-            );
+            assert!(verify::file(name, &bytes, model).is_err(), "{name} at byte {position}");
             bytes[position] ^= bit;
         }
     }
@@ -480,12 +405,7 @@ fn wrong_int8_numbers_are_noticed_without_the_written_model() {
     check_int8("blocks.1.weight.scale", |bytes| bytes[3] ^= 1, true, true);
     check_int8("blocks.0.activation.scale", |bytes| bytes[3] ^= 2, false, true);
     check_int8("head.out.bias.quantised", |bytes| bytes[2] ^= 1, false, true);
-    check_int8(
-        "blocks.1.activation.zero_point",
-        |bytes| bytes[0] ^= 0x80,
-        false,
-        true,
-    );
+    check_int8("blocks.1.activation.zero_point", |bytes| bytes[0] ^= 0x80, false, true);
 }
 
 #[test]
@@ -498,24 +418,11 @@ fn whole_numbers_give_what_tract_gives() {
         .iter()
         .flat_map(|&row| arithmetic::logits(&written.network, &written.quantised, written.features.row(row)))
         .collect();
-    let worst = found
-        .iter()
-        .zip(&expected)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    let scale = expected
-        .iter()
-        .fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
+    let worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let scale = expected.iter().fold(0.0_f32, |scale, logit| scale.max(logit.abs()));
     assert!(worst <= 0.01 * scale, "{worst} of {scale}");
     let float = Session::load(FLOAT_FILE, &written.float.encode_to_vec(), 1000, &[]).unwrap();
     let float = float.logits(&written.features, &written.rows).unwrap();
-    let error = found
-        .iter()
-        .zip(&float)
-        .map(|(a, b)| (a - b).abs())
-        .fold(0.0, f32::max);
-    assert!(
-        error <= 0.1 * scale,
-        "quantisation moves logits by {error} of {scale}"
-    );
+    let error = found.iter().zip(&float).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(error <= 0.1 * scale, "quantisation moves logits by {error} of {scale}");
 }

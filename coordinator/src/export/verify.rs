@@ -50,9 +50,7 @@ pub(super) fn file(
         if *tensor != expected {
             let wrong = tensor.raw_data.iter().zip(&expected.raw_data);
             let position = wrong.take_while(|(found, expected)| found == expected).count();
-            return Err(corrupt(format!(
-                "tensor {name:?} differs from the checkpoint's at byte {position}"
-            )));
+            return Err(corrupt(format!("tensor {name:?} differs from the checkpoint's at byte {position}")));
         }
     }
     if found == *expected {
@@ -110,15 +108,7 @@ pub(super) fn float_logits(
     classes: usize,
     rows: &[u32],
 ) -> Result<f32, ExportError> {
-    agree(
-        model,
-        "the worker's recorded logits",
-        found,
-        recorded,
-        classes,
-        rows,
-        FLOAT_TOLERANCE,
-    )
+    agree(model, "the worker's recorded logits", found, recorded, classes, rows, FLOAT_TOLERANCE)
 }
 
 /// Holds the int8 file's logits on a sample of `rows` against whole-number arithmetic; gives the largest difference.
@@ -136,40 +126,20 @@ pub(super) fn int8_logits(
     let clips = (ARITHMETIC_MACS / macs.max(1)).clamp(1, ARITHMETIC_CLIPS) as usize;
     let step = rows.len().div_ceil(clips).max(1);
     let sample: Vec<u32> = rows.iter().step_by(step).copied().collect();
-    let found: Vec<f32> = found
-        .chunks_exact(network.classes.max(1))
-        .step_by(step)
-        .flatten()
-        .copied()
-        .collect();
-    let expected: Vec<f32> = sample
-        .iter()
-        .flat_map(|&row| arithmetic::logits(network, quantised, features.row(row)))
-        .collect();
+    let found: Vec<f32> =
+        found.chunks_exact(network.classes.max(1)).step_by(step).flatten().copied().collect();
+    let expected: Vec<f32> =
+        sample.iter().flat_map(|&row| arithmetic::logits(network, quantised, features.row(row))).collect();
     let reference = "the same weights in whole-number arithmetic";
-    agree(
-        model,
-        reference,
-        &found,
-        &expected,
-        network.classes,
-        &sample,
-        INT8_TOLERANCE,
-    )
+    agree(model, reference, &found, &expected, network.classes, &sample, INT8_TOLERANCE)
 }
 
 /// Part of the rows for which both give the same class; 1 of none.
 pub(super) fn top1_agreement(classes: usize, one: &[f32], other: &[f32]) -> f64 {
-    let pairs = one
-        .chunks_exact(classes.max(1))
-        .zip(other.chunks_exact(classes.max(1)));
+    let pairs = one.chunks_exact(classes.max(1)).zip(other.chunks_exact(classes.max(1)));
     let total = pairs.len();
     let same = pairs.filter(|(one, other)| argmax(one) == argmax(other)).count();
-    if total == 0 {
-        1.0
-    } else {
-        same as f64 / total as f64
-    }
+    if total == 0 { 1.0 } else { same as f64 / total as f64 }
 }
 
 fn agree(
@@ -181,9 +151,7 @@ fn agree(
     rows: &[u32],
     relative: f32,
 ) -> Result<f32, ExportError> {
-    let scale = expected
-        .iter()
-        .fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+    let scale = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
     // Logits that are all zero are still compared, to what floats resolve near 1.
     let tolerance = relative * scale.max(1e-3);
     if found.len() != expected.len() || expected.len() != rows.len() * classes {
@@ -200,11 +168,7 @@ fn agree(
     for (index, (found, expected)) in found.iter().zip(expected).enumerate() {
         let difference = (found - expected).abs();
         // A logit that is not a number is as far away as can be.
-        let difference = if difference.is_nan() {
-            f32::INFINITY
-        } else {
-            difference
-        };
+        let difference = if difference.is_nan() { f32::INFINITY } else { difference };
         if difference > worst.0 {
             worst = (difference, index);
         }

@@ -80,7 +80,8 @@ impl State {
             EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
             EventKind::Reported { worker, token, epoch } => {
                 let run = self.live(*worker, *token)?;
-                let verdict = self.sweep_mut(run).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))?;
+                let verdict =
+                    self.sweep_mut(run).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))?;
                 self.epochs += 1;
                 Decision::Verdict(verdict)
             }
@@ -164,8 +165,13 @@ impl State {
             return Err(Refusal::Slots { got: slots, most: SLOTS_MAX });
         }
         let id = WorkerId(self.workers.len() as u32);
-        let worker =
-            Worker { name: name.to_owned(), slots, device: device.to_owned(), held: Vec::new(), has_left: false };
+        let worker = Worker {
+            name: name.to_owned(),
+            slots,
+            device: device.to_owned(),
+            held: Vec::new(),
+            has_left: false,
+        };
         self.workers.insert(id, worker);
         Ok(Decision::Joined(id))
     }
@@ -201,7 +207,9 @@ impl State {
 
     /// A worker whose answer was lost says again what is already known.
     fn is_repeated(&self, worker: WorkerId, token: Token, outcome: &Outcome) -> bool {
-        let Some(attempt) = self.attempt(token).filter(|attempt| attempt.worker == worker) else { return false };
+        let Some(attempt) = self.attempt(token).filter(|attempt| attempt.worker == worker) else {
+            return false;
+        };
         match (&attempt.end, outcome) {
             (Some(AttemptEnd::Failed(known)), Outcome::Failed(failure)) => known == failure,
             (Some(AttemptEnd::Completed), Outcome::Completed(result)) => {

@@ -188,7 +188,8 @@ impl SweepState {
         self.waiting.retain(|(waiting, _)| *waiting != trial);
         self.leased.retain(|(leased, _)| *leased != trial);
         let mut ended = Vec::new();
-        for run in self.trials.get_mut(trial.0 as usize).into_iter().flat_map(|trial| trial.runs.values_mut()) {
+        for run in self.trials.get_mut(trial.0 as usize).into_iter().flat_map(|trial| trial.runs.values_mut())
+        {
             match run.status {
                 RunStatus::Leased(token) => {
                     ended.push(token);
@@ -225,8 +226,11 @@ pub struct MeanMetrics {
 impl MeanMetrics {
     /// Of a trial whose runs have all completed.
     fn of(trial: &Trial) -> Option<Self> {
-        let epochs: Vec<&Epoch> = trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
-        let mean = |metric: fn(&Epoch) -> f64| epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64;
+        let epochs: Vec<&Epoch> =
+            trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
+        let mean = |metric: fn(&Epoch) -> f64| {
+            epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64
+        };
         (!epochs.is_empty()).then(|| Self {
             accuracy: mean(|epoch| epoch.accuracy),
             macro_f1: mean(|epoch| epoch.macro_f1),

@@ -155,7 +155,10 @@ fn what_is_said_twice_counts_once() {
     let (mut cluster, worker) = Cluster::new(sweep("[1]", ""));
     let grant = cluster.ask(worker).unwrap();
     for _ in 0..2 {
-        assert_eq!(cluster.report(worker, grant.token, epoch(1, 0.5)), Ok(Decision::Verdict(Verdict::Continue)));
+        assert_eq!(
+            cluster.report(worker, grant.token, epoch(1, 0.5)),
+            Ok(Decision::Verdict(Verdict::Continue))
+        );
     }
     cluster.report(worker, grant.token, epoch(2, 0.5)).unwrap();
     for _ in 0..2 {
@@ -285,7 +288,11 @@ fn event(step: &Step, state: &State) -> EventKind {
         Step::Fail(worker, token, diverged) => {
             let reason = if diverged { Reason::Diverged } else { Reason::Worker };
             let failure = Failure { reason, message: String::new() };
-            EventKind::Finished { worker: WorkerId(worker), token: pick(token), outcome: Outcome::Failed(failure) }
+            EventKind::Finished {
+                worker: WorkerId(worker),
+                token: pick(token),
+                outcome: Outcome::Failed(failure),
+            }
         }
         Step::Expire(token) => EventKind::Expired { token: pick(token) },
         Step::Leave(worker) => EventKind::Left { worker: WorkerId(worker) },

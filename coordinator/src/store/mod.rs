@@ -36,7 +36,9 @@ pub enum StoreError {
     #[error("there is no database at {0}; name one with --db FILE, or start a sweep first")]
     Missing(PathBuf),
     /// Not a database, or a damaged one.
-    #[error("{path} cannot be read as an Earshot database; restore it from a copy, or start anew with another --db FILE")]
+    #[error(
+        "{path} cannot be read as an Earshot database; restore it from a copy, or start anew with another --db FILE"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -45,7 +47,9 @@ pub enum StoreError {
         source: Box<redb::Error>,
     },
     /// Written by another version of Earshot.
-    #[error("{path} has log format {found}, this Earshot reads format {FORMAT_VERSION}; use the Earshot that wrote it")]
+    #[error(
+        "{path} has log format {found}, this Earshot reads format {FORMAT_VERSION}; use the Earshot that wrote it"
+    )]
     Format {
         /// The file.
         path: PathBuf,
@@ -63,7 +67,9 @@ pub enum StoreError {
         what: String,
     },
     /// The thread that owns the log panicked; its message has been printed.
-    #[error("the coordinator failed inside; nothing that was answered is lost, start it again and report this as a bug")]
+    #[error(
+        "the coordinator failed inside; nothing that was answered is lost, start it again and report this as a bug"
+    )]
     Died,
     /// The disk refused a commit.
     #[error("cannot write to {path}; nothing that was answered is lost, mend the disk and start again")]
@@ -132,8 +138,12 @@ impl EventLog {
     ///
     /// # Errors
     /// [`StoreError::Entry`] for one that is missing or unreadable, or what `visit` returns.
-    pub fn for_each(&self, mut visit: impl FnMut(u64, Event) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let damaged = |source: redb::Error| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) };
+    pub fn for_each(
+        &self,
+        mut visit: impl FnMut(u64, Event) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let damaged =
+            |source: redb::Error| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) };
         let transaction = self.database.begin_read().map_err(|error| damaged(error.into()))?;
         let table = transaction.open_table(EVENTS).map_err(|error| damaged(error.into()))?;
         for (expected, entry) in (0..).zip(table.iter().map_err(|error| damaged(error.into()))?) {
@@ -156,7 +166,11 @@ impl EventLog {
         let found = self
             .read_or_write_format()
             .map_err(|source| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) })?;
-        if found == FORMAT_VERSION { Ok(()) } else { Err(StoreError::Format { path: self.path.clone(), found }) }
+        if found == FORMAT_VERSION {
+            Ok(())
+        } else {
+            Err(StoreError::Format { path: self.path.clone(), found })
+        }
     }
 
     fn read_or_write_format(&self) -> Result<u64, redb::Error> {

@@ -111,21 +111,11 @@ impl Folder {
         }
         let index = indices.join(name);
         make(&index)?;
-        for folder in [
-            root.join(AUDIO),
-            root.join(FEATURES),
-            index.clone(),
-            root.to_owned(),
-        ] {
+        for folder in [root.join(AUDIO), root.join(FEATURES), index.clone(), root.to_owned()] {
             file::sweep(&folder).map_err(io_at(&folder))?;
         }
         let blobs = BlobStore::open(root.join(BLOBS))?;
-        Ok(Self {
-            root: root.to_owned(),
-            index,
-            blobs,
-            _lock: lock,
-        })
+        Ok(Self { root: root.to_owned(), index, blobs, _lock: lock })
     }
 
     /// BLAKE3 of every clip's file, in order; a file that did not change since the last run is not read.
@@ -144,16 +134,12 @@ impl Folder {
         };
         let looks: Vec<Result<Source, DecodeError>> = clips.par_iter().map(look).collect::<Result<_, _>>()?;
         let seen = clips.iter().zip(&looks);
-        let sources: BTreeMap<String, Source> = seen
-            .filter_map(|(clip, look)| Some((clip.name.clone(), look.as_ref().ok()?.clone())))
-            .collect();
+        let sources: BTreeMap<String, Source> =
+            seen.filter_map(|(clip, look)| Some((clip.name.clone(), look.as_ref().ok()?.clone()))).collect();
         if sources != known {
             write_json(&path, &sources)?;
         }
-        Ok(looks
-            .into_iter()
-            .map(|look| look.map(|source| source.content))
-            .collect())
+        Ok(looks.into_iter().map(|look| look.map(|source| source.content)).collect())
     }
 
     /// The record of a group whose shard and exports are all there.
@@ -227,18 +213,12 @@ impl Folder {
 fn look_at(path: &Path, known: Option<&Source>) -> Result<Source, DecodeError> {
     let metadata = fs::metadata(path).map_err(DecodeError::Io)?;
     let modified = metadata.modified().map_err(DecodeError::Io)?;
-    let modified_ns = modified
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_nanos() as u64);
+    let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
     match known {
         Some(known) if (known.bytes, known.modified_ns) == (metadata.len(), modified_ns) => Ok(known.clone()),
         _ => {
             let content = BlobId::of(&decode::read_file(path)?);
-            Ok(Source {
-                bytes: metadata.len(),
-                modified_ns,
-                content,
-            })
+            Ok(Source { bytes: metadata.len(), modified_ns, content })
         }
     }
 }
@@ -263,10 +243,8 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<(), PrepareError> {
-    file::write_whole(path, |file| {
-        serde_json::to_writer(file, value).map_err(io::Error::from)
-    })
-    .map_err(io_at(path))
+    file::write_whole(path, |file| serde_json::to_writer(file, value).map_err(io::Error::from))
+        .map_err(io_at(path))
 }
 
 fn make(folder: &Path) -> Result<(), PrepareError> {

@@ -35,8 +35,8 @@ pub use folder::BLOBS;
 use folder::{Folder, LeftOut, Record};
 use plan::Group;
 
-/// Clips of a batch for each thread: a thread that is done early then waits for a sixty-fourth of its time at most.
-const BATCH_CLIPS_PER_THREAD: usize = 64;
+/// Clips of a batch for each thread: a thread that is done early then waits for a thirty-second part of its time at most, and.
+const BATCH_CLIPS_PER_THREAD: usize = 32;
 
 /// What to prepare, and where.
 #[derive(Debug, Clone)]
@@ -142,12 +142,7 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     for problem in &problems {
         progress.clip_done(&problem.clip, ClipOutcome::LeftOut);
     }
-    let work = Work {
-        options,
-        progress,
-        folder: &folder,
-        chain,
-    };
+    let work = Work { options, progress, folder: &folder, chain };
     let records = work.records(&groups)?;
 
     problems.extend(dataset.problems);
@@ -155,32 +150,17 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     for (group, record) in groups.iter().zip(records) {
         let kept = group.kept(&record);
         if let Some(blob) = record.blob {
-            shards.push(ShardEntry {
-                blob,
-                clips: kept.len() as u32,
-                view: View::Clean,
-            });
+            shards.push(ShardEntry { blob, clips: kept.len() as u32, view: View::Clean });
         }
         clips.extend(kept.into_iter().map(|(clip, content)| entry(clip, content)));
         problems.extend(record.left_out.into_iter().map(|left_out| left_out.problem));
     }
     problems.sort_by(|a, b| (&a.clip, a.kind).cmp(&(&b.clip, b.kind)));
     if clips.is_empty() {
-        let first = problems
-            .first()
-            .map(|problem| format!("{}: {}", problem.clip, problem.message));
-        return Err(PrepareError::NothingLeft {
-            count: problems.len(),
-            first: first.unwrap_or_default(),
-        });
+        let first = problems.first().map(|problem| format!("{}: {}", problem.clip, problem.message));
+        return Err(PrepareError::NothingLeft { count: problems.len(), first: first.unwrap_or_default() });
     }
-    let manifest = Manifest::new(
-        options.front_end.clone(),
-        dataset.classes,
-        shards,
-        clips,
-        problems,
-    );
+    let manifest = Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems);
     folder.finish(&manifest)?;
     Ok(manifest)
 }
@@ -232,10 +212,7 @@ impl Work<'_> {
         let clips: Vec<_> = batch.iter().flat_map(|(group, _)| &group.clips).collect();
         let outcomes: Vec<Outcome> = clips
             .par_iter()
-            .map_init(
-                || self.chain.clone(),
-                |chain, (clip, content)| self.clip(chain, clip, *content),
-            )
+            .map_init(|| self.chain.clone(), |chain, (clip, content)| self.clip(chain, clip, *content))
             .collect::<Result<_, _>>()?;
         let mut outcomes = outcomes.into_iter();
         let made: Vec<_> = batch
@@ -306,8 +283,7 @@ impl Work<'_> {
             self.progress.clip_done(&clip.name, outcome);
         }
         for left_out in &record.left_out {
-            self.progress
-                .clip_done(&left_out.problem.clip, ClipOutcome::LeftOut);
+            self.progress.clip_done(&left_out.problem.clip, ClipOutcome::LeftOut);
         }
     }
 }

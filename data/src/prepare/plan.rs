@@ -35,20 +35,12 @@ impl<'a> Group<'a> {
             hasher.update(&clip.class.to_le_bytes());
             hasher.update(content.as_bytes());
         }
-        Self {
-            clips,
-            key: BlobId::from(hasher.finalize()),
-        }
+        Self { clips, key: BlobId::from(hasher.finalize()) }
     }
 
     /// The clips that are rows of the shard.
     pub(super) fn kept(&self, record: &Record) -> Vec<(&'a Clip, BlobId)> {
-        let is_row = |position: &usize| {
-            record
-                .left_out
-                .iter()
-                .all(|left_out| left_out.position != *position)
-        };
+        let is_row = |position: &usize| record.left_out.iter().all(|left_out| left_out.position != *position);
         self.clips
             .iter()
             .enumerate()
@@ -80,10 +72,7 @@ pub(super) fn groups(
 }
 
 fn ends(name: &str) -> bool {
-    blake3::hash(name.as_bytes())
-        .as_bytes()
-        .first()
-        .is_some_and(|byte| byte % ENDS_ONE_IN == 0)
+    blake3::hash(name.as_bytes()).as_bytes().first().is_some_and(|byte| byte % ENDS_ONE_IN == 0)
 }
 
 fn problem(clip: &Clip, error: &DecodeError) -> Problem {
@@ -118,30 +107,17 @@ mod tests {
     }
 
     fn keys(clips: &[Clip]) -> BTreeSet<BlobId> {
-        let hashes = clips
-            .iter()
-            .map(|clip| Ok(BlobId::of(clip.name.as_bytes())))
-            .collect();
-        groups(clips, hashes)
-            .0
-            .into_iter()
-            .map(|group| group.key)
-            .collect()
+        let hashes = clips.iter().map(|clip| Ok(BlobId::of(clip.name.as_bytes()))).collect();
+        groups(clips, hashes).0.into_iter().map(|group| group.key).collect()
     }
 
     #[test]
     fn shards_are_filled_and_in_order() {
         let clips = clips(5_000);
-        let hashes = clips
-            .iter()
-            .map(|clip| Ok(BlobId::of(clip.name.as_bytes())))
-            .collect();
+        let hashes = clips.iter().map(|clip| Ok(BlobId::of(clip.name.as_bytes()))).collect();
         let (groups, _) = groups(&clips, hashes);
-        let names: Vec<_> = groups
-            .iter()
-            .flat_map(|group| &group.clips)
-            .map(|(clip, _)| &clip.name)
-            .collect();
+        let names: Vec<_> =
+            groups.iter().flat_map(|group| &group.clips).map(|(clip, _)| &clip.name).collect();
         assert!(names.into_iter().eq(clips.iter().map(|clip| &clip.name)));
         assert!(groups.iter().all(|group| group.clips.len() <= SHARD_CLIPS_MAX));
         assert!((50..150).contains(&groups.len()), "{} shards", groups.len());

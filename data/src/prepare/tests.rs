@@ -50,12 +50,7 @@ impl Progress for Listener {
 
 impl Listener {
     fn count(&self, outcome: ClipOutcome) -> usize {
-        self.outcomes
-            .lock()
-            .unwrap()
-            .iter()
-            .filter(|(_, other)| *other == outcome)
-            .count()
+        self.outcomes.lock().unwrap().iter().filter(|(_, other)| *other == outcome).count()
     }
 }
 
@@ -157,48 +152,23 @@ fn name(clip: usize) -> String {
 fn shards_hold_the_rows_of_the_manifest() {
     let set = Set::new(150);
     let (manifest, listener) = set.prepare();
-    assert_eq!(
-        (
-            listener.count(ClipOutcome::Made),
-            listener.count(ClipOutcome::Kept)
-        ),
-        (150, 0)
-    );
+    assert_eq!((listener.count(ClipOutcome::Made), listener.count(ClipOutcome::Kept)), (150, 0));
     assert_eq!(Manifest::load(&set.out().join(MANIFEST_FILE)).unwrap(), manifest);
     assert!(manifest.shards.len() > 1);
     assert_eq!(
-        manifest
-            .clips
-            .iter()
-            .map(|clip| clip.name.clone())
-            .collect::<Vec<_>>(),
+        manifest.clips.iter().map(|clip| clip.name.clone()).collect::<Vec<_>>(),
         (0..150).map(name).collect::<Vec<_>>()
     );
 
     let blobs = BlobStore::open(set.out().join(BLOBS)).unwrap();
-    let shards: Vec<Shard> = manifest
-        .shards
-        .iter()
-        .map(|entry| Shard::read(&blobs.read(entry.blob).unwrap()).unwrap())
-        .collect();
-    assert_eq!(
-        shards
-            .iter()
-            .flat_map(|shard| shard.labels.clone())
-            .collect::<Vec<_>>(),
-        manifest.labels()
-    );
+    let shards: Vec<Shard> =
+        manifest.shards.iter().map(|entry| Shard::read(&blobs.read(entry.blob).unwrap()).unwrap()).collect();
+    assert_eq!(shards.iter().flat_map(|shard| shard.labels.clone()).collect::<Vec<_>>(), manifest.labels());
     let mut chain = Chain::new(&front_end()).unwrap();
-    let rows = shards
-        .iter()
-        .flat_map(|shard| shard.features.chunks_exact(shard.n_mfcc * shard.frames));
+    let rows = shards.iter().flat_map(|shard| shard.features.chunks_exact(shard.n_mfcc * shard.frames));
     for (clip, row) in manifest.clips.iter().zip(rows) {
         let waveform = chain.waveform(&fs::read(set.audio(&clip.name)).unwrap()).unwrap();
-        assert!(
-            chain.features(&waveform).into_iter().eq(row.iter().copied()),
-            "{}",
-            clip.name
-        );
+        assert!(chain.features(&waveform).into_iter().eq(row.iter().copied()), "{}", clip.name);
     }
 }
 
@@ -207,20 +177,11 @@ fn exports_are_the_cleaned_clip_and_its_features() {
     let set = Set::new(1);
     set.write_samples(
         "clip0",
-        &[
-            vec![0.0; 4096],
-            vec![0.25; 1000],
-            vec![-0.5; 1000],
-            vec![0.0; 4096],
-        ]
-        .concat(),
+        &[vec![0.0; 4096], vec![0.25; 1000], vec![-0.5; 1000], vec![0.0; 4096]].concat(),
     );
     set.prepare();
     let mut wav = hound::WavReader::open(set.out().join("audio/clip0.wav")).unwrap();
-    assert_eq!(
-        (wav.spec().sample_rate, wav.spec().bits_per_sample),
-        (RATE_HZ, 32)
-    );
+    assert_eq!((wav.spec().sample_rate, wav.spec().bits_per_sample), (RATE_HZ, 32));
     let samples: Vec<f32> = wav.samples::<f32>().map(Result::unwrap).collect();
     assert!((crate::condition::peak(&samples) - 1.0).abs() < f32::EPSILON);
     assert!(samples.len() < 8_000, "trimmed to {}", samples.len());
@@ -238,13 +199,7 @@ fn a_second_run_writes_nothing() {
     let (first, _) = set.prepare();
     let before = set.files();
     let (second, listener) = set.prepare();
-    assert_eq!(
-        (
-            listener.count(ClipOutcome::Made),
-            listener.count(ClipOutcome::Kept)
-        ),
-        (0, 100)
-    );
+    assert_eq!((listener.count(ClipOutcome::Made), listener.count(ClipOutcome::Kept)), (0, 100));
     assert_eq!(first, second);
     assert!(before == set.files());
 }
@@ -255,17 +210,9 @@ fn a_changed_clip_changes_its_shard_alone() {
     let (first, _) = set.prepare();
     set.write("clip7", 3_000.0);
     let later = SystemTime::UNIX_EPOCH + Duration::from_secs(4_000_000_000);
-    fs::File::open(set.audio("clip7"))
-        .unwrap()
-        .set_modified(later)
-        .unwrap();
+    fs::File::open(set.audio("clip7")).unwrap().set_modified(later).unwrap();
     let (second, listener) = set.prepare();
-    let changed = first
-        .shards
-        .iter()
-        .zip(&second.shards)
-        .filter(|(a, b)| a != b)
-        .count();
+    let changed = first.shards.iter().zip(&second.shards).filter(|(a, b)| a != b).count();
     assert_eq!((changed, first.shards.len()), (1, second.shards.len()));
     assert!(listener.count(ClipOutcome::Made) <= 128 && listener.count(ClipOutcome::Kept) >= 172);
     assert_ne!(first.data_hash, second.data_hash);
@@ -279,22 +226,13 @@ fn a_clip_that_is_gone_takes_its_files_along() {
     fs::remove_file(set.audio("clip4")).unwrap();
     let (manifest, _) = set.prepare();
     assert_eq!(manifest.clips.len(), 4);
-    assert!(
-        set.files()
-            .keys()
-            .all(|path| !path.to_string_lossy().contains("clip4"))
-    );
+    assert!(set.files().keys().all(|path| !path.to_string_lossy().contains("clip4")));
 }
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
     let (one, many) = (Set::new(80), Set::new(80));
-    let pool = |threads| {
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .unwrap()
-    };
+    let pool = |threads| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
     let a = pool(1).install(|| one.prepare().0);
     let b = pool(7).install(|| many.prepare().0);
     assert_eq!(a, b);
@@ -305,10 +243,7 @@ fn a_stopped_run_is_continued() {
     let set = Set::new(300);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
     let options = set.options();
-    let listener = Listener {
-        cancel: Some((200, options.cancel.clone())),
-        ..Listener::default()
-    };
+    let listener = Listener { cancel: Some((200, options.cancel.clone())), ..Listener::default() };
     let stopped = pool.install(|| prepare(&options, &listener));
     assert!(matches!(stopped, Err(PrepareError::Cancelled)));
     assert!(!set.out().join(MANIFEST_FILE).exists());
@@ -328,10 +263,7 @@ fn what_is_missing_is_made_again() {
     fs::write(set.out().join("audio/.incoming-left"), b"half").unwrap();
     set.prepare();
     let bytes = |files: BTreeMap<PathBuf, (Vec<u8>, SystemTime)>| -> BTreeMap<_, _> {
-        files
-            .into_iter()
-            .map(|(path, (bytes, _))| (path, bytes))
-            .collect()
+        files.into_iter().map(|(path, (bytes, _))| (path, bytes)).collect()
     };
     assert!(bytes(before) == bytes(set.files()));
 }
@@ -342,13 +274,7 @@ fn another_front_end_starts_over() {
     let (first, _) = set.prepare();
     let spectrogram = set.out().join("features/clip0_spec.npy");
     let before = fs::read(&spectrogram).unwrap();
-    let other = Options {
-        front_end: FrontEnd {
-            n_fft: 512,
-            ..front_end()
-        },
-        ..set.options()
-    };
+    let other = Options { front_end: FrontEnd { n_fft: 512, ..front_end() }, ..set.options() };
     prepare(&other, &()).unwrap();
     assert_ne!(fs::read(&spectrogram).unwrap(), before);
     let (again, listener) = set.prepare();
@@ -368,11 +294,8 @@ fn bad_clips_are_listed_and_left_out() {
     fs::write(set.audio("stray"), b"").unwrap();
     for _ in 0..2 {
         let (manifest, listener) = set.prepare();
-        let problems: Vec<_> = manifest
-            .problems
-            .iter()
-            .map(|problem| (problem.clip.as_str(), problem.kind))
-            .collect();
+        let problems: Vec<_> =
+            manifest.problems.iter().map(|problem| (problem.clip.as_str(), problem.kind)).collect();
         let expected = [
             ("clip1", ProblemKind::Silent),
             ("clip2", ProblemKind::Truncated),
@@ -386,10 +309,7 @@ fn bad_clips_are_listed_and_left_out() {
         assert_eq!(listener.count(ClipOutcome::LeftOut), 4);
     }
     let problems = set.prepare().0.problems;
-    assert_eq!(
-        problems[0].message,
-        "audio/clip1.wav: every sample is zero: remove or replace the clip"
-    );
+    assert_eq!(problems[0].message, "audio/clip1.wav: every sample is zero: remove or replace the clip");
 }
 
 #[test]

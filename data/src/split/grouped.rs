@@ -42,20 +42,10 @@ pub(super) fn deal(clips: &[ClipEntry], shares: [f64; PARTS], seed: u32) -> Spli
                 let before = dealt.get(class).copied().unwrap_or(0.0);
                 (2.0 * before + clips) * clips / wanted
             };
-            if share > 0.0 {
-                source.classes.iter().map(one).sum()
-            } else {
-                f64::INFINITY
-            }
+            if share > 0.0 { source.classes.iter().map(one).sum() } else { f64::INFINITY }
         };
-        let costs = shares
-            .iter()
-            .zip(&dealt)
-            .map(|(share, dealt)| cost(*share, dealt));
-        let cheapest = costs
-            .enumerate()
-            .min_by(|(_, a), (_, b)| a.total_cmp(b))
-            .map_or(0, |(part, _)| part);
+        let costs = shares.iter().zip(&dealt).map(|(share, dealt)| cost(*share, dealt));
+        let cheapest = costs.enumerate().min_by(|(_, a), (_, b)| a.total_cmp(b)).map_or(0, |(part, _)| part);
         if let (Some(part), Some(dealt)) = (parts.get_mut(cheapest), dealt.get_mut(cheapest)) {
             part.extend(source.rows);
             for (class, clips) in source.classes {
@@ -67,9 +57,5 @@ pub(super) fn deal(clips: &[ClipEntry], shares: [f64; PARTS], seed: u32) -> Spli
         part.sort_unstable();
     }
     let [train, validation, test] = parts;
-    Split {
-        train,
-        validation,
-        test,
-    }
+    Split { train, validation, test }
 }

@@ -14,12 +14,7 @@ use crate::randomstate::RandomState;
 /// # Errors
 /// A size out of range, a class with a single clip, or a part with fewer rows than there are classes.
 pub fn train_test_split(labels: &[u16], size: f64, seed: u32) -> Result<(Vec<u32>, Vec<u32>), SplitError> {
-    check_size(
-        "validation_size",
-        "above 0 and below 1",
-        size,
-        size > 0.0 && size < 1.0,
-    )?;
+    check_size("validation_size", "above 0 and below 1", size, size > 0.0 && size < 1.0)?;
     let n_held = (size * labels.len() as f64).ceil() as usize;
     let n_train = labels.len().saturating_sub(n_held);
 
@@ -28,29 +23,18 @@ pub fn train_test_split(labels: &[u16], size: f64, seed: u32) -> Result<(Vec<u32
         classes.entry(*class).or_default().push(row);
     }
     if let Some((class, rows)) = classes.iter().find(|(_, rows)| rows.len() < 2) {
-        return Err(SplitError::ClassTooSmall {
-            class: *class,
-            clips: rows.len(),
-        });
+        return Err(SplitError::ClassTooSmall { class: *class, clips: rows.len() });
     }
     for (part, rows) in [(SplitPart::Train, n_train), (SplitPart::Validation, n_held)] {
         if rows < classes.len().max(1) {
-            return Err(SplitError::TooFewRows {
-                part,
-                rows,
-                classes: classes.len(),
-            });
+            return Err(SplitError::TooFewRows { part, rows, classes: classes.len() });
         }
     }
 
     let counts: Vec<usize> = classes.values().map(Vec::len).collect();
     let mut random = RandomState::new(seed);
     let of_train = approximate_mode(&counts, n_train, &mut random);
-    let remaining: Vec<usize> = counts
-        .iter()
-        .zip(&of_train)
-        .map(|(count, taken)| count - taken)
-        .collect();
+    let remaining: Vec<usize> = counts.iter().zip(&of_train).map(|(count, taken)| count - taken).collect();
     let of_held = approximate_mode(&remaining, n_held, &mut random);
     let (mut train, mut held) = (Vec::with_capacity(n_train), Vec::with_capacity(n_held));
     for (rows, (n_train, n_held)) in classes.values().zip(of_train.into_iter().zip(of_held)) {
@@ -68,10 +52,8 @@ pub fn train_test_split(labels: &[u16], size: f64, seed: u32) -> Result<(Vec<u32
 /// at random.
 fn approximate_mode(counts: &[usize], n_draws: usize, random: &mut RandomState) -> Vec<usize> {
     let total: usize = counts.iter().sum();
-    let continuous: Vec<f64> = counts
-        .iter()
-        .map(|count| *count as f64 / total as f64 * n_draws as f64)
-        .collect();
+    let continuous: Vec<f64> =
+        counts.iter().map(|count| *count as f64 / total as f64 * n_draws as f64).collect();
     let mut drawn: Vec<usize> = continuous.iter().map(|value| value.floor() as usize).collect();
     let remainders: Vec<f64> = continuous.iter().map(|value| value - value.floor()).collect();
     let mut missing = n_draws.saturating_sub(drawn.iter().sum());

@@ -125,15 +125,8 @@ impl Split {
     /// An unknown fold, one in two parts, an empty part, or a class with nothing to train on.
     pub fn by_folds(clips: &[ClipEntry], validation: u32, test: &[u32]) -> Result<Self, SplitError> {
         let known: BTreeSet<u32> = clips.iter().map(|clip| clip.fold).collect();
-        if let Some(fold) = test
-            .iter()
-            .chain([&validation])
-            .find(|fold| !known.contains(fold))
-        {
-            return Err(SplitError::UnknownFold {
-                fold: *fold,
-                known: known.into_iter().collect(),
-            });
+        if let Some(fold) = test.iter().chain([&validation]).find(|fold| !known.contains(fold)) {
+            return Err(SplitError::UnknownFold { fold: *fold, known: known.into_iter().collect() });
         }
         if test.contains(&validation) {
             return Err(SplitError::FoldTwice(validation));
@@ -165,34 +158,19 @@ impl Split {
         test_size: f64,
         seed: u32,
     ) -> Result<Self, SplitError> {
-        check_size(
-            "test_size",
-            "at least 0 and below 1",
-            test_size,
-            (0.0..1.0).contains(&test_size),
-        )?;
+        check_size("test_size", "at least 0 and below 1", test_size, (0.0..1.0).contains(&test_size))?;
         let (rest, test) = if test_size > 0.0 {
             train_test_split(labels, test_size, seed).map_err(name_the_test_part)?
         } else {
             ((0..labels.len() as u32).collect(), Vec::new())
         };
-        let rest_labels: Vec<u16> = rest
-            .iter()
-            .filter_map(|row| labels.get(*row as usize).copied())
-            .collect();
+        let rest_labels: Vec<u16> =
+            rest.iter().filter_map(|row| labels.get(*row as usize).copied()).collect();
         let (train, validation) = train_test_split(&rest_labels, validation_size, seed)?;
         let rows_of = |positions: Vec<u32>| -> Vec<u32> {
-            positions
-                .into_iter()
-                .filter_map(|position| rest.get(position as usize).copied())
-                .collect()
+            positions.into_iter().filter_map(|position| rest.get(position as usize).copied()).collect()
         };
-        Self {
-            train: rows_of(train),
-            validation: rows_of(validation),
-            test,
-        }
-        .checked(labels)
+        Self { train: rows_of(train), validation: rows_of(validation), test }.checked(labels)
     }
 
     /// Stratified, with every source in one part only. Sources are dealt in a seeded order, largest first, each to the part
@@ -209,19 +187,9 @@ impl Split {
     ) -> Result<Self, SplitError> {
         let above_0 = validation_size > 0.0 && validation_size < 1.0;
         check_size("validation_size", "above 0 and below 1", validation_size, above_0)?;
-        check_size(
-            "test_size",
-            "at least 0 and below 1",
-            test_size,
-            (0.0..1.0).contains(&test_size),
-        )?;
+        check_size("test_size", "at least 0 and below 1", test_size, (0.0..1.0).contains(&test_size))?;
         let together = validation_size + test_size;
-        check_size(
-            "validation_size and test_size together",
-            "below 1",
-            together,
-            together < 1.0,
-        )?;
+        check_size("validation_size and test_size together", "below 1", together, together < 1.0)?;
         let split = grouped::deal(clips, [1.0 - together, validation_size, test_size], seed);
         if test_size > 0.0 && split.test.is_empty() {
             return Err(SplitError::Empty(SplitPart::Test));
@@ -252,26 +220,16 @@ impl Split {
     /// # Errors
     /// Never for a split of fewer than 2³² rows.
     pub fn to_blob(&self) -> Result<Vec<u8>, SplitError> {
-        TrainSplit {
-            train: self.train.clone(),
-            validation: self.validation.clone(),
-        }
-        .write()
+        TrainSplit { train: self.train.clone(), validation: self.validation.clone() }.write()
     }
 
     fn checked(self, labels: &[u16]) -> Result<Self, SplitError> {
-        let parts = [
-            (SplitPart::Train, &self.train),
-            (SplitPart::Validation, &self.validation),
-        ];
+        let parts = [(SplitPart::Train, &self.train), (SplitPart::Validation, &self.validation)];
         if let Some((part, _)) = parts.into_iter().find(|(_, rows)| rows.is_empty()) {
             return Err(SplitError::Empty(part));
         }
-        let trained: BTreeSet<u16> = self
-            .train
-            .iter()
-            .filter_map(|row| labels.get(*row as usize).copied())
-            .collect();
+        let trained: BTreeSet<u16> =
+            self.train.iter().filter_map(|row| labels.get(*row as usize).copied()).collect();
         match labels.iter().find(|class| !trained.contains(class)) {
             Some(class) => Err(SplitError::ClassMissing { class: *class }),
             None => Ok(self),
@@ -294,17 +252,9 @@ impl TrainSplit {
     /// # Errors
     /// Never for a split of fewer than 2³² rows.
     pub fn write(&self) -> Result<Vec<u8>, SplitError> {
-        let part = |name, rows: &[u32], data| Part {
-            name,
-            dtype: Dtype::U32,
-            shape: vec![rows.len()],
-            data,
-        };
+        let part = |name, rows: &[u32], data| Part { name, dtype: Dtype::U32, shape: vec![rows.len()], data };
         let (train, validation) = (bytes_of_u32(&self.train), bytes_of_u32(&self.validation));
-        let parts = [
-            part("train", &self.train, &train),
-            part("validation", &self.validation, &validation),
-        ];
+        let parts = [part("train", &self.train, &train), part("validation", &self.validation, &validation)];
         Ok(encode(&parts, None)?)
     }
 
@@ -316,17 +266,9 @@ impl TrainSplit {
         let container = Container::open(bytes, &NAMES)?;
         let (_, train) = container.tensor::<1>("train", Dtype::U32)?;
         let (_, validation) = container.tensor::<1>("validation", Dtype::U32)?;
-        let split = Self {
-            train: u32_of_bytes(train),
-            validation: u32_of_bytes(validation),
-        };
+        let split = Self { train: u32_of_bytes(train), validation: u32_of_bytes(validation) };
         let mut seen = BTreeSet::new();
-        match split
-            .train
-            .iter()
-            .chain(&split.validation)
-            .find(|row| !seen.insert(**row))
-        {
+        match split.train.iter().chain(&split.validation).find(|row| !seen.insert(**row)) {
             _ if split.train.is_empty() => Err(SplitError::Empty(SplitPart::Train)),
             _ if split.validation.is_empty() => Err(SplitError::Empty(SplitPart::Validation)),
             Some(row) => Err(SplitError::RowTwice(*row)),
@@ -344,25 +286,15 @@ fn labels(clips: &[ClipEntry]) -> Vec<u16> {
 }
 
 fn check_size(name: &'static str, range: &'static str, value: f64, holds: bool) -> Result<(), SplitError> {
-    if holds {
-        Ok(())
-    } else {
-        Err(SplitError::Size { name, range, value })
-    }
+    if holds { Ok(()) } else { Err(SplitError::Size { name, range, value }) }
 }
 
 /// The same hold-out makes both parts; the first one it makes is the test part.
 fn name_the_test_part(error: SplitError) -> SplitError {
     match error {
-        SplitError::TooFewRows {
-            part: SplitPart::Validation,
-            rows,
-            classes,
-        } => SplitError::TooFewRows {
-            part: SplitPart::Test,
-            rows,
-            classes,
-        },
+        SplitError::TooFewRows { part: SplitPart::Validation, rows, classes } => {
+            SplitError::TooFewRows { part: SplitPart::Test, rows, classes }
+        }
         other => other,
     }
 }

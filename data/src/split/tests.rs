@@ -4,20 +4,12 @@ use super::*;
 use earshot_common::ids::BlobId;
 
 fn clip(class: u16, fold: u32, source: u32) -> ClipEntry {
-    ClipEntry {
-        name: String::new(),
-        class,
-        fold,
-        source: source.to_string(),
-        content: BlobId::of(b""),
-    }
+    ClipEntry { name: String::new(), class, fold, source: source.to_string(), content: BlobId::of(b"") }
 }
 
 /// Ten clips of each of four classes in five folds, a source for every two clips.
 fn clips() -> Vec<ClipEntry> {
-    (0..40)
-        .map(|i| clip((i / 10) as u16, i % 5 + 1, i / 10 * 10 + i % 5))
-        .collect()
+    (0..40).map(|i| clip((i / 10) as u16, i % 5 + 1, i / 10 * 10 + i % 5)).collect()
 }
 
 fn check(result: Result<Split, SplitError>, expected: &str) {
@@ -27,10 +19,7 @@ fn check(result: Result<Split, SplitError>, expected: &str) {
 #[test]
 fn folds_part_the_rows() {
     let split = Split::by_folds(&clips(), 1, &[5]).unwrap();
-    assert_eq!(
-        (split.train.len(), split.validation.len(), split.test.len()),
-        (24, 8, 8)
-    );
+    assert_eq!((split.train.len(), split.validation.len(), split.test.len()), (24, 8, 8));
     assert_eq!(split.validation[..3], [0, 5, 10]);
     assert!(Split::by_folds(&clips(), 1, &[]).unwrap().test.is_empty());
     assert!(split.shared_sources(&clips()).is_empty());
@@ -40,26 +29,14 @@ fn folds_part_the_rows() {
 fn impossible_splits_are_refused() {
     let clips = clips();
     let labels = labels(&clips);
-    check(
-        Split::by_folds(&clips, 6, &[]),
-        "there is no fold 6: the dataset has folds [1, 2, 3, 4, 5]",
-    );
-    check(
-        Split::by_folds(&clips, 2, &[2]),
-        "fold 2 cannot both validate and test",
-    );
+    check(Split::by_folds(&clips, 6, &[]), "there is no fold 6: the dataset has folds [1, 2, 3, 4, 5]");
+    check(Split::by_folds(&clips, 2, &[2]), "fold 2 cannot both validate and test");
     check(
         Split::by_folds(&clips, 1, &[2, 3, 4, 5]),
         "the training part would be empty: choose other folds or sizes, or add clips",
     );
-    check(
-        Split::holdout(&labels, 0.0, 0.2, 42),
-        "validation_size must be above 0 and below 1, got 0",
-    );
-    check(
-        Split::holdout(&labels, 0.2, 1.0, 42),
-        "test_size must be at least 0 and below 1, got 1",
-    );
+    check(Split::holdout(&labels, 0.0, 0.2, 42), "validation_size must be above 0 and below 1, got 0");
+    check(Split::holdout(&labels, 0.2, 1.0, 42), "test_size must be at least 0 and below 1, got 1");
     check(
         Split::holdout(&labels, 0.2, 0.05, 42),
         "the test part would have 2 rows, fewer than the 4 classes: choose another size, or add clips",
@@ -85,10 +62,7 @@ fn a_shared_source_is_named() {
     let split = Split::by_folds(&clips, 1, &[]).unwrap();
     let shared = split.shared_sources(&clips);
     assert_eq!(shared.keys().collect::<Vec<_>>(), [&"7"]);
-    assert_eq!(
-        shared["7"],
-        BTreeSet::from([SplitPart::Train, SplitPart::Validation])
-    );
+    assert_eq!(shared["7"], BTreeSet::from([SplitPart::Train, SplitPart::Validation]));
 }
 
 /// Every row is in exactly one part.
@@ -100,12 +74,8 @@ fn is_partition(split: &Split, rows: usize) -> bool {
 
 fn any_clips() -> impl Strategy<Value = Vec<ClipEntry>> {
     let class_fold_source = (0..6_u16, 1..6_u32, 0..40_u32);
-    proptest::collection::vec(class_fold_source, 1..200).prop_map(|clips| {
-        clips
-            .into_iter()
-            .map(|(class, fold, source)| clip(class, fold, source))
-            .collect()
-    })
+    proptest::collection::vec(class_fold_source, 1..200)
+        .prop_map(|clips| clips.into_iter().map(|(class, fold, source)| clip(class, fold, source)).collect())
 }
 
 proptest! {
@@ -173,11 +143,6 @@ proptest! {
 
 #[test]
 fn a_row_listed_twice_is_refused() {
-    let bytes = TrainSplit {
-        train: vec![1, 2],
-        validation: vec![2],
-    }
-    .write()
-    .unwrap();
+    let bytes = TrainSplit { train: vec![1, 2], validation: vec![2] }.write().unwrap();
     assert!(matches!(TrainSplit::read(&bytes), Err(SplitError::RowTwice(2))));
 }

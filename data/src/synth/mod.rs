@@ -54,13 +54,7 @@ pub struct SynthOptions {
 impl SynthOptions {
     /// ESC-10's size and ESC-50's format: 40 clips a class, 5 s at 44.1 kHz.
     pub fn new(out: PathBuf) -> Self {
-        Self {
-            out,
-            clips_per_class: 40,
-            seed: 42,
-            sample_rate_hz: 44_100,
-            duration_s: 5.0,
-        }
+        Self { out, clips_per_class: 40, seed: 42, sample_rate_hz: 44_100, duration_s: 5.0 }
     }
 }
 
@@ -144,12 +138,8 @@ pub fn synth(options: &SynthOptions, progress: &dyn Progress) -> Result<(), Synt
         let outcome = if path.exists() {
             ClipOutcome::Kept
         } else {
-            let samples = sound::render(
-                clip.class,
-                rng(options, clip),
-                options.sample_rate_hz,
-                options.duration_s,
-            );
+            let samples =
+                sound::render(clip.class, rng(options, clip), options.sample_rate_hz, options.duration_s);
             file::write_whole(&path, |file| write_wav(file, &samples, options.sample_rate_hz))
                 .map_err(io_at(&path))?;
             ClipOutcome::Made
@@ -169,21 +159,12 @@ fn plan(options: &SynthOptions) -> Vec<Clip> {
         let mut left = options.clips_per_class;
         while left > 0 {
             // As in ESC-50, about two clips in five share their source.
-            let takes = [1, 1, 1, 1, 2, 3]
-                .get(random.random_range(0..6))
-                .copied()
-                .unwrap_or(1)
-                .min(left);
+            let takes = [1, 1, 1, 1, 2, 3].get(random.random_range(0..6)).copied().unwrap_or(1).min(left);
             let Some((fold, count)) = (1..).zip(&mut in_fold).min_by_key(|(_, count)| **count) else {
                 break;
             };
             *count += takes;
-            clips.extend((0..takes).map(|take| Clip {
-                class,
-                source,
-                take,
-                fold,
-            }));
+            clips.extend((0..takes).map(|take| Clip { class, source, take, fold }));
             left -= takes;
             source += 1;
         }
@@ -204,30 +185,12 @@ fn rng(options: &SynthOptions, clip: &Clip) -> [ChaCha8Rng; 2] {
 
 fn check(options: &SynthOptions) -> Result<(), SynthError> {
     let limits = [
-        (
-            "clips_per_class",
-            1.0,
-            f64::from(CLIPS_PER_CLASS_MAX),
-            f64::from(options.clips_per_class),
-        ),
-        (
-            "sample_rate_hz",
-            8_000.0,
-            192_000.0,
-            f64::from(options.sample_rate_hz),
-        ),
+        ("clips_per_class", 1.0, f64::from(CLIPS_PER_CLASS_MAX), f64::from(options.clips_per_class)),
+        ("sample_rate_hz", 8_000.0, 192_000.0, f64::from(options.sample_rate_hz)),
         ("duration_s", 0.5, 60.0, options.duration_s),
     ];
-    match limits
-        .into_iter()
-        .find(|(_, least, most, value)| !(least..=most).contains(&value))
-    {
-        Some((name, least, most, value)) => Err(SynthError::Option {
-            name,
-            least,
-            most,
-            value,
-        }),
+    match limits.into_iter().find(|(_, least, most, value)| !(least..=most).contains(&value)) {
+        Some((name, least, most, value)) => Err(SynthError::Option { name, least, most, value }),
         None => Ok(()),
     }
 }
@@ -250,10 +213,10 @@ fn claim(options: &SynthOptions) -> Result<(), SynthError> {
         Err(_) if fs::read_dir(out).map_err(io_at(out))?.next().is_some() => {
             Err(SynthError::NotOurs(out.clone()))
         }
-        Err(_) => file::write_whole(&path, |file| {
-            serde_json::to_writer(file, &marker).map_err(io::Error::from)
-        })
-        .map_err(io_at(&path)),
+        Err(_) => {
+            file::write_whole(&path, |file| serde_json::to_writer(file, &marker).map_err(io::Error::from))
+                .map_err(io_at(&path))
+        }
     }
 }
 
@@ -274,9 +237,7 @@ fn write_wav(file: &mut (impl Write + io::Seek), samples: &[f32], sample_rate: u
 
 fn write_list(file: impl Write, clips: &[Clip]) -> io::Result<()> {
     let mut writer = csv::Writer::from_writer(file);
-    writer.write_record([
-        "filename", "fold", "target", "category", "esc10", "src_file", "take",
-    ])?;
+    writer.write_record(["filename", "fold", "target", "category", "esc10", "src_file", "take"])?;
     for clip in clips {
         let row = [
             format!("{}.wav", clip.name()),
@@ -319,16 +280,9 @@ mod tests {
     }
 
     fn files(out: &Path) -> BTreeMap<String, Vec<u8>> {
-        let paths = fs::read_dir(out.join("audio"))
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
+        let paths = fs::read_dir(out.join("audio")).unwrap().map(|entry| entry.unwrap().path());
         paths
-            .map(|path| {
-                (
-                    path.file_name().unwrap().to_string_lossy().into(),
-                    fs::read(&path).unwrap(),
-                )
-            })
+            .map(|path| (path.file_name().unwrap().to_string_lossy().into(), fs::read(&path).unwrap()))
             .collect()
     }
 
@@ -338,10 +292,7 @@ mod tests {
         synth(&options(folder.path()), &()).unwrap();
         let dataset = Dataset::read(folder.path()).unwrap();
         assert!(dataset.problems.is_empty(), "{:?}", dataset.problems);
-        assert_eq!(
-            (dataset.classes, dataset.clips.len()),
-            (CLASSES.map(str::to_owned).to_vec(), 100)
-        );
+        assert_eq!((dataset.classes, dataset.clips.len()), (CLASSES.map(str::to_owned).to_vec(), 100));
         let entries: Vec<ClipEntry> = dataset
             .clips
             .iter()
@@ -355,27 +306,13 @@ mod tests {
             .collect();
         let split = Split::by_folds(&entries, 1, &[2]).unwrap();
         assert!(split.shared_sources(&entries).is_empty());
-        let blind = Split::holdout(
-            &entries.iter().map(|clip| clip.class).collect::<Vec<_>>(),
-            0.2,
-            0.0,
-            42,
-        )
-        .unwrap();
-        assert!(
-            blind
-                .shared_sources(&entries)
-                .values()
-                .any(|parts| parts.contains(&SplitPart::Validation))
-        );
+        let blind =
+            Split::holdout(&entries.iter().map(|clip| clip.class).collect::<Vec<_>>(), 0.2, 0.0, 42).unwrap();
+        assert!(blind.shared_sources(&entries).values().any(|parts| parts.contains(&SplitPart::Validation)));
         for clip in dataset.clips {
             let audio = decode::decode(&fs::read(&clip.path).unwrap()).unwrap();
             assert_eq!((audio.sample_rate_hz, audio.samples.len()), (8_000, 8_000));
-            assert!(
-                crate::condition::peak(&audio.samples) > 0.01,
-                "{} is silent",
-                clip.name
-            );
+            assert!(crate::condition::peak(&audio.samples) > 0.01, "{} is silent", clip.name);
         }
     }
 
@@ -383,15 +320,7 @@ mod tests {
     fn a_seed_decides_every_byte() {
         let folders: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
         for (folder, seed) in folders.iter().zip([1, 1, 2]) {
-            synth(
-                &SynthOptions {
-                    seed,
-                    clips_per_class: 2,
-                    ..options(folder.path())
-                },
-                &(),
-            )
-            .unwrap();
+            synth(&SynthOptions { seed, clips_per_class: 2, ..options(folder.path()) }, &()).unwrap();
         }
         let [a, b, c] = [0, 1, 2].map(|i| files(folders[i].path()));
         assert!(a == b && a != c);
@@ -412,21 +341,12 @@ mod tests {
     fn other_peoples_folders_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("thesis.txt"), b"").unwrap();
-        assert!(matches!(
-            synth(&options(folder.path()), &()),
-            Err(SynthError::NotOurs(_))
-        ));
+        assert!(matches!(synth(&options(folder.path()), &()), Err(SynthError::NotOurs(_))));
         fs::remove_file(folder.path().join("thesis.txt")).unwrap();
         synth(&options(folder.path()), &()).unwrap();
-        let other = SynthOptions {
-            seed: 7,
-            ..options(folder.path())
-        };
+        let other = SynthOptions { seed: 7, ..options(folder.path()) };
         assert!(matches!(synth(&other, &()), Err(SynthError::OtherOptions(_))));
-        let wrong = SynthOptions {
-            duration_s: 0.1,
-            ..options(folder.path())
-        };
+        let wrong = SynthOptions { duration_s: 0.1, ..options(folder.path()) };
         let message = synth(&wrong, &()).unwrap_err().to_string();
         assert_eq!(message, "duration_s must be from 0.5 to 60, got 0.1");
     }

@@ -37,27 +37,15 @@ pub(super) fn render(
 ) -> Vec<f32> {
     let length = (duration_s * f64::from(rate_hz)) as usize;
     let mut random = Draw { source, own };
-    let mut canvas = Canvas {
-        rate_hz: f64::from(rate_hz),
-        samples: vec![0.0; length],
-    };
+    let mut canvas = Canvas { rate_hz: f64::from(rate_hz), samples: vec![0.0; length] };
     canvas.paint(class, &mut random);
     canvas.scale_to(1.0);
     if random.own.random_bool(DISTRACTED) {
         let other = random.own.random_range(0..CLASSES.len());
-        let mut distraction = Canvas {
-            rate_hz: canvas.rate_hz,
-            samples: vec![0.0; length],
-        };
+        let mut distraction = Canvas { rate_hz: canvas.rate_hz, samples: vec![0.0; length] };
         // The distraction is another source: it must not repeat with this source's takes.
         let own = random.own.clone();
-        distraction.paint(
-            other,
-            &mut Draw {
-                source: own.clone(),
-                own,
-            },
-        );
+        distraction.paint(other, &mut Draw { source: own.clone(), own });
         distraction.scale_to(db(random.own(-24.0, -8.0)));
         canvas.add_all(&distraction.samples);
     }
@@ -122,10 +110,7 @@ impl Canvas {
 
     /// Short pops at no regular time.
     fn clicks(&mut self, random: &mut Draw) {
-        let (hz, decay_s) = (
-            random.source_octaves(900.0, 5_000.0),
-            random.source_octaves(0.001, 0.006),
-        );
+        let (hz, decay_s) = (random.source_octaves(900.0, 5_000.0), random.source_octaves(0.001, 0.006));
         let rate = random.source(2.0, 8.0);
         let mut at_s = random.own(0.0, 0.4);
         while at_s < self.seconds() {
@@ -137,10 +122,7 @@ impl Canvas {
 
     /// The same pops, but in time.
     fn pulses(&mut self, random: &mut Draw) {
-        let (hz, decay_s) = (
-            random.source_octaves(700.0, 4_000.0),
-            random.source_octaves(0.001, 0.008),
-        );
+        let (hz, decay_s) = (random.source_octaves(700.0, 4_000.0), random.source_octaves(0.001, 0.008));
         let rate = random.source(4.0, 11.0);
         let mut at_s = random.own(0.0, 0.3);
         while at_s < self.seconds() {
@@ -156,11 +138,8 @@ impl Canvas {
         let (length_s, gap_s) = (random.source(0.12, 0.7), random.source(0.1, 0.8));
         let mut at_s = random.own(0.0, 0.5);
         while at_s < self.seconds() {
-            let (hz, level, length_s) = (
-                low_hz * random.own(0.9, 1.1),
-                random.own(0.6, 1.0),
-                length_s * random.own(0.8, 1.2),
-            );
+            let (hz, level, length_s) =
+                (low_hz * random.own(0.9, 1.1), random.own(0.6, 1.0), length_s * random.own(0.8, 1.2));
             let mut phase = 0.0;
             self.event(at_s, length_s, |part, step_s| {
                 let along = if direction > 0.0 { part } else { 1.0 - part };
@@ -176,17 +155,14 @@ impl Canvas {
         let (hz, tilt) = (random.source_octaves(60.0, 320.0), random.source(0.5, 1.8));
         let (swell_hz, depth) = (random.source(0.2, 3.0), random.source(0.1, 0.7));
         let start = random.own(0.0, TAU);
-        let harmonics: Vec<(f64, f64, f64)> = (1..=8)
-            .map(|n| (f64::from(n), f64::from(n).powf(-tilt), random.own(0.0, TAU)))
-            .collect();
+        let harmonics: Vec<(f64, f64, f64)> =
+            (1..=8).map(|n| (f64::from(n), f64::from(n).powf(-tilt), random.own(0.0, TAU))).collect();
         let seconds = self.seconds();
         self.event(0.0, seconds, |part, _| {
             let at_s = part * seconds;
             let swell = 1.0 - depth * (0.5 + 0.5 * (TAU * swell_hz * at_s + start).sin());
-            let wave: f64 = harmonics
-                .iter()
-                .map(|(n, level, phase)| level * (TAU * hz * n * at_s + phase).sin())
-                .sum();
+            let wave: f64 =
+                harmonics.iter().map(|(n, level, phase)| level * (TAU * hz * n * at_s + phase).sin()).sum();
             swell * wave
         });
     }
@@ -238,10 +214,7 @@ impl Canvas {
 
     /// Knocks on something that rings, in groups.
     fn knocks(&mut self, random: &mut Draw) {
-        let (hz, decay_s) = (
-            random.source_octaves(150.0, 1_100.0),
-            random.source_octaves(0.01, 0.07),
-        );
+        let (hz, decay_s) = (random.source_octaves(150.0, 1_100.0), random.source_octaves(0.01, 0.07));
         let (group, spacing_s) = (random.source(2.0, 6.0) as u32, random.source(0.12, 0.35));
         let mut at_s = random.own(0.0, 0.6);
         while at_s < self.seconds() {
@@ -281,13 +254,7 @@ impl Canvas {
         let length = (length_s * self.rate_hz).max(1.0);
         let step_s = 1.0 / self.rate_hz;
         let start = (at_s * self.rate_hz) as usize;
-        for (i, sample) in self
-            .samples
-            .iter_mut()
-            .skip(start)
-            .take(length as usize)
-            .enumerate()
-        {
+        for (i, sample) in self.samples.iter_mut().skip(start).take(length as usize).enumerate() {
             *sample += wave(i as f64 / length, step_s) as f32;
         }
     }

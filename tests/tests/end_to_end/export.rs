@@ -51,7 +51,12 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
     let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
     site.completes(coordinator, workers);
     let out = site.path("champion");
-    run(Command::new(binary("coordinator")).arg("export").arg("--out").arg(&out).arg("--db").arg(site.path("sweep.redb")));
+    run(Command::new(binary("coordinator"))
+        .arg("export")
+        .arg("--out")
+        .arg(&out)
+        .arg("--db")
+        .arg(site.path("sweep.redb")));
 
     let provenance: Value = serde_json::from_slice(&fs::read(out.join("provenance.json")).unwrap()).unwrap();
     assert_eq!(provenance["trial"], site.offline(&["leaderboard"])["rows"][0]["trial"]);

@@ -43,7 +43,9 @@ fn a_killed_workers_run_is_trained_by_another() {
     let site = Site::new(EPOCHS);
     let coordinator = site.coordinator("127.0.0.1:0");
     let victim = site.worker("victim", &coordinator);
-    until("the victim's first epoch", || coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0));
+    until("the victim's first epoch", || {
+        coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0)
+    });
     victim.kill();
     let rescuer = site.worker("rescuer", &coordinator);
     site.completes(coordinator, [rescuer]);
@@ -61,11 +63,17 @@ fn a_worker_told_to_leave_gives_its_run_back_at_once() {
     let site = Site::new(EPOCHS);
     let coordinator = site.coordinator("127.0.0.1:0");
     let mut leaver = site.worker("leaver", &coordinator);
-    until("the leaver's first epoch", || coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0));
+    until("the leaver's first epoch", || {
+        coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 0)
+    });
     leaver.signal("-INT");
     assert_eq!(leaver.exit_code("the leaver to drain"), Some(0), "{}", site.log("leaver.log"));
     let status = coordinator.ask(&["status"]).unwrap();
-    assert_eq!((status["runs_leased"].as_u64(), status["expiries"].as_u64()), (Some(0), Some(0)), "{status:#}");
+    assert_eq!(
+        (status["runs_leased"].as_u64(), status["expiries"].as_u64()),
+        (Some(0), Some(0)),
+        "{status:#}"
+    );
     let rescuer = site.worker("rescuer", &coordinator);
     site.completes(coordinator, [rescuer]);
     assert_each_trial_completed_once(&site);

@@ -41,7 +41,9 @@ pub(crate) fn clips() -> &'static Path {
     let folder = CLIPS.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("raw");
-        run(Command::new(binary("coordinator")).args(["data", "synth", "--clips-per-class", "10", "--out"]).arg(&root));
+        run(Command::new(binary("coordinator"))
+            .args(["data", "synth", "--clips-per-class", "10", "--out"])
+            .arg(&root));
         run(Command::new(binary("coordinator"))
             .args(["data", "prepare", "--data"])
             .arg(&root)
@@ -120,7 +122,13 @@ impl Site {
             .env_remove("LD_LIBRARY_PATH")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(fs::File::options().create(true).append(true).open(self.path(&format!("{name}.log"))).unwrap())
+            .stderr(
+                fs::File::options()
+                    .create(true)
+                    .append(true)
+                    .open(self.path(&format!("{name}.log")))
+                    .unwrap(),
+            )
             .spawn()
             .unwrap();
         Process(child)
@@ -129,7 +137,8 @@ impl Site {
     /// What a command prints as JSON, read from the database file.
     pub(crate) fn offline(&self, verb: &[&str]) -> Value {
         let db = self.path("sweep.redb");
-        let text = run(Command::new(binary("coordinator")).args(verb).args(["--format", "json", "--db"]).arg(db));
+        let text =
+            run(Command::new(binary("coordinator")).args(verb).args(["--format", "json", "--db"]).arg(db));
         serde_json::from_str(&text).unwrap()
     }
 

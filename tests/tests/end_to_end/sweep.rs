@@ -12,8 +12,12 @@ pub(crate) fn assert_each_trial_completed_once(site: &Site) {
         let runs = trial["runs"].as_array().unwrap();
         assert_eq!(runs.len(), 1, "{trial:#}");
         assert_eq!(runs[0]["state"], "completed", "{trial:#}");
-        let epochs: Vec<u64> =
-            runs[0]["epochs"].as_array().unwrap().iter().map(|epoch| epoch["epoch"].as_u64().unwrap()).collect();
+        let epochs: Vec<u64> = runs[0]["epochs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|epoch| epoch["epoch"].as_u64().unwrap())
+            .collect();
         assert_eq!(epochs, (1..=epochs.len() as u64).collect::<Vec<_>>(), "{trial:#}");
     }
     let status = site.offline(&["status"]);

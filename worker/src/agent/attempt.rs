@@ -59,26 +59,13 @@ impl Attempts {
             control.advance(State::Draining); // granted while everything else was being drained
         }
         let line = self.board.begin(index, &grant);
-        let attempt = Attempt {
-            of: self,
-            token: grant.token,
-            control,
-            line,
-        };
+        let attempt = Attempt { of: self, token: grant.token, control, line };
         let (events, mut inbox) = mpsc::unbounded_channel();
         let started = match grant.job.map(Job::try_from) {
             Some(Ok(job)) => {
-                let source = BlockingBlobs {
-                    blobs: self.blobs.clone(),
-                    runtime: Handle::current(),
-                };
+                let source = BlockingBlobs { blobs: self.blobs.clone(), runtime: Handle::current() };
                 let control = Arc::clone(&attempt.control);
-                let work = Work {
-                    job,
-                    control,
-                    source: Box::new(source),
-                    events: events.clone(),
-                };
+                let work = Work { job, control, source: Box::new(source), events: events.clone() };
                 slot.submit(work).map_err(|error| error.to_string())
             }
             Some(Err(error)) => Err(format!("this worker cannot read the job: {error}")),
@@ -108,10 +95,7 @@ impl Attempt<'_> {
                 Some(Event::Ended(end)) => break end,
                 None => {
                     let message = "the slot's training thread has ended".to_owned();
-                    break End::Failed(Failure {
-                        reason: Reason::Worker,
-                        message,
-                    });
+                    break End::Failed(Failure { reason: Reason::Worker, message });
                 }
             }
         };
@@ -124,28 +108,20 @@ impl Attempt<'_> {
             End::Halted => "dropped: its lease has ended".to_owned(),
         };
         let handed_in = self.hand_in(end).await;
-        self.line.end(if handed_in.is_ok() {
-            &said
-        } else {
-            "dropped: its lease has ended"
-        });
+        self.line.end(if handed_in.is_ok() { &said } else { "dropped: its lease has ended" });
     }
 
     /// Brings the end to the coordinator.
     async fn hand_in(&self, end: End) -> Result<(), Dropped> {
         let outcome = match end {
-            End::Trained {
-                best_epoch,
-                checkpoint,
-                logits,
-            } => match (self.put(&checkpoint).await?, self.put(&logits).await?) {
-                (Ok(checkpoint), Ok(logits)) => Outcome::Completed(RunResult {
-                    best_epoch,
-                    checkpoint,
-                    logits,
-                }),
-                (Err(failure), _) | (_, Err(failure)) => Outcome::Failed(failure),
-            },
+            End::Trained { best_epoch, checkpoint, logits } => {
+                match (self.put(&checkpoint).await?, self.put(&logits).await?) {
+                    (Ok(checkpoint), Ok(logits)) => {
+                        Outcome::Completed(RunResult { best_epoch, checkpoint, logits })
+                    }
+                    (Err(failure), _) | (_, Err(failure)) => Outcome::Failed(failure),
+                }
+            }
             End::Failed(failure) => Outcome::Failed(failure),
             End::Halted if self.control.state() == State::Draining => Outcome::Failed(Failure {
                 reason: Reason::Drained,
@@ -159,11 +135,7 @@ impl Attempt<'_> {
     async fn report(&self, epoch: Epoch) -> Result<Verdict, Dropped> {
         let token = self.token;
         let response = self.insist(move |link, session| async move {
-            let request = ReportRequest {
-                worker: session.worker.0,
-                token,
-                epoch: Some((&epoch).into()),
-            };
+            let request = ReportRequest { worker: session.worker.0, token, epoch: Some((&epoch).into()) };
             within(link.answer_time, link.cluster().report(request)).await
         });
         // A verdict that this worker does not know must not end training.
@@ -173,11 +145,7 @@ impl Attempt<'_> {
     async fn finish(&self, outcome: &Outcome) -> Result<(), Dropped> {
         let token = self.token;
         let response = self.insist(move |link, session| {
-            let request = FinishRequest {
-                worker: session.worker.0,
-                token,
-                outcome: Some(outcome.into()),
-            };
+            let request = FinishRequest { worker: session.worker.0, token, outcome: Some(outcome.into()) };
             async move { within(link.answer_time, link.cluster().finish(request)).await }
         });
         response.await.map(|_| ())
@@ -199,10 +167,7 @@ impl Attempt<'_> {
                 Err(BlobsError::Corrupt { .. }) if damaged < DAMAGED_TRIES_MAX => damaged += 1,
                 Err(error) => {
                     let message = format!("the result cannot be handed in: {}", crate::slot::chain(&error));
-                    return Ok(Err(Failure {
-                        reason: Reason::Worker,
-                        message,
-                    }));
+                    return Ok(Err(Failure { reason: Reason::Worker, message }));
                 }
             }
             tokio::select! {
@@ -256,8 +221,5 @@ impl Attempt<'_> {
 
 /// Whether the coordinator will never take a call of this attempt: its lease has ended, or the call itself is wrong.
 fn is_fenced(code: Code) -> bool {
-    matches!(
-        code,
-        Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange
-    )
+    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange)
 }

@@ -19,10 +19,7 @@ pub struct Pace {
 
 impl Default for Pace {
     fn default() -> Self {
-        Self {
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(5),
-        }
+        Self { first: Duration::from_millis(100), longest: Duration::from_secs(5) }
     }
 }
 
@@ -41,11 +38,7 @@ impl Backoff {
     /// No failures yet.
     pub fn new(pace: Pace) -> Self {
         let seed = u64::from(std::process::id()) << 32 | CALLS.fetch_add(1, Ordering::Relaxed);
-        Self {
-            pace,
-            failures: 0,
-            rng: Xoshiro256PlusPlus::seed_from_u64(seed),
-        }
+        Self { pace, failures: 0, rng: Xoshiro256PlusPlus::seed_from_u64(seed) }
     }
 
     /// The call went well: the next pause is short again.
@@ -55,10 +48,7 @@ impl Backoff {
 
     /// The next pause: between half and all of twice the last one.
     pub fn pause(&mut self) -> Duration {
-        let doubled = self
-            .pace
-            .first
-            .saturating_mul(2_u32.saturating_pow(self.failures));
+        let doubled = self.pace.first.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
         let part = f64::from(self.rng.next_u32()) / f64::from(u32::MAX);
         doubled.min(self.pace.longest).mul_f64(f64::midpoint(1.0, part))
@@ -76,16 +66,10 @@ mod tests {
 
     #[test]
     fn pauses_grow_to_their_limit_and_never_vanish() {
-        let pace = Pace {
-            first: Duration::from_millis(100),
-            longest: Duration::from_secs(5),
-        };
+        let pace = Pace { first: Duration::from_millis(100), longest: Duration::from_secs(5) };
         let mut backoff = Backoff::new(pace);
         for failure in 0..100 {
-            let most = pace
-                .first
-                .saturating_mul(2_u32.saturating_pow(failure))
-                .min(pace.longest);
+            let most = pace.first.saturating_mul(2_u32.saturating_pow(failure)).min(pace.longest);
             let pause = backoff.pause();
             assert!(pause <= most && pause >= most / 2, "{failure}: {pause:?}");
         }

@@ -22,10 +22,7 @@ impl Held {
     /// Enters an attempt.
     pub fn enter(&self, token: u64, control: Arc<Control>) -> Entry {
         self.lock().insert(token, control);
-        Entry {
-            held: self.clone(),
-            token,
-        }
+        Entry { held: self.clone(), token }
     }
 
     /// Tokens of all attempts.

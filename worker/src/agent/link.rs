@@ -49,12 +49,7 @@ impl Link {
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self {
-            url: url.to_owned(),
-            channel: endpoint.connect_lazy(),
-            pace,
-            answer_time: ANSWER_TIME,
-        })
+        Ok(Self { url: url.to_owned(), channel: endpoint.connect_lazy(), pace, answer_time: ANSWER_TIME })
     }
 
     /// A client of the worker-facing service.
@@ -70,9 +65,6 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Status> {
     match time::timeout(limit, call).await {
         Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!(
-            "no answer within {} s",
-            limit.as_secs()
-        ))),
+        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", limit.as_secs()))),
     }
 }

@@ -59,13 +59,7 @@ pub struct Membership {
 impl Membership {
     /// Not joined yet.
     pub fn new(link: Link, introduction: JoinRequest, board: Board) -> Self {
-        Self {
-            link,
-            introduction,
-            board,
-            session: Mutex::new(None),
-            is_connected: AtomicBool::new(true),
-        }
+        Self { link, introduction, board, session: Mutex::new(None), is_connected: AtomicBool::new(true) }
     }
 
     /// The connection.
@@ -99,15 +93,11 @@ impl Membership {
                     };
                     self.is_connected.store(true, Ordering::Relaxed);
                     *place = Some(session);
-                    self.board
-                        .say(&format!("joined {} as worker {}", self.link.url, session.worker));
+                    self.board.say(&format!("joined {} as worker {}", self.link.url, session.worker));
                     return Ok(session);
                 }
                 Err(status) if is_final(status.code()) => {
-                    return Err(Refused {
-                        url: self.link.url.clone(),
-                        message: status.message().to_owned(),
-                    });
+                    return Err(Refused { url: self.link.url.clone(), message: status.message().to_owned() });
                 }
                 Err(status) => self.lost(&status),
             }
@@ -128,10 +118,7 @@ impl Membership {
     pub fn lost(&self, status: &Status) {
         if self.is_connected.swap(false, Ordering::Relaxed) {
             let url = &self.link.url;
-            tracing::warn!(
-                "no answer from {url}: {}; trying again until there is one",
-                reason(status)
-            );
+            tracing::warn!("no answer from {url}: {}; trying again until there is one", reason(status));
         } else {
             tracing::debug!("still no answer: {}", reason(status));
         }

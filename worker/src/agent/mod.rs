@@ -77,11 +77,7 @@ impl Agent {
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), Refused> {
         let held = Held::default();
         let deadline = CancellationToken::new();
-        let membership = Arc::new(Membership::new(
-            self.link.clone(),
-            self.introduction,
-            self.board.clone(),
-        ));
+        let membership = Arc::new(Membership::new(self.link.clone(), self.introduction, self.board.clone()));
         let attempts = Arc::new(Attempts {
             membership: Arc::clone(&membership),
             blobs: self.blobs,
@@ -149,9 +145,7 @@ async fn work(
 async fn ask(membership: &Membership, backoff: &mut Backoff) -> Result<Answer, Refused> {
     loop {
         let session = membership.session().await?;
-        let request = LeaseRequest {
-            worker: session.worker.0,
-        };
+        let request = LeaseRequest { worker: session.worker.0 };
         let patience = session.poll + membership.link().answer_time;
         let mut cluster = membership.link().cluster();
         match link::within(patience, cluster.lease(request)).await {
@@ -177,10 +171,7 @@ async fn heartbeats(membership: Arc<Membership>, held: Held) {
             return; // refused for good; the slots say so
         };
         time::sleep(session.heartbeat).await;
-        let request = HeartbeatRequest {
-            worker: session.worker.0,
-            tokens: held.tokens(),
-        };
+        let request = HeartbeatRequest { worker: session.worker.0, tokens: held.tokens() };
         let mut cluster = membership.link().cluster();
         match link::within(membership.link().answer_time, cluster.heartbeat(request)).await {
             Ok(response) => {
@@ -206,9 +197,7 @@ async fn leave(membership: &Membership) {
     let Some(session) = membership.current().await else {
         return;
     };
-    let request = LeaveRequest {
-        worker: session.worker.0,
-    };
+    let request = LeaveRequest { worker: session.worker.0 };
     let mut cluster = membership.link().cluster();
     if let Err(status) = link::within(membership.link().answer_time, cluster.leave(request)).await {
         tracing::debug!("could not say goodbye: {}", status.message());

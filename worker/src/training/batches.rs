@@ -92,8 +92,6 @@ impl<'a> Batches<'a> {
     fn mask(&mut self, clips: i64) -> Result<Tensor, TchError> {
         self.buffer.resize((clips * self.mask_width) as usize, 0.0);
         self.masks.fill(&mut self.buffer);
-        Tensor::f_from_slice(&self.buffer)?
-            .f_view([clips, self.mask_width])?
-            .f_to_device(self.device)
+        Tensor::f_from_slice(&self.buffer)?.f_view([clips, self.mask_width])?.f_to_device(self.device)
     }
 }

@@ -22,11 +22,7 @@ impl Best {
     /// # Errors
     /// libtorch refuses.
     pub fn new(epoch: Epoch, network: &Network, logits: Vec<f32>) -> Result<Self, TchError> {
-        Ok(Self {
-            epoch,
-            weights: network.values()?,
-            logits,
-        })
+        Ok(Self { epoch, weights: network.values()?, logits })
     }
 
     /// Whether an epoch is better: of equal losses the earlier stays.
@@ -45,22 +41,12 @@ mod tests {
     use super::*;
 
     fn epoch(epoch: u32, loss: f64) -> Epoch {
-        Epoch {
-            epoch,
-            train_loss: 1.0,
-            loss,
-            accuracy: 0.5,
-            macro_f1: 0.5,
-        }
+        Epoch { epoch, train_loss: 1.0, loss, accuracy: 0.5, macro_f1: 0.5 }
     }
 
     #[test]
     fn equal_losses_keep_the_earlier_and_use_up_patience() {
-        let best = Best {
-            epoch: epoch(3, 0.5),
-            weights: Tensors::new(),
-            logits: Vec::new(),
-        };
+        let best = Best { epoch: epoch(3, 0.5), weights: Tensors::new(), logits: Vec::new() };
         assert!(!best.is_beaten_by(&epoch(4, 0.5)));
         assert!(best.is_beaten_by(&epoch(4, 0.49)));
         assert!(!best.is_final(&epoch(4, 0.5), Some(2)));

@@ -44,15 +44,12 @@ pub fn evaluate(network: &Network, features: &Features, labels: &[u16]) -> Resul
 
 /// Mean of `log Σ exp(logits) - logit of the truth`, in double precision.
 pub fn cross_entropy(classes: usize, logits: &[f32], labels: &[u16]) -> f64 {
-    let losses = logits
-        .chunks_exact(classes.max(1))
-        .zip(labels)
-        .map(|(row, &label)| {
-            let row = row.iter().copied().map(f64::from);
-            let max = row.clone().fold(f64::NEG_INFINITY, f64::max);
-            let log_sum = row.clone().map(|logit| (logit - max).exp()).sum::<f64>().ln() + max;
-            log_sum - row.clone().nth(usize::from(label)).unwrap_or(f64::NAN)
-        });
+    let losses = logits.chunks_exact(classes.max(1)).zip(labels).map(|(row, &label)| {
+        let row = row.iter().copied().map(f64::from);
+        let max = row.clone().fold(f64::NEG_INFINITY, f64::max);
+        let log_sum = row.clone().map(|logit| (logit - max).exp()).sum::<f64>().ln() + max;
+        log_sum - row.clone().nth(usize::from(label)).unwrap_or(f64::NAN)
+    });
     losses.sum::<f64>() / labels.len() as f64
 }
 

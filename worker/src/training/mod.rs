@@ -103,10 +103,7 @@ pub fn train(
         if best.as_ref().is_none_or(|best| best.is_beaten_by(&epoch)) {
             best = Some(Best::new(epoch, &network, evaluation.logits)?);
         }
-        if best
-            .as_ref()
-            .is_some_and(|best| best.is_final(&epoch, recipe.patience))
-        {
+        if best.as_ref().is_some_and(|best| best.is_final(&epoch, recipe.patience)) {
             break;
         }
     }
@@ -157,26 +154,15 @@ pub fn step(network: &Network, adam: &mut Adam, batch: &Batch) -> Result<Tensor,
 
 fn finish(best: Best, features: &Features) -> Result<Trained, TrainError> {
     let finite = |tensors: &Tensors| {
-        tensors
-            .values()
-            .all(|tensor| tensor.values.iter().all(|value| value.is_finite()))
+        tensors.values().all(|tensor| tensor.values.iter().all(|value| value.is_finite()))
     };
     let mut checkpoint = best.weights;
     checkpoint.extend(features.input().tensors());
     let rows = features.validation().len();
-    let logits = Values {
-        shape: vec![rows, best.logits.len() / rows.max(1)],
-        values: best.logits,
-    };
+    let logits = Values { shape: vec![rows, best.logits.len() / rows.max(1)], values: best.logits };
     let logits = Tensors::from([("logits".to_owned(), logits)]);
     if !finite(&checkpoint) || !finite(&logits) {
-        return Err(TrainError::Diverged {
-            epoch: best.epoch.epoch,
-        });
+        return Err(TrainError::Diverged { epoch: best.epoch.epoch });
     }
-    Ok(Trained {
-        best: best.epoch,
-        checkpoint,
-        logits,
-    })
+    Ok(Trained { best: best.epoch, checkpoint, logits })
 }

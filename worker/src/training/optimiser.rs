@@ -51,15 +51,8 @@ impl Adam {
     /// libtorch refuses.
     pub fn new(parameters: &[&Tensor], learning_rate: f64) -> Result<Self, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let parameters = parameters
-            .iter()
-            .map(|tensor| Parameter::new(tensor))
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            learning_rate,
-            steps: 0,
-            parameters,
-        })
+        let parameters = parameters.iter().map(|tensor| Parameter::new(tensor)).collect::<Result<_, _>>()?;
+        Ok(Self { learning_rate, steps: 0, parameters })
     }
 
     /// One step; gradients in the order of the tensors.
@@ -102,14 +95,7 @@ impl Parameter {
             let part = |tensor: &Tensor| tensor.f_narrow(0, start, length);
             let value = part(&value)?;
             let scratch = value.f_zeros_like()?;
-            pieces.push(Piece {
-                start,
-                length,
-                value,
-                mean: part(&mean)?,
-                square: part(&square)?,
-                scratch,
-            });
+            pieces.push(Piece { start, length, value, mean: part(&mean)?, square: part(&square)?, scratch });
             start += length;
         }
         Ok(Self { pieces })

@@ -30,10 +30,7 @@ use crate::{
 /// Epochs of a job that a test ends, not the job itself.
 const FOREVER: u32 = 1_000_000;
 
-const PACE: Pace = Pace {
-    first: Duration::from_millis(5),
-    longest: Duration::from_millis(50),
-};
+const PACE: Pace = Pace { first: Duration::from_millis(5), longest: Duration::from_millis(50) };
 
 /// A worker in this process.
 struct Worker {
@@ -66,11 +63,7 @@ impl Worker {
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
         running.spawn(agent.run(shutdown.clone()));
-        Self {
-            shutdown,
-            running,
-            _cache: cache,
-        }
+        Self { shutdown, running, _cache: cache }
     }
 
     async fn ended(&mut self) -> Result<(), Refused> {
@@ -119,18 +112,13 @@ async fn jobs_are_trained_and_handed_in_with_every_epoch() {
     assert_eq!(book.fetches, 3, "a split and two shards, each once");
     assert_eq!(book.outcomes.len(), 3);
     for (token, outcome) in &book.outcomes {
-        let Outcome::Completed(result) = outcome else {
-            panic!("{outcome:?}")
-        };
+        let Outcome::Completed(result) = outcome else { panic!("{outcome:?}") };
         let epochs = &book.epochs[token];
         let numbers: Vec<u32> = epochs.iter().map(|epoch| epoch.epoch).collect();
         assert_eq!(numbers, (1..=8).collect::<Vec<_>>());
         assert!(epochs.iter().any(|epoch| epoch.epoch == result.best_epoch));
         tensors::decode_checkpoint(&book.blobs[&result.checkpoint], &example(1).job.model).unwrap();
-        assert_eq!(
-            tensors::decode(&book.blobs[&result.logits]).unwrap()["logits"].shape,
-            [24, 4]
-        );
+        assert_eq!(tensors::decode(&book.blobs[&result.logits]).unwrap()["logits"].shape, [24, 4]);
     }
 }
 
@@ -141,9 +129,7 @@ async fn a_coordinator_that_was_away_gets_every_epoch() {
     let coordinator = Coordinator::new(book(&[long]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 1);
-    coordinator
-        .until("a first epoch", |book| epochs_of(book, 1) > 0)
-        .await;
+    coordinator.until("a first epoch", |book| epochs_of(book, 1) > 0).await;
     let address = listening.stop().await;
     let before = epochs_of(&coordinator.book(), 1);
     assert!(before < 60, "the fault did not fire: all epochs were in");
@@ -162,15 +148,11 @@ async fn an_unknown_worker_joins_again_and_goes_on() {
     let coordinator = Coordinator::new(book(&[endless(5)]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 1);
-    coordinator
-        .until("a first epoch", |book| epochs_of(book, 1) > 0)
-        .await;
+    coordinator.until("a first epoch", |book| epochs_of(book, 1) > 0).await;
     coordinator.book().workers.clear();
     coordinator.until("a second join", |book| book.joins == 2).await;
     let before = epochs_of(&coordinator.book(), 1);
-    coordinator
-        .until("another epoch", |book| epochs_of(book, 1) > before)
-        .await;
+    coordinator.until("another epoch", |book| epochs_of(book, 1) > before).await;
     worker.shutdown.cancel();
     worker.ended().await.unwrap();
 }
@@ -180,9 +162,7 @@ async fn a_fenced_attempt_is_dropped_and_the_slot_asks_anew() {
     let coordinator = Coordinator::new(book(&[endless(6), example(7)]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 1);
-    coordinator
-        .until("a first epoch", |book| epochs_of(book, 1) > 0)
-        .await;
+    coordinator.until("a first epoch", |book| epochs_of(book, 1) > 0).await;
     coordinator.book().fenced.insert(1);
     worker.ended().await.unwrap();
     let book = coordinator.book();
@@ -195,13 +175,9 @@ async fn a_heartbeats_word_ends_an_attempt() {
     let coordinator = Coordinator::new(book(&[endless(8), example(9)]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 1);
-    coordinator
-        .until("a first epoch", |book| epochs_of(book, 1) > 0)
-        .await;
+    coordinator.until("a first epoch", |book| epochs_of(book, 1) > 0).await;
     coordinator.book().revoked.insert(1);
-    coordinator
-        .until("the next attempt", |book| book.outcomes.contains_key(&2))
-        .await;
+    coordinator.until("the next attempt", |book| book.outcomes.contains_key(&2)).await;
     coordinator.book().fenced.insert(1);
     worker.ended().await.unwrap();
     assert!(!coordinator.book().outcomes.contains_key(&1));
@@ -212,18 +188,12 @@ async fn a_draining_worker_gives_back_what_it_trains() {
     let coordinator = Coordinator::new(book(&[endless(10), endless(11)]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 2);
-    coordinator
-        .until("two running", |book| {
-            epochs_of(book, 1) > 0 && epochs_of(book, 2) > 0
-        })
-        .await;
+    coordinator.until("two running", |book| epochs_of(book, 1) > 0 && epochs_of(book, 2) > 0).await;
     worker.shutdown.cancel();
     worker.ended().await.unwrap();
     let book = coordinator.book();
     for token in [1, 2] {
-        let Outcome::Failed(failure) = &book.outcomes[&token] else {
-            panic!()
-        };
+        let Outcome::Failed(failure) = &book.outcomes[&token] else { panic!() };
         assert_eq!(failure.reason, Reason::Drained);
     }
     assert_eq!(book.leaves, 1);
@@ -231,16 +201,11 @@ async fn a_draining_worker_gives_back_what_it_trains() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refusal_at_join_ends_the_worker_with_the_coordinators_words() {
-    let coordinator = Coordinator::new(Book {
-        refusal: Some("this coordinator speaks version 9"),
-        ..Book::default()
-    });
+    let coordinator =
+        Coordinator::new(Book { refusal: Some("this coordinator speaks version 9"), ..Book::default() });
     let listening = coordinator.listen(None).await;
     let refused = Worker::start(&listening.url(), 2).ended().await.unwrap_err();
-    assert!(
-        refused.to_string().contains("this coordinator speaks version 9"),
-        "{refused}"
-    );
+    assert!(refused.to_string().contains("this coordinator speaks version 9"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -248,13 +213,9 @@ async fn heartbeats_go_on_while_a_slot_is_busy() {
     let coordinator = Coordinator::new(book(&[endless(12)]));
     let listening = coordinator.listen(None).await;
     let mut worker = Worker::start(&listening.url(), 1);
-    coordinator
-        .until("a first epoch", |book| epochs_of(book, 1) > 0)
-        .await;
+    coordinator.until("a first epoch", |book| epochs_of(book, 1) > 0).await;
     let before = coordinator.book().heartbeats;
-    coordinator
-        .until("five heartbeats", |book| book.heartbeats >= before + 5)
-        .await;
+    coordinator.until("five heartbeats", |book| book.heartbeats >= before + 5).await;
     worker.shutdown.cancel();
     worker.ended().await.unwrap();
 }
@@ -275,10 +236,7 @@ async fn a_worker_that_still_looks_for_its_coordinator_can_be_stopped() {
 async fn blobs_are_verified_on_the_wire_and_on_disk() {
     let bytes: Vec<u8> = (0..5000_u32).map(|byte| byte as u8).collect();
     let id = BlobId::of(&bytes);
-    let mut book = Book {
-        damaged_fetches: 2,
-        ..Book::default()
-    };
+    let mut book = Book { damaged_fetches: 2, ..Book::default() };
     book.blobs.insert(id, bytes.clone());
     let coordinator = Coordinator::new(book);
     let listening = coordinator.listen(None).await;
@@ -303,8 +261,5 @@ async fn blobs_are_verified_on_the_wire_and_on_disk() {
     assert!(
         matches!(blobs.read(unknown, &wanted).await, Err(BlobsError::Missing(missing)) if missing == unknown)
     );
-    assert_eq!(
-        blobs.put(&vec![7; 2_500_000]).await.unwrap(),
-        BlobId::of(&vec![7; 2_500_000])
-    );
+    assert_eq!(blobs.put(&vec![7; 2_500_000]).await.unwrap(), BlobId::of(&vec![7; 2_500_000]));
 }

@@ -82,10 +82,7 @@ impl Listening {
 
 impl Coordinator {
     pub(crate) fn new(book: Book) -> Self {
-        Self {
-            book: Arc::new(Mutex::new(book)),
-            calls: watch::Sender::new(0),
-        }
+        Self { book: Arc::new(Mutex::new(book)), calls: watch::Sender::new(0) }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -101,16 +98,11 @@ impl Coordinator {
                 calls.changed().await.unwrap();
             }
         };
-        tokio::time::timeout(PATIENCE, wait)
-            .await
-            .unwrap_or_else(|_| panic!("never saw: {what}"));
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never saw: {what}"));
     }
 
     /// Listens on a free port, or again on the one it had.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the handle is kept and aborted by Listening::stop"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "the handle is kept and aborted by Listening::stop")]
     pub(crate) async fn listen(&self, address: Option<SocketAddr>) -> Listening {
         let address = address.unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
         let listener = TcpListener::bind(address).await.unwrap();
@@ -121,20 +113,12 @@ impl Coordinator {
             .add_service(BlobsServer::new(self.clone()))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
         let server = tokio::spawn(async move { server.await.unwrap() });
-        Listening {
-            address,
-            stop,
-            server,
-        }
+        Listening { address, stop, server }
     }
 
     fn known(&self, worker: u32) -> Result<MutexGuard<'_, Book>, Status> {
         let book = self.book();
-        if book.workers.contains(&worker) {
-            Ok(book)
-        } else {
-            Err(Status::not_found("no such worker"))
-        }
+        if book.workers.contains(&worker) { Ok(book) } else { Err(Status::not_found("no such worker")) }
     }
 
     fn fenced(&self, worker: u32, token: u64) -> Result<MutexGuard<'_, Book>, Status> {
@@ -165,12 +149,7 @@ impl Cluster for Coordinator {
             worker
         };
         self.called();
-        Ok(Response::new(JoinResponse {
-            worker,
-            lease_ms: 10_000,
-            heartbeat_ms: 20,
-            poll_ms: 200,
-        }))
+        Ok(Response::new(JoinResponse { worker, lease_ms: 10_000, heartbeat_ms: 20, poll_ms: 200 }))
     }
 
     async fn lease(&self, request: Request<LeaseRequest>) -> Result<Response<LeaseResponse>, Status> {
@@ -181,14 +160,7 @@ impl Cluster for Coordinator {
                     book.next_token += 1;
                     let token = book.next_token;
                     let job = Some((&job).into());
-                    Answer::Grant(Grant {
-                        token,
-                        sweep: 0,
-                        trial: token as u32,
-                        fold: 1,
-                        attempt: 1,
-                        job,
-                    })
+                    Answer::Grant(Grant { token, sweep: 0, trial: token as u32, fold: 1, attempt: 1, job })
                 }
                 None if book
                     .epochs
@@ -211,9 +183,7 @@ impl Cluster for Coordinator {
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
         let request = request.into_inner();
         {
-            let mut book = self
-                .fenced(request.worker, request.token)
-                .inspect_err(|_| self.called())?;
+            let mut book = self.fenced(request.worker, request.token).inspect_err(|_| self.called())?;
             let epoch = Epoch::try_from(request.epoch.unwrap()).unwrap();
             let epochs = book.epochs.entry(request.token).or_default();
             if epochs.last().is_none_or(|last| last.epoch < epoch.epoch) {
@@ -222,17 +192,13 @@ impl Cluster for Coordinator {
         }
         self.called();
         let verdict: earshot_proto::earshot::v1::Verdict = Verdict::Continue.into();
-        Ok(Response::new(ReportResponse {
-            verdict: verdict.into(),
-        }))
+        Ok(Response::new(ReportResponse { verdict: verdict.into() }))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let request = request.into_inner();
         {
-            let mut book = self
-                .fenced(request.worker, request.token)
-                .inspect_err(|_| self.called())?;
+            let mut book = self.fenced(request.worker, request.token).inspect_err(|_| self.called())?;
             let outcome = Outcome::try_from(request.outcome.unwrap()).unwrap();
             book.outcomes.insert(request.token, outcome);
         }
@@ -248,12 +214,7 @@ impl Cluster for Coordinator {
         let revoked = {
             let mut book = self.known(request.worker)?;
             book.heartbeats += 1;
-            request
-                .tokens
-                .iter()
-                .copied()
-                .filter(|token| book.revoked.contains(token))
-                .collect()
+            request.tokens.iter().copied().filter(|token| book.revoked.contains(token)).collect()
         };
         self.called();
         Ok(Response::new(HeartbeatResponse { revoked }))
@@ -275,11 +236,7 @@ impl Blobs for Coordinator {
         let (bytes, is_damaged) = {
             let mut book = self.book();
             book.fetches += 1;
-            let bytes = book
-                .blobs
-                .get(&id)
-                .cloned()
-                .ok_or_else(|| Status::not_found("no such blob"))?;
+            let bytes = book.blobs.get(&id).cloned().ok_or_else(|| Status::not_found("no such blob"))?;
             let is_damaged = book.damaged_fetches > 0;
             book.damaged_fetches = book.damaged_fetches.saturating_sub(1);
             (bytes, is_damaged)
@@ -311,10 +268,7 @@ impl Blobs for Coordinator {
         let mut id = None;
         while let Some(piece) = pieces.message().await? {
             assert_eq!(piece.offset, bytes.len() as u64);
-            assert_eq!(
-                wire::blob_id(&piece.digest, "digest").unwrap(),
-                BlobId::of(&piece.data)
-            );
+            assert_eq!(wire::blob_id(&piece.digest, "digest").unwrap(), BlobId::of(&piece.data));
             assert!(piece.data.len() <= 1024 * 1024);
             id = Some(wire::blob_id(&piece.blob, "blob").unwrap());
             bytes.extend_from_slice(&piece.data);

@@ -44,10 +44,7 @@ fn three_steps_agree_with_pytorch() {
         let found = &values[&name];
         assert_eq!(found.shape, expected.shape);
         for (found, expected) in found.values.iter().zip(&expected.values) {
-            assert!(
-                (found - expected).abs() < TOLERANCE,
-                "{name}: {found} is not {expected}"
-            );
+            assert!((found - expected).abs() < TOLERANCE, "{name}: {found} is not {expected}");
         }
     }
 }

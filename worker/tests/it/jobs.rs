@@ -36,41 +36,17 @@ pub(crate) struct Example {
 pub(crate) fn example(seed: u64) -> Example {
     let shards = vec![shard(0, 40), shard(40, 56)];
     let rows = |part: fn(u32) -> bool| (0..96).filter(|&row| part(row)).collect();
-    let split = TrainSplit {
-        train: rows(|row| row / 8 % 4 < 3),
-        validation: rows(|row| row / 8 % 4 == 3),
-    };
+    let split = TrainSplit { train: rows(|row| row / 8 % 4 < 3), validation: rows(|row| row / 8 % 4 == 3) };
     let job = Job {
         model: AudioCnn {
             n_mfcc: 8,
             frames: FRAMES as u32,
-            blocks: vec![
-                Block {
-                    filters: 4,
-                    kernel_size: 3,
-                },
-                Block {
-                    filters: 6,
-                    kernel_size: 5,
-                },
-            ],
-            head: Head {
-                dropout: 0.3,
-                fc_units: Some(12),
-            },
+            blocks: vec![Block { filters: 4, kernel_size: 3 }, Block { filters: 6, kernel_size: 5 }],
+            head: Head { dropout: 0.3, fc_units: Some(12) },
             classes: CLASSES as u32,
         },
-        recipe: Recipe {
-            learning_rate: 5e-3,
-            batch_size: 16,
-            epochs: 8,
-            patience: None,
-            seed,
-        },
-        shards: shards
-            .iter()
-            .map(|shard| BlobId::of(&shard.write().unwrap()))
-            .collect(),
+        recipe: Recipe { learning_rate: 5e-3, batch_size: 16, epochs: 8, patience: None, seed },
+        shards: shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect(),
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
     };
@@ -80,16 +56,10 @@ pub(crate) fn example(seed: u64) -> Example {
 fn shard(first: usize, clips: usize) -> Shard {
     let mut noise = Weights::new(first as u64);
     let mut features = Vec::new();
-    let labels: Vec<u16> = (first..first + clips)
-        .map(|row| (row / 2 % CLASSES) as u16)
-        .collect();
+    let labels: Vec<u16> = (first..first + clips).map(|row| (row / 2 % CLASSES) as u16).collect();
     for &label in &labels {
         for coefficient in 0..N_MFCC {
-            let raised = if coefficient % CLASSES == usize::from(label) {
-                30.0
-            } else {
-                0.0
-            };
+            let raised = if coefficient % CLASSES == usize::from(label) { 30.0 } else { 0.0 };
             let line = noise.uniform(25.0, FRAMES);
             features.extend(line.into_iter().map(|value| value + raised - 200.0));
         }
@@ -114,14 +84,9 @@ impl Example {
         let mut epochs = Vec::new();
         let control = Control::default();
         tch::set_num_threads(1);
-        let trained = training::train(
-            &self.job,
-            &self.features(),
-            None,
-            Device::Cpu,
-            &control,
-            |epoch| epochs.push(epoch),
-        );
+        let trained = training::train(&self.job, &self.features(), None, Device::Cpu, &control, |epoch| {
+            epochs.push(epoch)
+        });
         (epochs, trained)
     }
 }

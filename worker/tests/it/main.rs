@@ -1,12 +1,7 @@
 //! Tests of the worker's library: training on made-up features, agreement with PyTorch, and the agent against a coordinator
 //! that misbehaves on purpose.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing
-)] // a test may fail by panicking
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test may fail by panicking
 
 mod agent;
 mod coordinator;

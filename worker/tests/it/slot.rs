@@ -47,10 +47,7 @@ fn memory(example: &Example) -> Memory {
     }
     let split = example.split.write().unwrap();
     blobs.insert(BlobId::of(&split), split);
-    Memory {
-        blobs,
-        ..Memory::default()
-    }
+    Memory { blobs, ..Memory::default() }
 }
 
 fn slot(index: usize, features: &FeatureCache) -> Slot {
@@ -59,13 +56,7 @@ fn slot(index: usize, features: &FeatureCache) -> Slot {
 
 fn submit(slot: &Slot, job: &Job, source: Memory, control: Arc<Control>) -> mpsc::UnboundedReceiver<Event> {
     let (events, inbox) = mpsc::unbounded_channel();
-    slot.submit(Work {
-        job: job.clone(),
-        control,
-        source: Box::new(source),
-        events,
-    })
-    .unwrap();
+    slot.submit(Work { job: job.clone(), control, source: Box::new(source), events }).unwrap();
     inbox
 }
 
@@ -105,28 +96,17 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
 
     let mut wide = good.job.clone();
     wide.model.n_mfcc = 20;
-    check_failure(
-        run(&wide, memory(&good)),
-        Reason::Data,
-        "10 coefficients, the model takes 20",
-    );
+    check_failure(run(&wide, memory(&good)), Reason::Data, "10 coefficients, the model takes 20");
 
     let mut few = good.job.clone();
     few.model.classes = 2;
-    check_failure(
-        run(&few, memory(&good)),
-        Reason::Data,
-        "of class 2, the model has 2 classes",
-    );
+    check_failure(run(&few, memory(&good)), Reason::Data, "of class 2, the model has 2 classes");
 
     let mut steep = good.job.clone();
     steep.recipe.learning_rate = 1e20;
     check_failure(run(&steep, memory(&good)), Reason::Diverged, "no longer finite");
 
-    let faulty = Memory {
-        panics: true,
-        ..Memory::default()
-    };
+    let faulty = Memory { panics: true, ..Memory::default() };
     check_failure(run(&good.job, faulty), Reason::Worker, "the fault of this test");
 
     assert!(matches!(run(&good.job, memory(&good)), End::Trained { .. }));

@@ -38,30 +38,17 @@ fn the_built_network_has_as_many_parameters_as_the_spec_counts() {
 fn fresh_weights_are_pytorchs_by_default() {
     let spec = AudioCnn::reference(13, 431, 50);
     let values = Network::fresh(&spec, 1, Device::Cpu).unwrap().values().unwrap();
-    for (name, fan_in) in [
-        ("blocks.0.weight", 9.0),
-        ("blocks.1.bias", 144.0),
-        ("head.fc.weight", 10_272.0),
-    ] {
+    for (name, fan_in) in [("blocks.0.weight", 9.0), ("blocks.1.bias", 144.0), ("head.fc.weight", 10_272.0)] {
         let bound = 1.0 / f32::sqrt(fan_in);
-        let largest = values[name]
-            .values
-            .iter()
-            .fold(0.0_f32, |max, value| max.max(value.abs()));
-        assert!(
-            largest <= bound && largest > 0.8 * bound,
-            "{name}: {largest} of {bound}"
-        );
+        let largest = values[name].values.iter().fold(0.0_f32, |max, value| max.max(value.abs()));
+        assert!(largest <= bound && largest > 0.8 * bound, "{name}: {largest} of {bound}");
     }
 }
 
 #[test]
 fn separable_features_are_learned() {
     let (epochs, trained) = trained(&example(1));
-    assert_eq!(
-        epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(),
-        (1..=8).collect::<Vec<_>>()
-    );
+    assert_eq!(epochs.iter().map(|epoch| epoch.epoch).collect::<Vec<_>>(), (1..=8).collect::<Vec<_>>());
     assert!(trained.best.accuracy > 0.9, "{:?}", trained.best);
     assert!(trained.best.macro_f1 > 0.9 && trained.best.train_loss < epochs[0].train_loss);
 }
@@ -73,16 +60,10 @@ fn the_best_epochs_weights_and_logits_are_left() {
     example.job.recipe.learning_rate = 1e-1;
     example.job.recipe.epochs = 12;
     let (epochs, trained) = trained(&example);
-    let lowest = epochs
-        .iter()
-        .map(|epoch| epoch.loss)
-        .fold(f64::INFINITY, f64::min);
+    let lowest = epochs.iter().map(|epoch| epoch.loss).fold(f64::INFINITY, f64::min);
     let first = epochs.iter().find(|epoch| epoch.loss <= lowest).unwrap();
     assert_eq!(trained.best, *first);
-    assert!(
-        trained.best.epoch < 12,
-        "the fault did not fire: the last epoch was the best"
-    );
+    assert!(trained.best.epoch < 12, "the fault did not fire: the last epoch was the best");
 
     let bytes = encode(&trained.checkpoint).unwrap();
     let checkpoint = decode_checkpoint(&bytes, &example.job.model).unwrap();
@@ -114,9 +95,7 @@ fn training_stops_when_patience_runs_out() {
 fn the_same_job_gives_the_same_bits_whatever_the_other_slots_do() {
     let alone = trained(&example(7));
     let (first, second) = thread::scope(|scope| {
-        let others: Vec<_> = (20..23)
-            .map(|seed| scope.spawn(move || example(seed).train()))
-            .collect();
+        let others: Vec<_> = (20..23).map(|seed| scope.spawn(move || example(seed).train())).collect();
         let first = scope.spawn(|| trained(&example(7)));
         let second = scope.spawn(|| trained(&example(7)));
         for other in others {
@@ -126,10 +105,7 @@ fn the_same_job_gives_the_same_bits_whatever_the_other_slots_do() {
     });
     for (epochs, trained) in [&first, &second] {
         assert_eq!(*epochs, alone.0);
-        assert_eq!(
-            encode(&trained.checkpoint).unwrap(),
-            encode(&alone.1.checkpoint).unwrap()
-        );
+        assert_eq!(encode(&trained.checkpoint).unwrap(), encode(&alone.1.checkpoint).unwrap());
         assert_eq!(trained.logits, alone.1.logits);
     }
     assert_ne!(trained(&example(8)).0, alone.0);
@@ -140,10 +116,7 @@ fn weights_that_grow_without_bound_are_called_diverged() {
     let mut example = example(4);
     example.job.recipe.learning_rate = 1e20;
     let (_, trained) = example.train();
-    assert!(
-        matches!(trained, Err(TrainError::Diverged { epoch: 1.. })),
-        "{trained:?}"
-    );
+    assert!(matches!(trained, Err(TrainError::Diverged { epoch: 1.. })), "{trained:?}");
 }
 
 #[test]
@@ -170,19 +143,13 @@ fn a_stop_keeps_what_there_is_and_a_drain_nothing() {
     let run = |state| {
         let control = Control::default();
         let mut epochs = 0;
-        let trained = training::train(
-            &example.job,
-            &example.features(),
-            None,
-            Device::Cpu,
-            &control,
-            |epoch| {
+        let trained =
+            training::train(&example.job, &example.features(), None, Device::Cpu, &control, |epoch| {
                 epochs += 1;
                 if epoch.epoch == 3 {
                     control.advance(state);
                 }
-            },
-        );
+            });
         (epochs, trained)
     };
     let (epochs, stopped) = run(State::Stopping);
