@@ -31,7 +31,8 @@ pub(super) struct StatusArgs {
   coordinator leaderboard --top 5
   coordinator leaderboard --top 0 --format csv > trials.csv     all of them, every hyperparameter
 
-The order is by the sweep's objective, the mean over a trial's folds; then by lower loss, then by lower number.")]
+The order is by the sweep's objective, the mean over a trial's folds; then by lower loss, then
+by lower number.")]
 pub(super) struct LeaderboardArgs {
     /// Rows at most; 0: all
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -100,10 +101,7 @@ fn answer(
     output: OutputArgs,
     ask: impl Future<Output = anyhow::Result<Document>>,
 ) -> anyhow::Result<ExitCode> {
-    let document = Builder::new_current_thread()
-        .enable_all()
-        .build()?
-        .block_on(ask)?;
+    let document = Builder::new_current_thread().enable_all().build()?.block_on(ask)?;
     render::print(&document, output.format)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -30,9 +30,7 @@ pub(super) async fn gather(
     let mut shelf = Shelf::of(source, &sweep, processed)?;
     let job = Job::try_from(found.job.context("the champion has no job")?)?;
     let fold = FoldId(found.fold);
-    let manifest = shelf
-        .read(wire::blob_id(&found.manifest, "the manifest")?)
-        .await?;
+    let manifest = shelf.read(wire::blob_id(&found.manifest, "the manifest")?).await?;
     let manifest: Manifest =
         serde_json::from_slice(&manifest).context("the champion's manifest cannot be read")?;
     let champion = Champion {
@@ -40,9 +38,7 @@ pub(super) async fn gather(
         fold,
         point: point(&found.point)?,
         best: Epoch::try_from(found.best.context("the champion has no epoch")?)?,
-        checkpoint: shelf
-            .read(wire::blob_id(&found.checkpoint, "the checkpoint")?)
-            .await?,
+        checkpoint: shelf.read(wire::blob_id(&found.checkpoint, "the checkpoint")?).await?,
         logits: shelf.read(wire::blob_id(&found.logits, "the logits")?).await?,
         split: split(&sweep, &manifest, fold, job.split)?,
         trials_completed: found.trials_completed,
@@ -129,20 +125,13 @@ mod tests {
     fn a_point_survives_the_wire() {
         let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[schedule]\nepochs = 1\n\
                     [space]\nlearning_rate = 1e-5\nfc_units = \"none\"\nfilters = [8, 16, 32]\n";
-        let expected = Sweep::parse(text, Path::new("t.toml"), &[])
-            .unwrap()
-            .space
-            .point(0)
-            .unwrap();
+        let expected = Sweep::parse(text, Path::new("t.toml"), &[]).unwrap().space.point(0).unwrap();
         let assignments = expected.iter().map(|(name, value)| proto::Assignment {
             name: name.name().to_owned(),
             value: value.to_string(),
         });
         assert_eq!(point(&assignments.collect::<Vec<_>>()).unwrap(), expected);
-        let unknown = proto::Assignment {
-            name: "momentum".into(),
-            value: "0.9".into(),
-        };
+        let unknown = proto::Assignment { name: "momentum".into(), value: "0.9".into() };
         assert!(point(&[unknown]).is_err());
     }
 }

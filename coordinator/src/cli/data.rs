@@ -27,10 +27,6 @@ use super::{
 /// Problems that are printed; the manifest has all of them.
 const PROBLEMS_SHOWN: usize = 20;
 
-/// Rate and length of made-up clips: ESC-50's.
-const SYNTH_SAMPLE_RATE_HZ: u32 = 44_100;
-const SYNTH_DURATION_S: f64 = 5.0;
-
 /// About recordings and their features
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum DataCommand {
@@ -51,7 +47,7 @@ pub(super) struct SynthArgs {
     out: PathBuf,
 
     /// Clips of each class
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     clips_per_class: u32,
 
     /// Everything random is drawn from this
@@ -64,11 +60,12 @@ pub(super) struct SynthArgs {
 /// `coordinator start` does this by itself. Only what is not done yet is done; Ctrl-C keeps what is.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  coordinator data prepare                                    data/raw to data/processed, default front end
+  coordinator data prepare                              data/raw to data/processed, default front end
   coordinator data prepare --data ESC-50 --out esc50.features
-  coordinator data prepare --sweep sweeps/grid.toml           with that sweep's front end and folders
+  coordinator data prepare --sweep sweeps/grid.toml     with that sweep's front end and folders
 
-DIR holds audio/ (WAV, FLAC, Ogg or MP3) and meta/esc50.csv: filename,fold,target,category,esc10,src_file,take.")]
+The recordings' folder holds audio/ (WAV, FLAC, Ogg or MP3) and meta/esc50.csv, with the columns
+filename,fold,target,category,esc10,src_file,take.")]
 pub(super) struct PrepareArgs {
     /// Folder of the recordings [default: data/raw, or the sweep's]
     #[arg(long, value_name = "DIR")]
@@ -86,18 +83,12 @@ pub(super) struct PrepareArgs {
 pub(super) fn synth(args: SynthArgs) -> anyhow::Result<ExitCode> {
     let screen = Screen::start(LogFormat::Text);
     let options = SynthOptions {
-        out: args.out.clone(),
         clips_per_class: args.clips_per_class,
         seed: args.seed,
-        sample_rate_hz: SYNTH_SAMPLE_RATE_HZ,
-        duration_s: SYNTH_DURATION_S,
+        ..SynthOptions::new(args.out.clone())
     };
     synth::synth(&options, &screen.clips("making"))?;
-    eprintln!(
-        "{} clips of each of ten classes are in {}",
-        args.clips_per_class,
-        args.out.display()
-    );
+    eprintln!("{} clips of each of ten classes are in {}", args.clips_per_class, args.out.display());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -118,15 +109,9 @@ pub(super) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     })?;
     match prepared {
         Ok(manifest) => {
-            let (clips, classes, shards) = (
-                manifest.clips.len(),
-                manifest.classes.len(),
-                manifest.shards.len(),
-            );
-            eprintln!(
-                "{clips} clips of {classes} classes in {shards} shards are in {}",
-                out.display()
-            );
+            let (clips, classes, shards) =
+                (manifest.clips.len(), manifest.classes.len(), manifest.shards.len());
+            eprintln!("{clips} clips of {classes} classes in {shards} shards are in {}", out.display());
             Ok(ExitCode::SUCCESS)
         }
         Err(stopped) => {
@@ -145,12 +130,7 @@ pub(super) async fn prepared(
     signals: &mut Signals,
 ) -> anyhow::Result<Result<Manifest, Stopped>> {
     let cancel = Arc::new(AtomicBool::new(false));
-    let options = Options {
-        data,
-        out,
-        front_end,
-        cancel: Arc::clone(&cancel),
-    };
+    let options = Options { data, out, front_end, cancel: Arc::clone(&cancel) };
     let (folder, bar) = (options.data.clone(), screen.clips("preparing"));
     let mut preparing = spawn_blocking(move || prepare::prepare(&options, &bar));
     let (done, stopped) = tokio::select! {
@@ -180,9 +160,6 @@ fn tell_problems(manifest: &Manifest) {
         tracing::warn!("left out {}: {}", problem.clip, problem.message);
     }
     if problems.len() > PROBLEMS_SHOWN {
-        tracing::warn!(
-            "and {} more; the manifest lists all of them",
-            problems.len() - PROBLEMS_SHOWN
-        );
+        tracing::warn!("and {} more; the manifest lists all of them", problems.len() - PROBLEMS_SHOWN);
     }
 }

@@ -14,14 +14,7 @@ pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
     workers.rows.extend(status.workers.iter().map(|worker| {
         let numbers = [worker.worker, worker.slots, worker.busy].map(|number| number.to_string());
         let [number, slots, busy] = numbers;
-        vec![
-            number,
-            worker.name.clone(),
-            worker.device.clone(),
-            slots,
-            busy,
-            worker.state.clone(),
-        ]
+        vec![number, worker.name.clone(), worker.device.clone(), slots, busy, worker.state.clone()]
     }));
     let facts = vec![
         ("sweep", status.sweep.clone()),
@@ -37,28 +30,17 @@ pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
         ("expiries", status.expiries.to_string()),
     ];
     let csv = one_row(&facts);
-    Ok(Document {
-        json: json(status)?,
-        facts,
-        grids: vec![workers],
-        csv,
-    })
+    Ok(Document { json: json(status)?, facts, grids: vec![workers], csv })
 }
 
 /// Completed trials, the best first.
 pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
-    const METRICS: [&str; 10] = [
-        "rank", "trial", "accuracy", "macro_f1", "loss", "epoch", "runs", "params", "macs", "int8_kib",
-    ];
+    const METRICS: [&str; 10] =
+        ["rank", "trial", "accuracy", "macro_f1", "loss", "epoch", "runs", "params", "macs", "int8_kib"];
     let points: Vec<&[Assignment]> = board.rows.iter().map(|row| row.point.as_slice()).collect();
     let grid = |names: &[&str], cells: fn(&LeaderboardRow) -> Vec<String>| {
         let mut grid = Grid::new(METRICS.into_iter().chain(names.iter().copied()));
-        grid.rows.extend(
-            board
-                .rows
-                .iter()
-                .map(|row| [cells(row), values(&row.point, names)].concat()),
-        );
+        grid.rows.extend(board.rows.iter().map(|row| [cells(row), values(&row.point, names)].concat()));
         grid
     };
     let rounded = |row: &LeaderboardRow| {
@@ -71,10 +53,7 @@ pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
     };
     Ok(Document {
         json: json(board)?,
-        facts: vec![
-            ("sweep", board.sweep.clone()),
-            ("objective", board.objective.clone()),
-        ],
+        facts: vec![("sweep", board.sweep.clone()), ("objective", board.objective.clone())],
         grids: vec![grid(&varied(&points), rounded)],
         csv: grid(&names(&points), exact),
     })
@@ -85,17 +64,12 @@ fn cells(row: &LeaderboardRow, metrics: [String; 3], int8_kib: String) -> Vec<St
     let [rank, trial, epoch, runs] =
         [row.rank, row.trial, row.epoch, row.runs].map(|number| number.to_string());
     let [params, macs] = [row.params, row.macs].map(|number| number.to_string());
-    vec![
-        rank, trial, accuracy, macro_f1, loss, epoch, runs, params, macs, int8_kib,
-    ]
+    vec![rank, trial, accuracy, macro_f1, loss, epoch, runs, params, macs, int8_kib]
 }
 
 /// One trial with its learning curves; a row of CSV is an epoch.
 pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
-    let point = trial
-        .point
-        .iter()
-        .map(|assignment| format!("{} = {}", assignment.name, assignment.value));
+    let point = trial.point.iter().map(|assignment| format!("{} = {}", assignment.name, assignment.value));
     let mut facts = vec![
         ("trial", trial.trial.to_string()),
         ("state", trial.state.clone()),
@@ -112,14 +86,7 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     runs.rows.extend(trial.runs.iter().map(|run| {
         let [fold, attempts, best] =
             [run.fold, run.attempts, run.best_epoch].map(|number| number.to_string());
-        vec![
-            fold,
-            run.state.clone(),
-            attempts,
-            run.worker.clone(),
-            best,
-            run.failures.join("\n"),
-        ]
+        vec![fold, run.state.clone(), attempts, run.worker.clone(), best, run.failures.join("\n")]
     }));
     let rounded = epochs(trial, |metric| format!("{metric:.4}"));
     Ok(Document {
@@ -131,19 +98,8 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
 }
 
 fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
-    let mut grid = Grid::new([
-        "trial",
-        "fold",
-        "epoch",
-        "train_loss",
-        "loss",
-        "accuracy",
-        "macro_f1",
-    ]);
-    let rows = trial
-        .runs
-        .iter()
-        .flat_map(|run: &Run| run.epochs.iter().map(move |epoch| (run, epoch)));
+    let mut grid = Grid::new(["trial", "fold", "epoch", "train_loss", "loss", "accuracy", "macro_f1"]);
+    let rows = trial.runs.iter().flat_map(|run: &Run| run.epochs.iter().map(move |epoch| (run, epoch)));
     grid.rows.extend(rows.map(|(run, epoch)| {
         let counts = [trial.trial, run.fold, epoch.epoch].map(|count| count.to_string());
         let metrics = [epoch.train_loss, epoch.loss, epoch.accuracy, epoch.macro_f1].map(&number);
@@ -155,8 +111,7 @@ fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
 /// Facts as the single row of a grid.
 pub(super) fn one_row(facts: &[(&'static str, String)]) -> Grid {
     let mut grid = Grid::new(facts.iter().map(|(name, _)| *name));
-    grid.rows
-        .push(facts.iter().map(|(_, value)| value.clone()).collect());
+    grid.rows.push(facts.iter().map(|(_, value)| value.clone()).collect());
     grid
 }
 
@@ -246,10 +201,7 @@ mod tests {
                 ("dropout", dropout),
                 ("fc_units", "\"none\""),
             ]
-            .map(|(name, value)| Assignment {
-                name: name.into(),
-                value: value.into(),
-            })
+            .map(|(name, value)| Assignment { name: name.into(), value: value.into() })
             .into(),
         };
         Leaderboard {
@@ -307,28 +259,14 @@ objective  accuracy
 
     #[test]
     fn an_empty_leaderboard_still_says_of_what() {
-        let empty = leaderboard(&Leaderboard {
-            rows: vec![],
-            ..board()
-        })
-        .unwrap();
+        let empty = leaderboard(&Leaderboard { rows: vec![], ..board() }).unwrap();
         check(&empty, Format::Table, "sweep      grid\nobjective  accuracy\n");
-        check(
-            &empty,
-            Format::Csv,
-            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib\n",
-        );
+        check(&empty, Format::Csv, "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib\n");
     }
 
     #[test]
     fn a_trial_shows_its_runs_and_epochs() {
-        let epoch = Epoch {
-            epoch: 1,
-            train_loss: 2.0,
-            loss: 1.5,
-            accuracy: 0.25,
-            macro_f1: 0.125,
-        };
+        let epoch = Epoch { epoch: 1, train_loss: 2.0, loss: 1.5, accuracy: 0.25, macro_f1: 0.125 };
         let run = Run {
             fold: 1,
             state: "leased".into(),
@@ -338,12 +276,7 @@ objective  accuracy
             epochs: vec![epoch],
             failures: vec!["attempt 1 on attic: the worker fell silent".into()],
         };
-        let shown = Trial {
-            trial: 4,
-            state: "running".into(),
-            runs: vec![run],
-            ..Trial::default()
-        };
+        let shown = Trial { trial: 4, state: "running".into(), runs: vec![run], ..Trial::default() };
         let document = trial(&shown).unwrap();
         check(
             &document,
@@ -367,12 +300,8 @@ objective  accuracy
             busy: 1,
             state: "present".into(),
         };
-        let document = status(&Status {
-            sweep: "grid".into(),
-            workers: vec![worker],
-            ..Status::default()
-        })
-        .unwrap();
+        let document =
+            status(&Status { sweep: "grid".into(), workers: vec![worker], ..Status::default() }).unwrap();
         assert_eq!((document.csv.rows.len(), document.grids[0].rows.len()), (1, 1));
         assert_eq!(document.json["workers"][0]["name"], "attic");
     }

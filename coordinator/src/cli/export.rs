@@ -56,13 +56,10 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 
 fn summarised(summary: &Summary) -> anyhow::Result<Document> {
     let parts = ["validation", "test"].map(|part| [format!("{part}_accuracy"), format!("{part}_macro_f1")]);
-    let columns = ["file", "bytes"]
-        .into_iter()
-        .chain(parts.iter().flatten().map(String::as_str));
+    let columns = ["file", "bytes"].into_iter().chain(parts.iter().flatten().map(String::as_str));
     let grid = |number: fn(f64) -> String| {
         let mut grid = Grid::new(columns.clone());
-        grid.rows
-            .extend([&summary.float, &summary.int8].map(|model| row(model, number)));
+        grid.rows.extend([&summary.float, &summary.int8].map(|model| row(model, number)));
         grid
     };
     Ok(Document {
@@ -70,10 +67,7 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
         facts: vec![
             ("folder", summary.folder.display().to_string()),
             ("trial", summary.trial.to_string()),
-            (
-                "logit_difference_max",
-                format!("{:.1e}", summary.logit_difference_max),
-            ),
+            ("logit_difference_max", format!("{:.1e}", summary.logit_difference_max)),
             ("top1_agreement", format!("{:.4}", summary.top1_agreement)),
         ],
         grids: vec![grid(|number| format!("{number:.4}"))],
@@ -83,14 +77,8 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
 
 fn row(model: &ModelSummary, number: fn(f64) -> String) -> Vec<String> {
     let cells = |scores: Option<Scores>| {
-        scores.map_or_else(Default::default, |scores| {
-            [scores.accuracy, scores.macro_f1].map(number)
-        })
+        scores.map_or_else(Default::default, |scores| [scores.accuracy, scores.macro_f1].map(number))
     };
     let [validation, test] = [Some(model.validation), model.test].map(cells);
-    [model.file.to_owned(), model.bytes.to_string()]
-        .into_iter()
-        .chain(validation)
-        .chain(test)
-        .collect()
+    [model.file.to_owned(), model.bytes.to_string()].into_iter().chain(validation).chain(test).collect()
 }

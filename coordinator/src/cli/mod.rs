@@ -38,7 +38,7 @@ const USAGE: u8 = 2;
     name = "coordinator",
     version,
     after_help = "Examples:
-  coordinator data synth                          made-up clips in data/raw, to try things out
+  coordinator data synth                          made-up clips in data/raw, to try it out
   coordinator sweep check sweeps/grid.toml        what a sweep file would train
   coordinator start --sweep sweeps/grid.toml      serves it; then, on as many machines as you have:
       worker --coordinator http://HOST:7070
@@ -95,9 +95,5 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<SweepError>() || cause.is::<DatasetError>() || cause.is::<start::AnotherSweep>()
     };
-    if error.chain().any(is_usage) {
-        ExitCode::from(USAGE)
-    } else {
-        ExitCode::FAILURE
-    }
+    if error.chain().any(is_usage) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }

@@ -43,10 +43,7 @@ pub(super) struct Grid {
 impl Grid {
     /// No rows yet.
     pub(super) fn new<'a>(columns: impl IntoIterator<Item = &'a str>) -> Self {
-        Self {
-            columns: columns.into_iter().map(str::to_owned).collect(),
-            rows: Vec::new(),
-        }
+        Self { columns: columns.into_iter().map(str::to_owned).collect(), rows: Vec::new() }
     }
 }
 
@@ -70,16 +67,8 @@ pub(super) fn render(document: &Document, format: Format) -> anyhow::Result<Stri
 }
 
 fn table(document: &Document) -> String {
-    let width = document
-        .facts
-        .iter()
-        .map(|(name, _)| name.chars().count())
-        .max()
-        .unwrap_or(0);
-    let facts = document
-        .facts
-        .iter()
-        .map(|(name, value)| format!("{name:width$}  {value}\n"));
+    let width = document.facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let facts = document.facts.iter().map(|(name, value)| format!("{name:width$}  {value}\n"));
     let mut parts: Vec<String> = Vec::new();
     if width > 0 {
         parts.push(facts.collect());

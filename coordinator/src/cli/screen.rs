@@ -16,6 +16,9 @@ const DRAWS_HZ: u8 = 5;
 /// How often a spinner moves.
 const SPIN: Duration = Duration::from_millis(100);
 
+/// What is logged unless RUST_LOG says otherwise: our own crates tell what they do, others only what is wrong.
+const QUIET: &str = "warn,coordinator=info,earshot_data=info,earshot_common=info";
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -39,14 +42,10 @@ impl Screen {
             LogFormat::Text if is_terminal => ProgressDrawTarget::stderr_with_hz(DRAWS_HZ),
             LogFormat::Text | LogFormat::Json => ProgressDrawTarget::hidden(),
         };
-        let screen = Self {
-            bars: MultiProgress::with_draw_target(target),
-        };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_target(false)
-            .with_writer(screen.clone());
+        let screen = Self { bars: MultiProgress::with_draw_target(target) };
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
+        let log =
+            tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(screen.clone());
         match format {
             LogFormat::Text => log.with_ansi(is_terminal).init(),
             LogFormat::Json => log.json().init(),
@@ -74,9 +73,7 @@ impl Screen {
 
     /// A bar for a preparation of clips.
     pub(super) fn clips(&self, doing: &'static str) -> Clips {
-        let bar = self
-            .bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}")
-            .with_prefix(doing);
+        let bar = self.bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}").with_prefix(doing);
         Clips { bar, doing }
     }
 }

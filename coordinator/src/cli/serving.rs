@@ -17,6 +17,7 @@ use crate::{
     blobs::Blobs,
     engine::{Engine, EngineError, Running},
     service::{self, presence::Presence},
+    state::State,
     views::{self, ViewError},
 };
 
@@ -67,26 +68,17 @@ impl Serving {
         tracing::info!("serving at {}", listener.local_addr()?);
         let stop = CancellationToken::new();
         let (engine, presence) = (self.engine.clone(), self.presence.clone());
-        let service = service::serve(
-            listener,
-            engine,
-            self.blobs.clone(),
-            presence,
-            stop.clone().cancelled_owned(),
-        );
+        let service =
+            service::serve(listener, engine, self.blobs.clone(), presence, stop.clone().cancelled_owned());
         pin!(service);
         let mut tasks = JoinSet::new();
-        tasks.spawn(show(
-            self.engine.clone(),
-            self.presence.clone(),
-            self.screen.clone(),
-        ));
-        let all_know = everybody_knows(self.engine.clone(), self.presence.clone());
+        tasks.spawn(show(self.engine.clone(), self.presence.clone(), self.screen.clone()));
+        let done = done(self.engine.clone(), self.presence.clone(), when_done);
         let end = tokio::select! {
             ended = &mut service => return ended.map(|()| ExitCode::FAILURE).map_err(Into::into),
             ended = self.running.stopped() => return ended.map(|()| ExitCode::FAILURE).map_err(Into::into),
             stopped = signals.next() => End::Stopped(stopped),
-            done = all_know, if when_done == WhenDone::Exit => done.map(|()| End::Done)?,
+            done = done => done.map(|()| End::Done)?,
         };
         tasks.shutdown().await;
         let _impatient = signals.exit_at_next();
@@ -100,10 +92,8 @@ impl Serving {
 
     /// Says where the sweep stands at the end.
     async fn conclude(&self, end: &End) -> anyhow::Result<ExitCode> {
-        let (is_complete, board) = self
-            .engine
-            .read(|state| (state.is_done(), views::leaderboard(state, TOP)))
-            .await?;
+        let (is_complete, board) =
+            self.engine.read(|state| (state.is_done(), views::leaderboard(state, TOP))).await?;
         let board = board?;
         match end {
             End::Stopped(stopped) if !is_complete => {
@@ -126,12 +116,27 @@ fn conclude(board: &Leaderboard) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Waits until every run has ended and no worker that can be reached waits for an answer.
-async fn everybody_knows(engine: Engine, presence: Presence) -> Result<(), EngineError> {
+/// Waits until every run has ended, and then until that is the end of serving.
+async fn done(engine: Engine, presence: Presence, when_done: WhenDone) -> Result<(), EngineError> {
     let mut changes = engine.changes();
-    while !engine.read(crate::state::State::is_done).await? {
+    while !engine.read(State::is_done).await? {
         changes.changed().await.map_err(|_| EngineError::Stopped)?;
     }
+    match when_done {
+        WhenDone::Exit => {
+            tracing::info!("the sweep is complete");
+            everybody_knows(engine, presence).await
+        }
+        WhenDone::Serve => {
+            tracing::info!("the sweep is complete; answering until Ctrl-C");
+            std::future::pending().await
+        }
+    }
+}
+
+/// Waits until no worker that can be reached waits for an answer.
+async fn everybody_knows(engine: Engine, presence: Presence) -> Result<(), EngineError> {
+    let mut changes = engine.changes();
     let mut tellings = presence.tellings();
     let know = async {
         loop {
@@ -139,9 +144,7 @@ async fn everybody_knows(engine: Engine, presence: Presence) -> Result<(), Engin
             changes.borrow_and_update();
             let workers = engine.read(|state| {
                 let present = state.workers().filter(|(_, worker)| !worker.has_left);
-                present
-                    .map(|(id, worker)| (id, worker.slots))
-                    .collect::<Vec<(WorkerId, u32)>>()
+                present.map(|(id, worker)| (id, worker.slots)).collect::<Vec<(WorkerId, u32)>>()
             });
             let heard = presence.present();
             let mut waiting = workers.await?.into_iter().filter(|(id, _)| heard.contains(id));
@@ -172,11 +175,7 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
             return;
         };
         let ended = status.trials_completed + status.trials_failed + status.trials_infeasible;
-        let workers = status
-            .workers
-            .iter()
-            .filter(|worker| worker.state == "present")
-            .count();
+        let workers = status.workers.iter().filter(|worker| worker.state == "present").count();
         let best = best(&board);
         bar.set_length(u64::from(status.trials_total));
         bar.set_position(u64::from(ended));
@@ -187,7 +186,6 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
         }
         if ended == status.trials_total {
             bar.finish_and_clear();
-            tracing::info!("the sweep {} is complete: {best}", status.sweep);
             return;
         }
         // Looking costs time of the engine's thread, so not after every commit.

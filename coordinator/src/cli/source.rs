@@ -83,17 +83,11 @@ impl Source {
         loop {
             match EventLog::open_existing(db) {
                 Ok(log) => {
-                    return Ok(Self::File {
-                        state: Box::new(log.replay()?),
-                        db: db.to_owned(),
-                    });
+                    return Ok(Self::File { state: Box::new(log.replay()?), db: db.to_owned() });
                 }
                 Err(busy @ StoreError::InUse(_)) => {
                     if let Ok(client) = Client::connect(url).await {
-                        eprintln!(
-                            "{} is in use by a running coordinator; asking {url}",
-                            db.display()
-                        );
+                        eprintln!("{} is in use by a running coordinator; asking {url}", db.display());
                         return Ok(Self::Running(client));
                     }
                     tries += 1;

@@ -40,11 +40,11 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator start --sweep sweeps/grid.toml
-  coordinator start --sweep sweeps/grid.toml --set data.root=ESC-50 --set schedule.epochs=50 --db esc50.redb
+  coordinator start --sweep sweeps/grid.toml --set data.root=ESC-50 --db esc50.redb
   coordinator start --sweep sweeps/grid.toml --listen 0.0.0.0:7070 --exit-when-done
 
-Exit codes: 0 the sweep is complete, 1 an error, 2 wrong usage or a sweep that cannot run, 3 complete without a single
-completed trial, 130 and 143 stopped before the end by Ctrl-C and SIGTERM.")]
+Exit codes: 0 the sweep is complete, 1 an error, 2 wrong usage or a sweep that cannot run,
+3 complete without a single completed trial, 130 and 143 stopped before by Ctrl-C and SIGTERM.")]
 pub(super) struct StartArgs {
     /// The sweep file
     #[arg(long, value_name = "FILE")]
@@ -97,19 +97,12 @@ const DIFFERENCES_SHOWN: usize = 5;
 pub(super) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
     let sweep = Sweep::load(&args.sweep, &args.overrides.set)?;
     let screen = Screen::start(args.log_format);
-    Builder::new_multi_thread()
-        .enable_all()
-        .build()?
-        .block_on(start(args, sweep, screen))
+    Builder::new_multi_thread().enable_all().build()?.block_on(start(args, sweep, screen))
 }
 
 async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
-    let earlier = args
-        .db
-        .exists()
-        .then(|| continued(&args.db, &sweep))
-        .transpose()?;
+    let earlier = args.db.exists().then(|| continued(&args.db, &sweep)).transpose()?;
     let (root, processed) = (sweep.data.root.clone(), sweep.data.processed.clone());
     let prepared = data::prepared(root, processed, sweep.front_end.clone(), &screen, &mut signals).await?;
     let manifest = match prepared {
@@ -137,20 +130,10 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
         );
     }
     let presence = Presence::new(lease_ms);
-    let when_done = if args.exit_when_done {
-        WhenDone::Exit
-    } else {
-        WhenDone::Serve
-    };
-    serving::Serving {
-        engine,
-        running,
-        blobs,
-        presence,
-        screen,
-    }
-    .until_done(listener, signals, when_done)
-    .await
+    let when_done = if args.exit_when_done { WhenDone::Exit } else { WhenDone::Serve };
+    serving::Serving { engine, running, blobs, presence, screen }
+        .until_done(listener, signals, when_done)
+        .await
 }
 
 /// Opens a database that is there and checks that it may hold this sweep, before anything is prepared for it.
@@ -172,13 +155,7 @@ async fn submit(engine: &Engine, db: &Path, sweep: Sweep, dataset: Dataset) -> a
         tracing::info!("continuing the sweep in {}", db.display());
         return Ok(());
     }
-    match engine
-        .submit(EventKind::Submitted {
-            sweep: Box::new(sweep),
-            dataset,
-        })
-        .await
-    {
+    match engine.submit(EventKind::Submitted { sweep: Box::new(sweep), dataset }).await {
         Ok(_) => Ok(()),
         Err(error @ (EngineError::Refused(_) | EngineError::Stopped)) => Err(error.into()),
     }
@@ -196,10 +173,7 @@ fn check_same(
         return Ok(());
     };
     let mut differences = Vec::new();
-    let elsewhere = Sweep {
-        data: known.sweep().data.clone(),
-        ..sweep.clone()
-    };
+    let elsewhere = Sweep { data: known.sweep().data.clone(), ..sweep.clone() };
     if elsewhere.hash() != known.sweep().hash() {
         let [theirs, ours] =
             [known.sweep(), &elsewhere].map(|sweep| serde_json::to_value(sweep).unwrap_or_default());
@@ -209,40 +183,24 @@ fn check_same(
         let theirs = known.dataset();
         let parts = [
             ("the classes", theirs.labels == ours.labels),
-            (
-                "the recordings",
-                theirs.shards == ours.shards && theirs.frames == ours.frames,
-            ),
+            ("the recordings", theirs.shards == ours.shards && theirs.frames == ours.frames),
             ("the rows of the split", theirs.splits == ours.splits),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
         differences.extend(changed.map(|(what, _)| format!("{what} have changed since it began")));
     }
     differences.truncate(DIFFERENCES_SHOWN);
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        Err(AnotherSweep {
-            db: db.to_owned(),
-            differences,
-        })
-    }
+    if differences.is_empty() { Ok(()) } else { Err(AnotherSweep { db: db.to_owned(), differences }) }
 }
 
 /// Names the fields in which two sweeps differ, as they stand in the file.
 fn differ(path: &str, theirs: &Value, ours: &Value, differences: &mut Vec<String>) {
     match (theirs, ours) {
         (Value::Object(theirs), Value::Object(ours)) => {
-            let names = theirs
-                .keys()
-                .chain(ours.keys().filter(|name| !theirs.contains_key(*name)));
+            let names = theirs.keys().chain(ours.keys().filter(|name| !theirs.contains_key(*name)));
             for name in names {
                 let [theirs, ours] = [theirs, ours].map(|fields| fields.get(name).unwrap_or(&Value::Null));
-                let path = if path.is_empty() {
-                    name.clone()
-                } else {
-                    format!("{path}.{name}")
-                };
+                let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
                 differ(&path, theirs, ours, differences);
             }
         }
@@ -279,10 +237,7 @@ async fn listen(address: &str) -> anyhow::Result<TcpListener> {
 
 /// Whole or not at all: whoever waits for the file reads an address.
 fn write_address(path: &Path, address: SocketAddr) -> anyhow::Result<()> {
-    let folder = path
-        .parent()
-        .filter(|folder| !folder.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut file = NamedTempFile::new_in(folder)?;
     writeln!(file, "{address}")?;
     file.persist(path)?;
@@ -317,17 +272,9 @@ mod tests {
 
     fn check(overrides: &[&str], shard: &[u8], expected: Result<(), &str>) {
         let mut state = State::default();
-        let kind = EventKind::Submitted {
-            sweep: Box::new(sweep(&[])),
-            dataset: dataset(b"shard"),
-        };
+        let kind = EventKind::Submitted { sweep: Box::new(sweep(&[])), dataset: dataset(b"shard") };
         state.apply(&Event { at_ms: 0, kind }).unwrap();
-        let found = check_same(
-            Path::new("x.redb"),
-            &state,
-            &sweep(overrides),
-            Some(&dataset(shard)),
-        );
+        let found = check_same(Path::new("x.redb"), &state, &sweep(overrides), Some(&dataset(shard)));
         match (found, expected) {
             (Ok(()), Ok(())) => {}
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
@@ -339,16 +286,8 @@ mod tests {
     fn only_the_same_sweep_is_continued() {
         check(&[], b"shard", Ok(()));
         check(&["data.root=elsewhere"], b"shard", Ok(()));
-        check(
-            &["schedule.epochs=12"],
-            b"shard",
-            Err("schedule.epochs is 10 there and 12 here"),
-        );
-        check(
-            &["name=other"],
-            b"shard",
-            Err("name is \"t\" there and \"other\" here"),
-        );
+        check(&["schedule.epochs=12"], b"shard", Err("schedule.epochs is 10 there and 12 here"));
+        check(&["name=other"], b"shard", Err("name is \"t\" there and \"other\" here"));
         check(&["space.dropout=0.1"], b"shard", Err("space.dropout"));
         check(
             &[],

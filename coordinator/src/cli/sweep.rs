@@ -30,9 +30,10 @@ pub(super) enum SweepCommand {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator sweep check sweeps/grid.toml
-  coordinator sweep check sweeps/grid.toml --set schedule.epochs=50 --set constraints.max_int8_kib=128
+  coordinator sweep check sweeps/grid.toml --set schedule.epochs=50
 
-A file that is wrong is refused with the line that is, and what would be right; the exit code is then 2.")]
+A file that is wrong is refused with its line and with what would be right; the exit code is
+then 2.")]
 pub(super) struct CheckArgs {
     /// The sweep file
     #[arg(value_name = "FILE")]
@@ -108,10 +109,7 @@ fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
     }
     let range = |of: fn(&Cost) -> f64| {
         let values = || costed.iter().map(of);
-        Range {
-            min: values().fold(f64::INFINITY, f64::min),
-            max: values().fold(0.0, f64::max),
-        }
+        Range { min: values().fold(f64::INFINITY, f64::min), max: values().fold(0.0, f64::max) }
     };
     let trials = sweep.trials();
     let runs = (trials - infeasible) * sweep.split.folds().len() as u64;
@@ -139,30 +137,18 @@ fn document(plan: &Plan) -> anyhow::Result<Document> {
         ("trials_infeasible", plan.trials_infeasible.to_string()),
         ("runs", plan.runs.to_string()),
         ("epochs", plan.epochs.to_string()),
-        (
-            "classes",
-            format!("{} (from {})", plan.classes, plan.classes_from),
-        ),
+        ("classes", format!("{} (from {})", plan.classes, plan.classes_from)),
         ("params", whole(plan.params)),
         ("macs", whole(plan.macs)),
         ("int8_kib", span(plan.int8_kib, |number| format!("{number:.1}"))),
     ];
     let csv = document::one_row(&facts);
-    Ok(Document {
-        json: document::json(plan)?,
-        facts,
-        grids: Vec::new(),
-        csv,
-    })
+    Ok(Document { json: document::json(plan)?, facts, grids: Vec::new(), csv })
 }
 
 fn span(range: Range, number: impl Fn(f64) -> String) -> String {
     let [min, max] = [range.min, range.max].map(number);
-    if min == max {
-        min
-    } else {
-        format!("{min} to {max}")
-    }
+    if min == max { min } else { format!("{min} to {max}") }
 }
 
 #[cfg(test)]
@@ -183,16 +169,10 @@ mod tests {
 
     #[test]
     fn a_plan_counts_what_would_be_trained() {
-        check("", 50, |plan| {
-            (plan.points, plan.trials, plan.runs, plan.epochs) == (6, 6, 12, 120)
-        });
+        check("", 50, |plan| (plan.points, plan.trials, plan.runs, plan.epochs) == (6, 6, 12, 120));
         // The reference model, see `common`.
-        check("", 50, |plan| {
-            plan.params.min == f64::from(160 + 4_640 + 657_472 + 3_250)
-        });
-        check("[budget]\ntrials = 3\n", 10, |plan| {
-            (plan.points, plan.trials, plan.runs) == (6, 3, 6)
-        });
+        check("", 50, |plan| plan.params.min == f64::from(160 + 4_640 + 657_472 + 3_250));
+        check("[budget]\ntrials = 3\n", 10, |plan| (plan.points, plan.trials, plan.runs) == (6, 3, 6));
     }
 
     #[test]

@@ -41,21 +41,13 @@ impl blobs_server::Blobs for BlobService {
             wire::blob_id(&request.into_inner().blob, "the blob").map_err(|error| codes::of_wire(&error))?;
         let blobs = self.blobs.clone();
         let reader = blocking(move || blobs.reader(id).map_err(|error| codes::of_blob(&error))).await?;
-        let whole = Whole {
-            id,
-            size: reader.size(),
-        };
-        Ok(Response::new(Pieces {
-            whole,
-            reading: Some(read(whole, reader)),
-        }))
+        let whole = Whole { id, size: reader.size() };
+        Ok(Response::new(Pieces { whole, reading: Some(read(whole, reader)) }))
     }
 
     async fn put(&self, request: Request<Streaming<BlobChunk>>) -> Result<Response<PutResponse>, Status> {
         let mut pieces = request.into_inner();
-        let mut piece = next(&mut pieces)
-            .await?
-            .ok_or_else(|| Status::invalid_argument("no piece came"))?;
+        let mut piece = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("no piece came"))?;
         let whole = Whole::of(&piece).map_err(|error| codes::of_piece(&error))?;
         let blobs = self.blobs.clone();
         let mut incoming = blocking(move || blobs.begin().map_err(|error| codes::of_blob(&error))).await?;
@@ -76,12 +68,8 @@ impl blobs_server::Blobs for BlobService {
 }
 
 fn write(whole: Whole, mut incoming: Incoming, piece: &BlobChunk) -> Result<Incoming, Status> {
-    whole
-        .check(piece, incoming.size())
-        .map_err(|error| codes::of_piece(&error))?;
-    incoming
-        .write(&piece.data)
-        .map_err(|error| codes::of_blob(&error))?;
+    whole.check(piece, incoming.size()).map_err(|error| codes::of_piece(&error))?;
+    incoming.write(&piece.data).map_err(|error| codes::of_blob(&error))?;
     Ok(incoming)
 }
 

@@ -53,11 +53,7 @@ impl cluster_server::Cluster for ClusterService {
         let request = request.into_inner();
         check_introduction(&request)?;
         let (slots, device) = (request.slots, request.device);
-        let kind = EventKind::Joined {
-            name: request.name.clone(),
-            slots,
-            device: device.clone(),
-        };
+        let kind = EventKind::Joined { name: request.name.clone(), slots, device: device.clone() };
         let Decision::Joined(worker) = self.submit(kind).await? else {
             return Err(unexpected());
         };
@@ -90,38 +86,27 @@ impl cluster_server::Cluster for ClusterService {
         let request = request.into_inner();
         let (worker, token) = (WorkerId(request.worker), Token(request.token));
         let epoch = request.epoch.ok_or(WireError::Missing("the epoch"));
-        let epoch = epoch
-            .and_then(Epoch::try_from)
-            .map_err(|error| codes::of_wire(&error))?;
+        let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
         let kind = EventKind::Reported { worker, token, epoch };
         let Decision::Verdict(verdict) = self.submit(kind).await? else {
             return Err(unexpected());
         };
         self.presence.heard(worker);
-        Ok(Response::new(ReportResponse {
-            verdict: Verdict::from(verdict).into(),
-        }))
+        Ok(Response::new(ReportResponse { verdict: Verdict::from(verdict).into() }))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Answered<FinishResponse> {
         let request = request.into_inner();
         let (worker, token) = (WorkerId(request.worker), Token(request.token));
         let outcome = request.outcome.ok_or(WireError::Missing("the outcome"));
-        let outcome = outcome
-            .and_then(Outcome::try_from)
-            .map_err(|error| codes::of_wire(&error))?;
+        let outcome = outcome.and_then(Outcome::try_from).map_err(|error| codes::of_wire(&error))?;
         match &outcome {
             Outcome::Completed(result) => self.check_blobs(*result).await?,
             Outcome::Failed(failure) => {
                 tracing::warn!(%worker, %token, reason = ?failure.reason, "an attempt failed: {}", failure.message);
             }
         }
-        self.submit(EventKind::Finished {
-            worker,
-            token,
-            outcome,
-        })
-        .await?;
+        self.submit(EventKind::Finished { worker, token, outcome }).await?;
         self.presence.heard(worker);
         Ok(Response::new(FinishResponse {}))
     }
@@ -130,15 +115,10 @@ impl cluster_server::Cluster for ClusterService {
         let request = request.into_inner();
         let worker = WorkerId(request.worker);
         let tokens = request.tokens.into_iter().map(Token).collect();
-        let revoked = self
-            .engine
-            .heartbeat(worker, tokens)
-            .await
-            .map_err(|error| codes::of_engine(&error))?;
+        let revoked =
+            self.engine.heartbeat(worker, tokens).await.map_err(|error| codes::of_engine(&error))?;
         self.presence.heard(worker);
-        Ok(Response::new(HeartbeatResponse {
-            revoked: revoked.into_iter().map(|token| token.0).collect(),
-        }))
+        Ok(Response::new(HeartbeatResponse { revoked: revoked.into_iter().map(|token| token.0).collect() }))
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Answered<LeaveResponse> {
@@ -151,10 +131,7 @@ impl cluster_server::Cluster for ClusterService {
 
 impl ClusterService {
     async fn submit(&self, kind: EventKind) -> Result<Decision, Status> {
-        self.engine
-            .submit(kind)
-            .await
-            .map_err(|error| codes::of_engine(&error))
+        self.engine.submit(kind).await.map_err(|error| codes::of_engine(&error))
     }
 
     /// Asks until there is a run, or nothing left to wait for.
@@ -162,12 +139,7 @@ impl ClusterService {
         let mut bell = self.bell.listen();
         loop {
             bell.attend();
-            match self
-                .engine
-                .ask(worker)
-                .await
-                .map_err(|error| codes::of_engine(&error))?
-            {
+            match self.engine.ask(worker).await.map_err(|error| codes::of_engine(&error))? {
                 Asked::Granted(grant) => return Ok(Answer::Grant(on_the_wire(&grant))),
                 Asked::Done => return Ok(Answer::Finished(Finished {})),
                 Asked::NoWork => bell.heard().await,
@@ -179,15 +151,13 @@ impl ClusterService {
     async fn check_blobs(&self, result: RunResult) -> Result<(), Status> {
         let blobs = self.blobs.clone();
         let missing = spawn_blocking(move || {
-            [result.checkpoint, result.logits]
-                .into_iter()
-                .find(|&blob| !blobs.contains(blob))
+            [result.checkpoint, result.logits].into_iter().find(|&blob| !blobs.contains(blob))
         });
         match missing.await {
             Ok(None) => Ok(()),
-            Ok(Some(blob)) => Err(Status::invalid_argument(format!(
-                "blob {blob} of the result was never put here"
-            ))),
+            Ok(Some(blob)) => {
+                Err(Status::invalid_argument(format!("blob {blob} of the result was never put here")))
+            }
             Err(_) => Err(unexpected()),
         }
     }

@@ -68,10 +68,7 @@ impl Whole {
         if first.size > BLOB_BYTES_MAX {
             return Err(PieceError::BlobTooLarge(first.size));
         }
-        Ok(Self {
-            id: wire::blob_id(&first.blob, "the blob")?,
-            size: first.size,
-        })
+        Ok(Self { id: wire::blob_id(&first.blob, "the blob")?, size: first.size })
     }
 
     /// Whether this is the piece that begins at `offset`, undamaged.
@@ -100,13 +97,7 @@ impl Whole {
     /// The piece that begins at `offset`.
     pub(crate) fn piece(self, offset: u64, data: Vec<u8>) -> BlobChunk {
         let digest = wire::blob_bytes(BlobId::of(&data));
-        BlobChunk {
-            blob: wire::blob_bytes(self.id),
-            size: self.size,
-            offset,
-            data: data.into(),
-            digest,
-        }
+        BlobChunk { blob: wire::blob_bytes(self.id), size: self.size, offset, data: data.into(), digest }
     }
 }
 
@@ -115,10 +106,7 @@ mod tests {
     use super::*;
 
     fn check(change: impl FnOnce(&mut BlobChunk), expected: Result<(), PieceError>) {
-        let whole = Whole {
-            id: BlobId::of(b"0123456789"),
-            size: 10,
-        };
+        let whole = Whole { id: BlobId::of(b"0123456789"), size: 10 };
         let mut piece = whole.piece(4, b"4567".to_vec());
         change(&mut piece);
         assert_eq!(whole.check(&piece, 4), expected);
@@ -128,35 +116,15 @@ mod tests {
     fn only_the_next_undamaged_piece_is_taken() {
         let id = BlobId::of(b"0123456789");
         check(|_| (), Ok(()));
-        check(
-            |piece| piece.data = b"4568".to_vec().into(),
-            Err(PieceError::Digest { id, offset: 4 }),
-        );
+        check(|piece| piece.data = b"4568".to_vec().into(), Err(PieceError::Digest { id, offset: 4 }));
         check(|piece| piece.size = 11, Err(PieceError::OtherBlob));
-        check(
-            |piece| piece.size = u64::MAX,
-            Err(PieceError::BlobTooLarge(u64::MAX)),
-        );
+        check(|piece| piece.size = u64::MAX, Err(PieceError::BlobTooLarge(u64::MAX)));
         check(|piece| piece.blob = vec![0; 32], Err(PieceError::OtherBlob));
-        check(
-            |piece| piece.blob = vec![0; 31],
-            Err(PieceError::Wire(WireError::BlobId("the blob"))),
-        );
-        let out_of_place = |found, bytes| PieceError::OutOfPlace {
-            found,
-            expected: 4,
-            bytes,
-            size: 10,
-        };
+        check(|piece| piece.blob = vec![0; 31], Err(PieceError::Wire(WireError::BlobId("the blob"))));
+        let out_of_place = |found, bytes| PieceError::OutOfPlace { found, expected: 4, bytes, size: 10 };
         check(|piece| piece.offset = 5, Err(out_of_place(5, 4)));
-        check(
-            |piece| piece.data = b"456789x".to_vec().into(),
-            Err(out_of_place(4, 7)),
-        );
+        check(|piece| piece.data = b"456789x".to_vec().into(), Err(out_of_place(4, 7)));
         let long = vec![0; PIECE_BYTES_MAX + 1];
-        check(
-            |piece| piece.data = long.into(),
-            Err(PieceError::TooLarge(PIECE_BYTES_MAX + 1)),
-        );
+        check(|piece| piece.data = long.into(), Err(PieceError::TooLarge(PIECE_BYTES_MAX + 1)));
     }
 }

@@ -33,22 +33,13 @@ struct Heard {
 impl Presence {
     /// Nobody was heard yet. A worker counts as present until it was silent for `silence_ms`.
     pub fn new(silence_ms: u64) -> Self {
-        Self {
-            heard: Arc::default(),
-            told: watch::Sender::new(0),
-            clock: Clock::start(0),
-            silence_ms,
-        }
+        Self { heard: Arc::default(), told: watch::Sender::new(0), clock: Clock::start(0), silence_ms }
     }
 
     /// Workers that were heard lately.
     pub fn present(&self) -> BTreeSet<WorkerId> {
         let since_ms = self.clock.now_ms().saturating_sub(self.silence_ms);
-        self.lock()
-            .iter()
-            .filter(|(_, heard)| heard.at_ms >= since_ms)
-            .map(|(&worker, _)| worker)
-            .collect()
+        self.lock().iter().filter(|(_, heard)| heard.at_ms >= since_ms).map(|(&worker, _)| worker).collect()
     }
 
     /// Whether each of this worker's slots was told that every run has ended.

@@ -25,11 +25,7 @@ impl SweepService {
         &self,
         look: impl FnOnce(&State) -> Result<T, ViewError> + Send + 'static,
     ) -> Result<Response<T>, Status> {
-        let seen = self
-            .engine
-            .read(look)
-            .await
-            .map_err(|error| codes::of_engine(&error))?;
+        let seen = self.engine.read(look).await.map_err(|error| codes::of_engine(&error))?;
         seen.map(Response::new).map_err(|error| codes::of_view(&error))
     }
 }

@@ -1,1 +1,343 @@
+use std::{net::SocketAddr, path::Path, time::Duration};
 
+use earshot_common::{
+    frontend::FrontEnd,
+    ids::BlobId,
+    job::{Epoch, Outcome, RunResult},
+    sweep::Sweep,
+    wire,
+};
+use earshot_data::{
+    manifest::{ClipEntry, Manifest, ShardEntry},
+    shard::View,
+};
+use earshot_proto::earshot::v1::{
+    BlobChunk, FetchRequest, FinishRequest, GetStatusRequest, HeartbeatRequest, JoinRequest, LeaseRequest,
+    LeaveRequest, PROTOCOL_VERSION, ReportRequest, blobs_client::BlobsClient, cluster_client::ClusterClient,
+    lease_response::Answer, sweeps_client::SweepsClient,
+};
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tonic::{Code, Status, transport::Channel};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+
+use super::{piece::Whole, *};
+use crate::{
+    client::{Client, ClientError},
+    dataset,
+    engine::{Running, Settings},
+    state::EventKind,
+    store::EventLog,
+};
+
+/// A coordinator in this process, on a real socket.
+struct Site {
+    _folder: TempDir,
+    address: SocketAddr,
+    channel: Channel,
+    blobs: Blobs,
+    engine: Engine,
+    presence: Presence,
+    running: Running,
+    stop: CancellationToken,
+    service: JoinHandle<Result<(), ServeError>>,
+}
+
+impl Site {
+    /// Serves a sweep of two trials of two epochs, or nothing yet.
+    #[expect(clippy::disallowed_methods, reason = "the handle is kept, and awaited by Site::stop")]
+    async fn new(sweep: Option<Sweep>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let db = folder.path().join("t.redb");
+        let blobs = Blobs::open(&db, folder.path()).unwrap();
+        let settings = Settings { lease_ms: 60_000 };
+        let (engine, running) = Engine::start(EventLog::open(&db).unwrap(), settings).unwrap();
+        if let Some(sweep) = sweep {
+            let dataset = dataset::dataset(&sweep, &manifest(), &blobs).unwrap();
+            engine.submit(EventKind::Submitted { sweep: Box::new(sweep), dataset }).await.unwrap();
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
+        let (presence, stop) = (Presence::new(60_000), CancellationToken::new());
+        let stopped = stop.clone().cancelled_owned();
+        let service = serve(listener, engine.clone(), blobs.clone(), presence.clone(), stopped);
+        let service = tokio::spawn(service);
+        Self { _folder: folder, address, channel, blobs, engine, presence, running, stop, service }
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+
+    fn blob_client(&self) -> BlobsClient<Channel> {
+        BlobsClient::new(self.channel.clone())
+    }
+
+    async fn join(&self) -> u32 {
+        self.cluster().join(introduction()).await.unwrap().into_inner().worker
+    }
+
+    async fn lease(&self, worker: u32) -> Answer {
+        let answer = self.cluster().lease(LeaseRequest { worker }).await.unwrap();
+        answer.into_inner().answer.unwrap()
+    }
+
+    async fn token(&self, worker: u32) -> u64 {
+        match self.lease(worker).await {
+            Answer::Grant(grant) => grant.token,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    async fn report(&self, worker: u32, token: u64, epoch: Epoch) -> Result<(), Status> {
+        let request = ReportRequest { worker, token, epoch: Some((&epoch).into()) };
+        self.cluster().report(request).await.map(|_| ())
+    }
+
+    async fn finish(&self, worker: u32, token: u64, result: RunResult) -> Result<(), Status> {
+        let outcome = Some((&Outcome::Completed(result)).into());
+        self.cluster().finish(FinishRequest { worker, token, outcome }).await.map(|_| ())
+    }
+
+    /// Trains the next run to its end.
+    async fn train(&self, worker: u32) {
+        let token = self.token(worker).await;
+        for number in 1..=2 {
+            self.report(worker, token, epoch(number)).await.unwrap();
+        }
+        let [checkpoint, logits] =
+            [b"weights".as_slice(), b"logits"].map(|bytes| self.blobs.put(bytes).unwrap());
+        self.finish(worker, token, RunResult { best_epoch: 2, checkpoint, logits }).await.unwrap();
+    }
+
+    async fn put(&self, pieces: Vec<BlobChunk>) -> Result<(), Status> {
+        self.blob_client().put(tokio_stream::iter(pieces)).await.map(|_| ())
+    }
+
+    async fn stop(mut self) {
+        self.stop.cancel();
+        self.service.await.unwrap().unwrap();
+        self.running.stop().await;
+        self.running.stopped().await.unwrap();
+    }
+}
+
+fn sweep() -> Sweep {
+    let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n\
+                [space]\ndropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 2\n";
+    Sweep::parse(text, Path::new("t.toml"), &[]).unwrap()
+}
+
+fn manifest() -> Manifest {
+    let clips = (0..8).map(|number: u32| ClipEntry {
+        name: format!("clip-{number}"),
+        class: (number % 2) as u16,
+        fold: 1 + number / 4,
+        source: format!("source-{number}"),
+        content: BlobId::of(&number.to_le_bytes()),
+    });
+    let shard = ShardEntry { blob: BlobId::of(b"shard"), clips: 8, view: View::Clean };
+    let classes = vec!["dog".into(), "rain".into()];
+    Manifest::new(FrontEnd::default(), classes, vec![shard], clips.collect(), vec![])
+}
+
+fn introduction() -> JoinRequest {
+    JoinRequest {
+        protocol_version: PROTOCOL_VERSION,
+        name: "attic".into(),
+        slots: 1,
+        device: "cpu".into(),
+        version: "0.1.0".into(),
+    }
+}
+
+fn epoch(epoch: u32) -> Epoch {
+    Epoch { epoch, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5 }
+}
+
+/// A blob's pieces, small ones.
+fn pieces(bytes: &[u8]) -> Vec<BlobChunk> {
+    let whole = Whole { id: BlobId::of(bytes), size: bytes.len() as u64 };
+    let numbered = (0..).step_by(4).zip(bytes.chunks(4));
+    numbered.map(|(offset, data)| whole.piece(offset, data.to_vec())).collect()
+}
+
+fn check<T: std::fmt::Debug>(found: Result<T, Status>, code: Code, part: &str) {
+    let status = found.unwrap_err();
+    assert!(status.code() == code && status.message().contains(part), "{status:?}");
+}
+
+#[tokio::test]
+async fn a_worker_of_another_protocol_is_refused_with_both_versions() {
+    let site = Site::new(None).await;
+    let join = async |change: fn(&mut JoinRequest)| {
+        let mut request = introduction();
+        change(&mut request);
+        site.cluster().join(request).await
+    };
+    let versions = format!("version {PROTOCOL_VERSION}, the worker (Earshot \"0.1.0\") version 99");
+    check(join(|request| request.protocol_version = 99).await, Code::FailedPrecondition, &versions);
+    check(join(|request| request.slots = 0).await, Code::InvalidArgument, "slots");
+    check(join(|request| request.name = "\u{1b}[2J".into()).await, Code::InvalidArgument, "printable");
+    check(join(|request| request.name = "x".repeat(101)).await, Code::InvalidArgument, "name");
+    check(join(|request| request.name = "x".repeat(70_000)).await, Code::OutOfRange, "too large");
+    check(join(|request| request.device = "tpu".into()).await, Code::InvalidArgument, "cpu or cuda");
+    let joined = join(|_| ()).await.unwrap().into_inner();
+    assert_eq!((joined.worker, joined.lease_ms, joined.heartbeat_ms), (0, 60_000, 20_000));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn calls_about_an_attempt_are_fenced() {
+    let site = Site::new(Some(sweep())).await;
+    let (holder, other) = (site.join().await, site.join().await);
+    let token = site.token(holder).await;
+    check(site.report(other, token, epoch(1)).await, Code::FailedPrecondition, "another worker");
+    check(site.report(99, token, epoch(1)).await, Code::NotFound, "join again");
+    check(site.report(holder, token, epoch(2)).await, Code::InvalidArgument, "epoch 1 is due");
+    let diverged = Epoch { loss: f64::NAN, ..epoch(1) };
+    check(site.report(holder, token, diverged).await, Code::InvalidArgument, "loss");
+    for _ in 0..2 {
+        site.report(holder, token, epoch(1)).await.unwrap();
+    }
+    let absent = RunResult { best_epoch: 1, checkpoint: BlobId::of(b"a"), logits: BlobId::of(b"b") };
+    check(site.finish(holder, token, absent).await, Code::InvalidArgument, "never put here");
+
+    let heartbeat = HeartbeatRequest { worker: holder, tokens: vec![token, 12_345] };
+    let revoked = site.cluster().heartbeat(heartbeat).await.unwrap().into_inner().revoked;
+    assert_eq!(revoked, [12_345]);
+    site.cluster().leave(LeaveRequest { worker: holder }).await.unwrap();
+    check(site.report(holder, token, epoch(2)).await, Code::NotFound, "has left");
+    assert_ne!(site.token(other).await, token);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_waiting_worker_gets_work_as_soon_as_there_is_some() {
+    let site = Site::new(None).await;
+    let worker = site.join().await;
+    let mut waiter = site.cluster();
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    // Long enough that the call has arrived; too short for the poll to end by itself.
+    assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    let dataset = dataset::dataset(&sweep(), &manifest(), &site.blobs).unwrap();
+    site.engine.submit(EventKind::Submitted { sweep: Box::new(sweep()), dataset }).await.unwrap();
+    let answer = time::timeout(Duration::from_secs(5), waiting).await.unwrap().unwrap();
+    assert!(matches!(answer.into_inner().answer, Some(Answer::Grant(_))));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_sweep_is_trained_and_everybody_is_told() {
+    let site = Site::new(Some(sweep())).await;
+    let worker = site.join().await;
+    for _ in 0..2 {
+        site.train(worker).await;
+    }
+    assert!(!site.presence.knows_the_end(earshot_common::ids::WorkerId(worker), 1));
+    assert!(matches!(site.lease(worker).await, Answer::Finished(_)));
+    assert!(site.presence.knows_the_end(earshot_common::ids::WorkerId(worker), 1));
+
+    let mut client = Client::connect(&site.url()).await.unwrap();
+    let status = client.status().await.unwrap();
+    assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 2, 4));
+    assert_eq!(status.workers[0].state, "present");
+    assert_eq!(client.leaderboard(1).await.unwrap().rows.len(), 1);
+    assert_eq!(client.trial(1).await.unwrap().state, "completed");
+    let error = client.trial(7).await.unwrap_err().to_string();
+    assert!(error.contains("says: there is no trial 7"), "{error}");
+    let champion = client.champion().await.unwrap();
+    let checkpoint = wire::blob_id(&champion.checkpoint, "the checkpoint").unwrap();
+    assert_eq!(client.blob(checkpoint).await.unwrap(), b"weights");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn stopping_ends_a_long_poll_at_once() {
+    let site = Site::new(None).await;
+    let worker = site.join().await;
+    let mut waiter = site.cluster();
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
+    site.stop.cancel();
+    let answer = time::timeout(Duration::from_secs(2), waiting).await.unwrap();
+    check(answer, Code::Unavailable, "stopping");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn blobs_go_in_and_come_out_whole() {
+    let site = Site::new(None).await;
+    let bytes: Vec<u8> = (0..3 * piece::PIECE_BYTES_MAX + 5).map(|at| (at % 251) as u8).collect();
+    let whole = Whole { id: BlobId::of(&bytes), size: bytes.len() as u64 };
+    let numbered = (0..).step_by(piece::PIECE_BYTES_MAX).zip(bytes.chunks(piece::PIECE_BYTES_MAX));
+    site.put(numbered.map(|(offset, data)| whole.piece(offset, data.to_vec())).collect()).await.unwrap();
+    let mut client = Client::connect(&site.url()).await.unwrap();
+    assert_eq!(client.blob(whole.id).await.unwrap(), bytes);
+    let missing = client.blob(BlobId::of(b"none")).await.unwrap_err();
+    assert!(matches!(missing, ClientError::Refused { status, .. } if status.code() == Code::NotFound));
+    let malformed = FetchRequest { blob: vec![1, 2, 3] };
+    check(site.blob_client().fetch(malformed).await, Code::InvalidArgument, "32 bytes");
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_kept_of_a_blob_that_came_wrong() {
+    let site = Site::new(None).await;
+    let put = async |change: fn(&mut Vec<BlobChunk>)| {
+        let mut pieces = pieces(b"0123456789");
+        change(&mut pieces);
+        site.put(pieces).await
+    };
+    check(put(|pieces| pieces[1].data = b"4568".to_vec().into()).await, Code::DataLoss, "digest");
+    check(
+        put(|pieces| pieces.iter_mut().for_each(|piece| piece.blob = vec![0; 32])).await,
+        Code::DataLoss,
+        "its name",
+    );
+    check(put(|pieces| drop(pieces.pop())).await, Code::InvalidArgument, "8 bytes of a blob of 10");
+    check(put(|pieces| drop(pieces.remove(1))).await, Code::InvalidArgument, "4 is due");
+    check(put(Vec::clear).await, Code::InvalidArgument, "no piece");
+    let huge = |pieces: &mut Vec<BlobChunk>| pieces.iter_mut().for_each(|piece| piece.size = u64::MAX);
+    check(put(huge).await, Code::InvalidArgument, "at most");
+    let oversized = |pieces: &mut Vec<BlobChunk>| pieces[0].data = vec![0; piece::MESSAGE_BYTES_MAX].into();
+    check(put(oversized).await, Code::OutOfRange, "too large");
+    assert!(!site.blobs.contains(BlobId::of(b"0123456789")));
+    put(|_| ()).await.unwrap();
+    assert!(site.blobs.contains(BlobId::of(b"0123456789")));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_blob_that_rots_on_the_coordinators_disk_is_not_passed_on() {
+    let site = Site::new(None).await;
+    let id = site.blobs.put(b"0123456789").unwrap();
+    let path =
+        earshot_common::blob::BlobStore::open(crate::blobs::folder_of(&site._folder.path().join("t.redb")));
+    std::fs::write(path.unwrap().path(id), b"0123456780").unwrap();
+    let mut client = Client::connect(&site.url()).await.unwrap();
+    let error = client.blob(id).await.unwrap_err();
+    assert!(matches!(error, ClientError::Refused { status, .. } if status.code() == Code::DataLoss));
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn health_and_an_empty_coordinator_are_told() {
+    let site = Site::new(None).await;
+    let channel = site.channel.clone();
+    for service in ["earshot.v1.Cluster", "earshot.v1.Sweeps", "earshot.v1.Blobs"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
+        assert_eq!(health.status(), ServingStatus::Serving);
+    }
+    let status = SweepsClient::new(channel).get_status(GetStatusRequest {}).await;
+    check(status, Code::FailedPrecondition, "no sweep was started yet");
+    site.stop().await;
+}

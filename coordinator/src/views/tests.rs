@@ -25,32 +25,18 @@ impl Story {
             labels: vec!["dog".into(), "rain".into()],
             frames: 40,
             shards: vec![BlobId::of(b"shard")],
-            splits: [1, 2]
-                .map(|fold| (FoldId(fold), BlobId::of(&[fold as u8])))
-                .into(),
+            splits: [1, 2].map(|fold| (FoldId(fold), BlobId::of(&[fold as u8]))).into(),
             manifest: BlobId::of(b"manifest"),
         };
         let sweep = Box::new(Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap());
-        let mut story = Self {
-            state: State::default(),
-            worker: WorkerId(0),
-        };
+        let mut story = Self { state: State::default(), worker: WorkerId(0) };
         story.tell(EventKind::Submitted { sweep, dataset });
-        story.tell(EventKind::Joined {
-            name: "attic".into(),
-            slots: 2,
-            device: "cpu".into(),
-        });
+        story.tell(EventKind::Joined { name: "attic".into(), slots: 2, device: "cpu".into() });
         story
     }
 
     fn tell(&mut self, kind: EventKind) -> Decision {
-        self.state
-            .apply(&Event {
-                at_ms: self.state.at_ms() + 1,
-                kind,
-            })
-            .unwrap()
+        self.state.apply(&Event { at_ms: self.state.at_ms() + 1, kind }).unwrap()
     }
 
     fn ask(&mut self) -> Token {
@@ -65,40 +51,19 @@ impl Story {
         let (worker, token) = (self.worker, self.ask());
         for (epoch, accuracy) in [(1, accuracy / 2.0), (2, accuracy)] {
             let loss = 1.0 - accuracy;
-            let epoch = Epoch {
-                epoch,
-                train_loss: 0.5,
-                loss,
-                accuracy,
-                macro_f1: accuracy / 2.0,
-            };
+            let epoch = Epoch { epoch, train_loss: 0.5, loss, accuracy, macro_f1: accuracy / 2.0 };
             self.tell(EventKind::Reported { worker, token, epoch });
         }
         let [checkpoint, logits] =
             ["weights", "logits"].map(|part| BlobId::of(format!("{part} {token}").as_bytes()));
-        let outcome = Outcome::Completed(RunResult {
-            best_epoch: 2,
-            checkpoint,
-            logits,
-        });
-        self.tell(EventKind::Finished {
-            worker,
-            token,
-            outcome,
-        });
+        let outcome = Outcome::Completed(RunResult { best_epoch: 2, checkpoint, logits });
+        self.tell(EventKind::Finished { worker, token, outcome });
     }
 
     fn fail(&mut self, reason: Reason) {
         let (worker, token) = (self.worker, self.ask());
-        let outcome = Outcome::Failed(Failure {
-            reason,
-            message: "because".into(),
-        });
-        self.tell(EventKind::Finished {
-            worker,
-            token,
-            outcome,
-        });
+        let outcome = Outcome::Failed(Failure { reason, message: "because".into() });
+        self.tell(EventKind::Finished { worker, token, outcome });
     }
 
     fn status(&self) -> proto::Status {
@@ -118,30 +83,14 @@ fn an_empty_database_shows_nothing() {
 fn the_status_counts_trials_runs_and_workers() {
     let mut story = Story::new("");
     let before = story.status();
-    assert_eq!(
-        (before.trials_total, before.runs_waiting, before.runs_leased),
-        (3, 6, 0)
-    );
+    assert_eq!((before.trials_total, before.runs_waiting, before.runs_leased), (3, 6, 0));
     story.complete(0.5);
     story.complete(0.7);
     let token = story.ask();
     let status = story.status();
-    assert_eq!(
-        (
-            status.state.as_str(),
-            status.trials_completed,
-            status.trials_running
-        ),
-        ("running", 1, 1)
-    );
-    assert_eq!(
-        (status.runs_waiting, status.runs_leased, status.epochs),
-        (3, 1, 4)
-    );
-    assert_eq!(
-        (status.workers[0].busy, status.workers[0].state.as_str()),
-        (1, "present")
-    );
+    assert_eq!((status.state.as_str(), status.trials_completed, status.trials_running), ("running", 1, 1));
+    assert_eq!((status.runs_waiting, status.runs_leased, status.epochs), (3, 1, 4));
+    assert_eq!((status.workers[0].busy, status.workers[0].state.as_str()), (1, "present"));
     story.tell(EventKind::Expired { token });
     assert_eq!(story.status().expiries, 1);
     story.tell(EventKind::Left { worker: story.worker });
@@ -155,22 +104,11 @@ fn the_leaderboard_holds_means_and_points() {
         story.complete(accuracy);
     }
     let board = leaderboard(&story.state, 0).unwrap();
-    assert_eq!(
-        board
-            .rows
-            .iter()
-            .map(|row| (row.rank, row.trial))
-            .collect::<Vec<_>>(),
-        [(1, 1), (2, 0)]
-    );
+    assert_eq!(board.rows.iter().map(|row| (row.rank, row.trial)).collect::<Vec<_>>(), [(1, 1), (2, 0)]);
     let best = &board.rows[0];
     assert!((best.accuracy - 0.85).abs() < 1e-12 && (best.macro_f1 - 0.425).abs() < 1e-12);
     assert_eq!((best.epoch, best.runs), (2, 2));
-    let dropout = best
-        .point
-        .iter()
-        .find(|assignment| assignment.name == "dropout")
-        .unwrap();
+    let dropout = best.point.iter().find(|assignment| assignment.name == "dropout").unwrap();
     assert_eq!((dropout.value.as_str(), best.point.len()), ("0.2", 7));
     assert_eq!(leaderboard(&story.state, 1).unwrap().rows, board.rows[..1]);
 }
@@ -183,10 +121,7 @@ fn the_champion_is_the_best_run_of_the_best_trial() {
         story.complete(accuracy);
     }
     let champion = champion(&story.state).unwrap();
-    assert_eq!(
-        (champion.trial, champion.fold, champion.trials_completed),
-        (1, 1, 2)
-    );
+    assert_eq!((champion.trial, champion.fold, champion.trials_completed), (1, 1, 2));
     assert_eq!(champion.job.unwrap().split, wire::blob_bytes(BlobId::of(&[1])));
     assert!((champion.best.unwrap().accuracy - 0.9).abs() < 1e-12);
     let sweep: Sweep = serde_json::from_str(&champion.sweep_json).unwrap();
@@ -199,46 +134,24 @@ fn a_trial_shows_what_failed_and_where() {
     story.fail(Reason::OutOfMemory);
     let shown = trial(&story.state, TrialId(0)).unwrap();
     assert_eq!((shown.state.as_str(), shown.reason.as_str()), ("running", ""));
-    assert_eq!(
-        shown.runs[0].failures,
-        ["attempt 1 on attic: out of memory: because"]
-    );
+    assert_eq!(shown.runs[0].failures, ["attempt 1 on attic: out of memory: because"]);
     story.fail(Reason::Diverged);
     let shown = trial(&story.state, TrialId(0)).unwrap();
     assert_eq!(
         (shown.state.as_str(), shown.reason.as_str()),
         ("failed", "attempt 2 on attic: diverged: because")
     );
-    assert_eq!(
-        (shown.runs[0].attempts, shown.runs[0].worker.as_str()),
-        (2, "attic")
-    );
+    assert_eq!((shown.runs[0].attempts, shown.runs[0].worker.as_str()), (2, "attic"));
     let error = trial(&story.state, TrialId(7)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "there is no trial 7: 1 of 3 trials have been proposed, numbered from 0"
-    );
+    assert_eq!(error.to_string(), "there is no trial 7: 1 of 3 trials have been proposed, numbered from 0");
 }
 
 #[test]
 fn an_infeasible_trial_says_which_constraint() {
     let mut story = Story::new("[constraints]\nmax_params = 10\n");
-    assert_eq!(
-        story.tell(EventKind::Asked { worker: story.worker }),
-        Decision::NothingLeft
-    );
+    assert_eq!(story.tell(EventKind::Asked { worker: story.worker }), Decision::NothingLeft);
     let shown = trial(&story.state, TrialId(0)).unwrap();
-    assert!(
-        shown.state == "infeasible" && shown.reason.contains("constraints allow 10"),
-        "{shown:?}"
-    );
+    assert!(shown.state == "infeasible" && shown.reason.contains("constraints allow 10"), "{shown:?}");
     let status = story.status();
-    assert_eq!(
-        (
-            status.state.as_str(),
-            status.trials_infeasible,
-            status.runs_waiting
-        ),
-        ("completed", 3, 0)
-    );
+    assert_eq!((status.state.as_str(), status.trials_infeasible, status.runs_waiting), ("completed", 3, 0));
 }
