@@ -18,7 +18,7 @@ use crate::service::piece::{MESSAGE_BYTES_MAX, Whole};
 const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// How long one answer may take, a leaderboard of many trials or a blob included.
-const ANSWER_TIME: Duration = Duration::from_secs(60);
+const ANSWER_TIME: Duration = Duration::from_mins(1);
 
 /// Bytes of one answer at most: a leaderboard of a million trials, which is as many as a sweep may have.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;

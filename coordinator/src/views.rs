@@ -113,7 +113,7 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     })?;
     let runs: Vec<proto::Run> = trial.runs.iter().map(|(&fold, run)| run_view(state, fold, run)).collect();
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
-    let last_failure = || failed().filter_map(|(_, view)| view.failures.last()).next().cloned();
+    let last_failure = || failed().find_map(|(_, view)| view.failures.last()).cloned();
     let Cost { params, macs, .. } = trial.cost;
     Ok(proto::Trial {
         trial: id.0,

@@ -57,7 +57,7 @@ pub(super) async fn gather(
 
 /// Where blobs come from.
 enum Shelf {
-    Running(Client),
+    Running(Box<Client>),
     Folders(Blobs),
 }
 

@@ -80,7 +80,7 @@ pub(super) struct PrepareArgs {
     sweep: Option<PathBuf>,
 }
 
-pub(super) fn synth(args: SynthArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
     let screen = Screen::start(LogFormat::Text);
     let options = SynthOptions {
         clips_per_class: args.clips_per_class,
@@ -141,9 +141,8 @@ pub(super) async fn prepared(
         }
     };
     match (done.context("the preparation failed inside")?, stopped) {
-        (Err(PrepareError::Cancelled), Some(stopped)) => Ok(Err(stopped)),
-        // Stopped after the last clip: it is done all the same, but nobody waits for it.
-        (Ok(_), Some(stopped)) => Ok(Err(stopped)),
+        // It may have been done all the same, but whoever stopped it does not want what follows.
+        (Err(PrepareError::Cancelled) | Ok(_), Some(stopped)) => Ok(Err(stopped)),
         (Ok(manifest), None) => {
             tell_problems(&manifest);
             Ok(Ok(manifest))

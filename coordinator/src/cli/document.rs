@@ -129,7 +129,7 @@ fn points_to_objects(json: &mut Value) {
             for (name, value) in fields {
                 match value {
                     Value::Array(assignments) if name == "point" => {
-                        *value = Value::Object(object(assignments))
+                        *value = Value::Object(object(assignments));
                     }
                     _ => points_to_objects(value),
                 }

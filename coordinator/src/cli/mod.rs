@@ -75,7 +75,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Export(args) => export::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
-        Command::Data(data::DataCommand::Synth(args)) => data::synth(args),
+        Command::Data(data::DataCommand::Synth(args)) => data::synth(&args),
         Command::Data(data::DataCommand::Prepare(args)) => data::prepare(args),
     };
     done.unwrap_or_else(|error| {

@@ -47,7 +47,7 @@ pub(super) struct SourceArgs {
 /// Who answers.
 pub(super) enum Source {
     /// A running coordinator.
-    Running(Client),
+    Running(Box<Client>),
     /// The database.
     File {
         /// What it holds.
@@ -64,9 +64,9 @@ impl Source {
         let url = args.coordinator.as_deref().unwrap_or(&usual);
         match (&args.db, &args.coordinator) {
             (Some(db), _) => Self::of_file_or_its_holder(db, url).await,
-            (None, Some(_)) => Ok(Self::Running(Client::connect(url).await?)),
+            (None, Some(_)) => Ok(Self::Running(Box::new(Client::connect(url).await?))),
             (None, None) => match Client::connect(url).await {
-                Ok(client) => Ok(Self::Running(client)),
+                Ok(client) => Ok(Self::Running(Box::new(client))),
                 Err(ClientError::Unreachable { .. }) if Path::new(DB).exists() => {
                     Self::of_file_or_its_holder(Path::new(DB), url).await
                 }
@@ -88,7 +88,7 @@ impl Source {
                 Err(busy @ StoreError::InUse(_)) => {
                     if let Ok(client) = Client::connect(url).await {
                         eprintln!("{} is in use by a running coordinator; asking {url}", db.display());
-                        return Ok(Self::Running(client));
+                        return Ok(Self::Running(Box::new(client)));
                     }
                     tries += 1;
                     if tries == BUSY_TRIES {

@@ -70,16 +70,16 @@ struct Plan {
     classes: u32,
     /// Where the number of classes comes from.
     classes_from: &'static str,
-    params: Range,
-    macs: Range,
-    int8_kib: Range,
+    params: Range<u64>,
+    macs: Range<u64>,
+    int8_kib: Range<f64>,
 }
 
 /// Smallest and largest over the trials.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct Range {
-    min: f64,
-    max: f64,
+struct Range<T> {
+    min: T,
+    max: T,
 }
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
@@ -107,10 +107,12 @@ fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
         infeasible += u64::from(sweep.constraints.broken_by(&cost).is_some());
         costed.push(cost);
     }
-    let range = |of: fn(&Cost) -> f64| {
+    let counts = |of: fn(&Cost) -> u64| {
         let values = || costed.iter().map(of);
-        Range { min: values().fold(f64::INFINITY, f64::min), max: values().fold(0.0, f64::max) }
+        Range { min: values().min().unwrap_or(0), max: values().max().unwrap_or(0) }
     };
+    let int8_bytes = counts(|cost| cost.int8_bytes);
+    let [min, max] = [int8_bytes.min, int8_bytes.max].map(|bytes| bytes as f64 / 1024.0);
     let trials = sweep.trials();
     let runs = (trials - infeasible) * sweep.split.folds().len() as u64;
     Plan {
@@ -122,14 +124,13 @@ fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
         epochs: runs * u64::from(sweep.schedule.epochs),
         classes,
         classes_from,
-        params: range(|cost| cost.params as f64),
-        macs: range(|cost| cost.macs as f64),
-        int8_kib: range(Cost::int8_kib),
+        params: counts(|cost| cost.params),
+        macs: counts(|cost| cost.macs),
+        int8_kib: Range { min, max },
     }
 }
 
 fn document(plan: &Plan) -> anyhow::Result<Document> {
-    let whole = |range: Range| span(range, |number| format!("{number:.0}"));
     let facts = vec![
         ("sweep", plan.sweep.clone()),
         ("points", plan.points.to_string()),
@@ -138,16 +139,16 @@ fn document(plan: &Plan) -> anyhow::Result<Document> {
         ("runs", plan.runs.to_string()),
         ("epochs", plan.epochs.to_string()),
         ("classes", format!("{} (from {})", plan.classes, plan.classes_from)),
-        ("params", whole(plan.params)),
-        ("macs", whole(plan.macs)),
+        ("params", span(plan.params, |number| number.to_string())),
+        ("macs", span(plan.macs, |number| number.to_string())),
         ("int8_kib", span(plan.int8_kib, |number| format!("{number:.1}"))),
     ];
     let csv = document::one_row(&facts);
     Ok(Document { json: document::json(plan)?, facts, grids: Vec::new(), csv })
 }
 
-fn span(range: Range, number: impl Fn(f64) -> String) -> String {
-    let [min, max] = [range.min, range.max].map(number);
+fn span<T>(range: Range<T>, text: impl Fn(T) -> String) -> String {
+    let [min, max] = [range.min, range.max].map(text);
     if min == max { min } else { format!("{min} to {max}") }
 }
 
@@ -171,7 +172,7 @@ mod tests {
     fn a_plan_counts_what_would_be_trained() {
         check("", 50, |plan| (plan.points, plan.trials, plan.runs, plan.epochs) == (6, 6, 12, 120));
         // The reference model, see `common`.
-        check("", 50, |plan| plan.params.min == f64::from(160 + 4_640 + 657_472 + 3_250));
+        check("", 50, |plan| plan.params.min == 160 + 4_640 + 657_472 + 3_250);
         check("[budget]\ntrials = 3\n", 10, |plan| (plan.points, plan.trials, plan.runs) == (6, 3, 6));
     }
 

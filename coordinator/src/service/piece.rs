@@ -105,26 +105,26 @@ impl Whole {
 mod tests {
     use super::*;
 
-    fn check(change: impl FnOnce(&mut BlobChunk), expected: Result<(), PieceError>) {
+    fn check(change: impl FnOnce(&mut BlobChunk), expected: &Result<(), PieceError>) {
         let whole = Whole { id: BlobId::of(b"0123456789"), size: 10 };
         let mut piece = whole.piece(4, b"4567".to_vec());
         change(&mut piece);
-        assert_eq!(whole.check(&piece, 4), expected);
+        assert_eq!(&whole.check(&piece, 4), expected);
     }
 
     #[test]
     fn only_the_next_undamaged_piece_is_taken() {
         let id = BlobId::of(b"0123456789");
-        check(|_| (), Ok(()));
-        check(|piece| piece.data = b"4568".to_vec().into(), Err(PieceError::Digest { id, offset: 4 }));
-        check(|piece| piece.size = 11, Err(PieceError::OtherBlob));
-        check(|piece| piece.size = u64::MAX, Err(PieceError::BlobTooLarge(u64::MAX)));
-        check(|piece| piece.blob = vec![0; 32], Err(PieceError::OtherBlob));
-        check(|piece| piece.blob = vec![0; 31], Err(PieceError::Wire(WireError::BlobId("the blob"))));
+        check(|_| (), &Ok(()));
+        check(|piece| piece.data = b"4568".to_vec().into(), &Err(PieceError::Digest { id, offset: 4 }));
+        check(|piece| piece.size = 11, &Err(PieceError::OtherBlob));
+        check(|piece| piece.size = u64::MAX, &Err(PieceError::BlobTooLarge(u64::MAX)));
+        check(|piece| piece.blob = vec![0; 32], &Err(PieceError::OtherBlob));
+        check(|piece| piece.blob = vec![0; 31], &Err(PieceError::Wire(WireError::BlobId("the blob"))));
         let out_of_place = |found, bytes| PieceError::OutOfPlace { found, expected: 4, bytes, size: 10 };
-        check(|piece| piece.offset = 5, Err(out_of_place(5, 4)));
-        check(|piece| piece.data = b"456789x".to_vec().into(), Err(out_of_place(4, 7)));
+        check(|piece| piece.offset = 5, &Err(out_of_place(5, 4)));
+        check(|piece| piece.data = b"456789x".to_vec().into(), &Err(out_of_place(4, 7)));
         let long = vec![0; PIECE_BYTES_MAX + 1];
-        check(|piece| piece.data = long.into(), Err(PieceError::TooLarge(PIECE_BYTES_MAX + 1)));
+        check(|piece| piece.data = long.into(), &Err(PieceError::TooLarge(PIECE_BYTES_MAX + 1)));
     }
 }

@@ -34,7 +34,7 @@ use crate::{
 
 /// A coordinator in this process, on a real socket.
 struct Site {
-    _folder: TempDir,
+    folder: TempDir,
     address: SocketAddr,
     channel: Channel,
     blobs: Blobs,
@@ -65,7 +65,7 @@ impl Site {
         let stopped = stop.clone().cancelled_owned();
         let service = serve(listener, engine.clone(), blobs.clone(), presence.clone(), stopped);
         let service = tokio::spawn(service);
-        Self { _folder: folder, address, channel, blobs, engine, presence, running, stop, service }
+        Self { folder, address, channel, blobs, engine, presence, running, stop, service }
     }
 
     fn url(&self) -> String {
@@ -320,7 +320,7 @@ async fn a_blob_that_rots_on_the_coordinators_disk_is_not_passed_on() {
     let site = Site::new(None).await;
     let id = site.blobs.put(b"0123456789").unwrap();
     let path =
-        earshot_common::blob::BlobStore::open(crate::blobs::folder_of(&site._folder.path().join("t.redb")));
+        earshot_common::blob::BlobStore::open(crate::blobs::folder_of(&site.folder.path().join("t.redb")));
     std::fs::write(path.unwrap().path(id), b"0123456780").unwrap();
     let mut client = Client::connect(&site.url()).await.unwrap();
     let error = client.blob(id).await.unwrap_err();
