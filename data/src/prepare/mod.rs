@@ -35,7 +35,7 @@ pub use folder::BLOBS;
 use folder::{Folder, LeftOut, Record};
 use plan::Group;
 
-/// Clips of a batch for each thread: a thread that is done early then waits for a thirty-second part of its time at most, and.
+/// Clips of a batch for each thread: a thread that is done early then waits for a thirty-second part of its time at most.
 const BATCH_CLIPS_PER_THREAD: usize = 32;
 
 /// What to prepare, and where.
