@@ -54,7 +54,7 @@ fi
 step "2. The sweep $sweep, on two workers"
 "$bin/coordinator" start --sweep "$sweep" --set "data.root=$data" \
     --set "data.processed=data/processed/$(basename "$data")" \
-    --listen 127.0.0.1:0 --address-file "$work/address" --db "$work/sweep.redb" --exit-when-done &
+    --listen 127.0.0.1:0 --address-file "$work/address" --db "$work/sweep.redb" --exit-when-done >/dev/null &
 coordinator=$!
 children+=("$coordinator")
 

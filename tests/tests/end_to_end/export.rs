@@ -38,7 +38,8 @@ fn validation_features(site: &Site, job: &Value) -> Tensor {
 }
 
 fn onnx_runtime(file: &std::path::Path, features: &Tensor) -> Vec<f32> {
-    let mut session = Session::builder().unwrap().commit_from_file(file).unwrap();
+    let environment = ort::init().build().unwrap();
+    let mut session = Session::builder(&environment).unwrap().commit_from_file(file).unwrap();
     let input = TensorRef::from_array_view((features.shape.clone(), features.values.as_slice())).unwrap();
     let outputs = session.run(ort::inputs!["features" => input]).unwrap();
     outputs["logits"].try_extract_tensor::<f32>().unwrap().1.to_vec()
