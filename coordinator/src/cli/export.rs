@@ -49,7 +49,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     })?;
     let tell = |stage: &str| spinner.set_message(stage.to_owned());
     let summary = export::export(&champion, &features, &args.out, &tell)?;
-    spinner.finish_and_clear();
+    drop(spinner);
     render::print(&summarised(&summary)?, args.output.format)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -85,9 +85,10 @@ pub fn main(args: Args) -> ExitCode {
     })
 }
 
-/// The error and its causes, on one line unless one of them has several.
+/// The error and its causes, on one line unless one of them has several. Some libraries' errors repeat their cause's text.
 fn chain(error: &anyhow::Error) -> String {
-    let texts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    let mut texts: Vec<String> = error.chain().map(ToString::to_string).collect();
+    texts.dedup();
     texts.join(": caused by ")
 }
 

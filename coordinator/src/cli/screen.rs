@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal, Write},
+    ops::Deref,
     time::Duration,
 };
 
@@ -59,29 +60,48 @@ impl Screen {
     }
 
     /// A bar; the template is indicatif's.
-    pub(super) fn bar(&self, template: &str) -> ProgressBar {
+    pub(super) fn bar(&self, template: &str) -> Bar {
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        self.bars.add(ProgressBar::new(0).with_style(style))
+        Bar(self.bars.add(ProgressBar::new(0).with_style(style)))
     }
 
     /// A spinner that says what is being done.
-    pub(super) fn spinner(&self) -> ProgressBar {
+    pub(super) fn spinner(&self) -> Bar {
         let spinner = self.bars.add(ProgressBar::new_spinner());
         spinner.enable_steady_tick(SPIN);
-        spinner
+        Bar(spinner)
     }
 
     /// A bar for a preparation of clips.
     pub(super) fn clips(&self, doing: &'static str) -> Clips {
-        let bar = self.bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}").with_prefix(doing);
+        let bar = self.bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}");
+        bar.set_prefix(doing);
         Clips { bar, doing }
+    }
+}
+
+/// A bar that is taken off the screen when it is dropped, however that comes about.
+#[derive(Debug)]
+pub(super) struct Bar(ProgressBar);
+
+impl Deref for Bar {
+    type Target = ProgressBar;
+
+    fn deref(&self) -> &ProgressBar {
+        &self.0
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
     }
 }
 
 /// Shows how far a preparation has got.
 #[derive(Debug)]
 pub(super) struct Clips {
-    bar: ProgressBar,
+    bar: Bar,
     doing: &'static str,
 }
 
@@ -98,12 +118,6 @@ impl Progress for Clips {
         if outcome == ClipOutcome::LeftOut {
             self.bar.set_message(format!("(left out {name})"));
         }
-    }
-}
-
-impl Drop for Clips {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
     }
 }
 

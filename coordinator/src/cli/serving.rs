@@ -4,6 +4,7 @@ use std::{process::ExitCode, time::Duration};
 
 use earshot_common::ids::WorkerId;
 use earshot_proto::earshot::v1::Leaderboard;
+use indicatif::HumanDuration;
 use tokio::{net::TcpListener, pin, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 
@@ -162,7 +163,7 @@ async fn everybody_knows(engine: Engine, presence: Presence) -> Result<(), Engin
 
 /// Shows how far the sweep has got, until its engine ends.
 async fn show(engine: Engine, presence: Presence, screen: Screen) {
-    let bar = screen.bar("{bar:32} {pos}/{len} trials, {eta} left, {msg}");
+    let bar = screen.bar("{bar:24} {pos}/{len} trials, {msg}");
     let mut changes = engine.changes();
     let mut told = None;
     loop {
@@ -179,13 +180,13 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
         let best = best(&board);
         bar.set_length(u64::from(status.trials_total));
         bar.set_position(u64::from(ended));
-        bar.set_message(format!("{best}, {workers} workers, {} epochs", status.epochs));
+        let left = if ended == 0 { String::new() } else { format!(", {} left", HumanDuration(bar.eta())) };
+        bar.set_message(format!("{best}, {workers} workers, {} epochs{left}", status.epochs));
         if told.replace(ended) != Some(ended) && !screen.has_bars() {
             let (total, failed) = (status.trials_total, status.trials_failed);
             tracing::info!(failed, "{ended}/{total} trials, {best}");
         }
         if ended == status.trials_total {
-            bar.finish_and_clear();
             return;
         }
         // Looking costs time of the engine's thread, so not after every commit.

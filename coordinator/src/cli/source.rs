@@ -15,6 +15,7 @@ use clap::Args;
 use earshot_common::{ids::TrialId, sweep::Sweep};
 use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, Trial};
 use tokio::time;
+use tonic::transport::Uri;
 
 use crate::{
     client::{Client, ClientError},
@@ -36,12 +37,22 @@ const BUSY_TRIES: u32 = 30;
 #[derive(Debug, Clone, Args)]
 pub(super) struct SourceArgs {
     /// Ask the coordinator that runs there [default: http://127.0.0.1:7070, or earshot.redb if nobody listens there]
-    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR")]
+    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = url)]
     pub(super) coordinator: Option<String>,
 
     /// Read this database; a running coordinator that holds it is asked instead
     #[arg(long, value_name = "FILE")]
     pub(super) db: Option<PathBuf>,
+}
+
+fn url(text: &str) -> Result<String, String> {
+    const EXAMPLE: &str = "give it as http://HOST:PORT, for example http://127.0.0.1:7070";
+    let url: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
+    match (url.scheme_str(), url.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        (Some("https"), _) => Err(format!("this version speaks no TLS; {EXAMPLE}")),
+        _ => Err(EXAMPLE.to_owned()),
+    }
 }
 
 /// Who answers.
@@ -70,10 +81,11 @@ impl Source {
                 Err(ClientError::Unreachable { .. }) if Path::new(DB).exists() => {
                     Self::of_file_or_its_holder(Path::new(DB), url).await
                 }
-                Err(error) => Err(anyhow!(error).context(format!(
-                    "there is no {DB} in this folder either; name a coordinator with --coordinator URL or a database with \
-                     --db FILE"
+                Err(ClientError::Unreachable { url, source }) => Err(anyhow!(source).context(format!(
+                    "no coordinator answers at {url}, and there is no {DB} in this folder; name a coordinator with \
+                     --coordinator URL or a database with --db FILE"
                 ))),
+                Err(error) => Err(error.into()),
             },
         }
     }

@@ -28,6 +28,8 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["start"], Err("--sweep <FILE>"));
     check(&["start", "--sweep", "s.toml", "--lease-seconds", "0"], Err("not in 1..=3600"));
     check(&["status", "--coordinator", "http://h:1", "--format", "json"], Ok(()));
+    check(&["status", "--coordinator", "h:1"], Err("give it as http://HOST:PORT"));
+    check(&["status", "--coordinator", "https://h:1"], Err("no TLS"));
     check(&["status", "--format", "xml"], Err("possible values: table, json, csv"));
     check(&["leaderboard", "--top", "0", "--db", "x.redb"], Ok(()));
     check(&["trial", "show", "7"], Ok(()));
