@@ -29,8 +29,8 @@ fn validation_features(site: &Site, job: &Value) -> Tensor {
     let mut frames = 0;
     for id in job["shards"].as_array().unwrap() {
         let shard = Shard::read(&shards.read(blob(id)).unwrap()).unwrap();
-        frames = shard.frames as usize;
-        let clip = shard.n_mfcc as usize * frames;
+        frames = shard.frames;
+        let clip = shard.n_mfcc * frames;
         rows.extend(shard.features.chunks_exact(clip).map(|features| features[..n_mfcc * frames].to_vec()));
     }
     let values: Vec<f32> = split.validation.iter().flat_map(|&row| rows[row as usize].clone()).collect();

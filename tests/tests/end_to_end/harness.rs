@@ -13,7 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// How long anything may take before a test gives up; only a failure waits this long.
-const PATIENCE: Duration = Duration::from_secs(240);
+const PATIENCE: Duration = Duration::from_mins(4);
 const POLL: Duration = Duration::from_millis(50);
 
 /// The binary of that name, beside the test's own.
@@ -75,10 +75,12 @@ impl Site {
         let root = clips().join("raw");
         let processed = clips().join("processed");
         let text = format!(
-            "name = \"four\"\n[data]\nroot = {root:?}\nprocessed = {processed:?}\n\
+            "name = \"four\"\n[data]\nroot = \"{}\"\nprocessed = \"{}\"\n\
              [split]\nkind = \"folds\"\nvalidation = [1]\ntest = [5]\n\
              [space]\nlearning_rate = {{ choice = [1e-3, 3e-4] }}\nfilters = {{ choice = [[8, 16], [16, 32]] }}\n\
              [schedule]\nepochs = {}\n",
+            root.display(),
+            processed.display(),
             site.epochs
         );
         fs::write(site.path("four.toml"), text).unwrap();
