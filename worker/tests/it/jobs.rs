@@ -85,7 +85,7 @@ impl Example {
         let control = Control::default();
         tch::set_num_threads(1);
         let trained = training::train(&self.job, &self.features(), None, Device::Cpu, &control, |epoch| {
-            epochs.push(epoch)
+            epochs.push(epoch);
         });
         (epochs, trained)
     }
