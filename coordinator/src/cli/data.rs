@@ -1,12 +1,11 @@
 //! Recordings and features, without a sweep.
 
 use std::{
+    mem,
     path::PathBuf,
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -17,7 +16,7 @@ use earshot_data::{
     prepare::{self, Options, PrepareError},
     synth::{self, SynthOptions},
 };
-use tokio::{runtime::Builder, task::spawn_blocking};
+use tokio::{runtime::Builder, task::spawn_blocking, time};
 
 use super::{
     screen::{LogFormat, Screen},
@@ -26,6 +25,9 @@ use super::{
 
 /// Problems that are printed; the manifest has all of them.
 const PROBLEMS_SHOWN: usize = 20;
+
+/// How often a folder is looked at that another command is preparing.
+const BUSY_PAUSE: Duration = Duration::from_millis(200);
 
 /// About recordings and their features
 #[derive(Debug, Clone, Subcommand)]
@@ -121,7 +123,8 @@ pub(super) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prepares a dataset and tells of its problems. A signal stops it at the next clip.
+/// Prepares a dataset and tells of its problems. A signal stops it at the next clip; a preparation of the same folder by
+/// another command is waited for, and then leaves little to do.
 pub(super) async fn prepared(
     data: PathBuf,
     out: PathBuf,
@@ -129,28 +132,51 @@ pub(super) async fn prepared(
     screen: &Screen,
     signals: &mut Signals,
 ) -> anyhow::Result<Result<Manifest, Stopped>> {
-    let cancel = Arc::new(AtomicBool::new(false));
-    let options = Options { data, out, front_end, cancel: Arc::clone(&cancel) };
-    let (folder, bar) = (options.data.clone(), screen.clips("preparing"));
-    let mut preparing = spawn_blocking(move || prepare::prepare(&options, &bar));
+    let options = Options { data, out, front_end, cancel: Arc::default() };
+    let mut is_waiting = false;
+    loop {
+        match attempt(&options, screen, signals).await? {
+            Ok(Ok(manifest)) => {
+                tell_problems(&manifest);
+                return Ok(Ok(manifest));
+            }
+            Ok(Err(PrepareError::Busy(folder))) => {
+                if !mem::replace(&mut is_waiting, true) {
+                    tracing::info!("waiting for another preparation in {}", folder.display());
+                }
+                tokio::select! {
+                    () = time::sleep(BUSY_PAUSE) => {}
+                    stopped = signals.next() => return Ok(Err(stopped)),
+                }
+            }
+            Ok(Err(error)) => {
+                let what = format!("the recordings in {} cannot be prepared", options.data.display());
+                return Err(error).context(what);
+            }
+            Err(stopped) => return Ok(Err(stopped)),
+        }
+    }
+}
+
+async fn attempt(
+    options: &Options,
+    screen: &Screen,
+    signals: &mut Signals,
+) -> anyhow::Result<Result<Result<Manifest, PrepareError>, Stopped>> {
+    let (work, bar) = (options.clone(), screen.clips("preparing"));
+    let mut preparing = spawn_blocking(move || prepare::prepare(&work, &bar));
     let (done, stopped) = tokio::select! {
         done = &mut preparing => (done, None),
         stopped = signals.next() => {
-            cancel.store(true, Ordering::Relaxed);
+            options.cancel.store(true, Ordering::Relaxed);
             (preparing.await, Some(stopped))
         }
     };
-    match (done.context("the preparation failed inside")?, stopped) {
+    Ok(match (done.context("the preparation failed inside")?, stopped) {
         // It may have been done all the same, but whoever stopped it does not want what follows.
-        (Err(PrepareError::Cancelled) | Ok(_), Some(stopped)) => Ok(Err(stopped)),
-        (Ok(manifest), None) => {
-            tell_problems(&manifest);
-            Ok(Ok(manifest))
-        }
-        (Err(error), _) => {
-            Err(error).with_context(|| format!("the recordings in {} cannot be prepared", folder.display()))
-        }
-    }
+        (Err(PrepareError::Cancelled) | Ok(_), Some(stopped)) => Err(stopped),
+        (done, _) => Ok(done),
+    })
 }
 
 fn tell_problems(manifest: &Manifest) {
