@@ -334,7 +334,8 @@ proptest! {
         prop_assert_eq!(&replayed, &cluster.state, "state is the fold of the log");
 
         let rescuer = cluster.join();
-        for token in cluster.state.live_tokens().collect::<Vec<_>>() {
+        // One that expires may take its trial's others along.
+        while let Some(token) = cluster.state.live_tokens().next() {
             cluster.does(EventKind::Expired { token });
         }
         while cluster.state.has_work() {
