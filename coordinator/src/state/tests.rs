@@ -335,7 +335,9 @@ proptest! {
 
         let rescuer = cluster.join();
         // One that expires may take its trial's others along.
-        while let Some(token) = cluster.state.live_tokens().next() {
+        loop {
+            let next = cluster.state.live_tokens().next();
+            let Some(token) = next else { break };
             cluster.does(EventKind::Expired { token });
         }
         while cluster.state.has_work() {

@@ -1,4 +1,4 @@
-use std::{fs, process::Command};
+use std::{fs, path::Path, process::Command};
 
 use earshot_common::{
     blob::BlobStore,
@@ -7,7 +7,7 @@ use earshot_common::{
     tensors::{self, Tensor},
 };
 use earshot_data::{shard::Shard, split::TrainSplit};
-use ort::{session::Session, value::TensorRef};
+use ort::{environment::Environment, session::Session, value::TensorRef};
 use serde_json::Value;
 
 use crate::harness::{Site, binary, clips, run};
@@ -37,9 +37,8 @@ fn validation_features(site: &Site, job: &Value) -> Tensor {
     Tensor { shape: vec![split.validation.len(), 1, n_mfcc, frames], values }
 }
 
-fn onnx_runtime(file: &std::path::Path, features: &Tensor) -> Vec<f32> {
-    let environment = ort::init().build().unwrap();
-    let mut session = Session::builder(&environment).unwrap().commit_from_file(file).unwrap();
+fn onnx_runtime(environment: &Environment, file: &Path, features: &Tensor) -> Vec<f32> {
+    let mut session = Session::builder(environment).unwrap().commit_from_file(file).unwrap();
     let input = TensorRef::from_array_view((features.shape.clone(), features.values.as_slice())).unwrap();
     let outputs = session.run(ort::inputs!["features" => input]).unwrap();
     outputs["logits"].try_extract_tensor::<f32>().unwrap().1.to_vec()
@@ -67,12 +66,13 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
     let classes = recorded.shape[1];
 
     let features = validation_features(&site, &provenance["job"]);
-    let float = onnx_runtime(&out.join("model.onnx"), &features);
+    let environment = ort::init().build().unwrap();
+    let float = onnx_runtime(&environment, &out.join("model.onnx"), &features);
     assert_eq!(float.len(), recorded.values.len());
     let difference = float.iter().zip(&recorded.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
     assert!(difference < LOGIT_TOLERANCE, "logits differ by up to {difference}");
 
-    let int8 = onnx_runtime(&out.join("model.int8.onnx"), &features);
+    let int8 = onnx_runtime(&environment, &out.join("model.int8.onnx"), &features);
     let same = int8
         .chunks_exact(classes)
         .zip(recorded.values.chunks_exact(classes))

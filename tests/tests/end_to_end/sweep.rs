@@ -80,6 +80,6 @@ fn a_wrong_sweep_file_is_refused_before_anything_starts() {
         .unwrap();
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{message}");
-    assert!(message.contains("four.toml:12") && message.contains("did you mean \"epochs\"?"), "{message}");
+    assert!(message.contains("four.toml:13") && message.contains("did you mean \"epochs\"?"), "{message}");
     assert!(!site.path("sweep.redb").exists());
 }
