@@ -1,6 +1,6 @@
 //! The sweep file: from TOML to a validated [`Sweep`].
 //!
-//! - [`raw`]: the file as it is written, strict: unknown keys and wrong types end here.
+//! - `raw`: the file as it is written, strict: unknown keys and wrong types end here.
 //! - [`space`]: hyperparameters, their domains, points of the space, and how a point becomes a model spec and a recipe.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
