@@ -12,11 +12,13 @@ use tokio::{
     time::MissedTickBehavior,
 };
 
+pub use crate::mind::Asked;
 use crate::{
     clock::Clock,
-    leases::Leases,
-    state::{Decision, Event, EventKind, Grant, Refusal, State},
-    store::{EventLog, StoreError},
+    leases::Lost,
+    mind::Mind,
+    state::{Decision, EventKind, Refusal, State},
+    store::{EventLog, Folded, StoreError},
 };
 
 /// Commands that may wait; more make callers wait, which is how load is pushed back.
@@ -50,17 +52,6 @@ pub struct Running {
     _ticker: JoinSet<()>,
 }
 
-/// The answer to a worker that asks for a run.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Asked {
-    /// Train this.
-    Granted(Box<Grant>),
-    /// Nothing to do now; ask again when something has changed.
-    NoWork,
-    /// Every run of every sweep has ended.
-    Done,
-}
-
 /// Why the engine did not do it.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum EngineError {
@@ -84,23 +75,19 @@ enum Command {
 }
 
 impl Engine {
-    /// Folds the log and starts the mind's thread, and the ticker that looks at deadlines. Needs a tokio runtime.
-    ///
-    /// # Errors
-    /// The log cannot be folded.
-    pub fn start(log: EventLog, settings: Settings) -> Result<(Self, Running), StoreError> {
-        let state = log.replay()?;
+    /// Starts the mind's thread, and the ticker that looks at deadlines. Needs a tokio runtime.
+    pub fn start(Folded { log, state }: Folded, settings: Settings) -> (Self, Running) {
         let (commands, inbox) = mpsc::channel(QUEUE_LENGTH);
         let (changed, changes) = watch::channel(state.position());
         let (ended_sender, ended) = oneshot::channel();
-        let mind = Mind::new(log, state, settings, changed);
+        let shell = Shell::new(log, state, settings, changed);
         thread::spawn(move || {
-            let _ = ended_sender.send(mind.run(inbox));
+            let _ = ended_sender.send(shell.run(inbox));
         });
         let mut ticker = JoinSet::new();
         ticker.spawn(tick(commands.clone()));
         let running = Running { commands: commands.clone(), ended, _ticker: ticker };
-        Ok((Self { commands, changes, settings }, running))
+        (Self { commands, changes, settings }, running)
     }
 
     /// How the engine was set.
@@ -190,26 +177,20 @@ async fn tick(commands: mpsc::Sender<Command>) {
 }
 
 /// What the thread owns.
-struct Mind {
+struct Shell {
+    mind: Mind,
     log: EventLog,
-    state: State,
-    leases: Leases,
     clock: Clock,
     changed: watch::Sender<u64>,
-    /// Events applied and not yet on disk.
-    uncommitted: Vec<Event>,
-    /// Answers that wait for that.
+    /// Answers that wait for the next commit.
     answers: Vec<Box<dyn FnOnce() + Send>>,
 }
 
-impl Mind {
+impl Shell {
     fn new(log: EventLog, state: State, settings: Settings, changed: watch::Sender<u64>) -> Self {
         let clock = Clock::start(state.at_ms());
-        let mut leases = Leases::new(settings.lease_ms);
-        for token in state.live_tokens() {
-            leases.renew(token, clock.now_ms());
-        }
-        Self { log, state, leases, clock, changed, uncommitted: Vec::new(), answers: Vec::new() }
+        let mind = Mind::wake(state, settings.lease_ms, clock.now_ms());
+        Self { mind, log, clock, changed, answers: Vec::new() }
     }
 
     fn run(mut self, mut inbox: mpsc::Receiver<Command>) -> Result<(), StoreError> {
@@ -229,68 +210,23 @@ impl Mind {
     }
 
     fn handle(&mut self, command: Command) {
+        let now_ms = self.clock.now_ms();
         match command {
             Command::Submit(kind, reply) => {
-                let decision = self.apply(kind);
+                let decision = self.mind.apply(kind, now_ms);
                 self.answer(reply, decision);
             }
             Command::Ask(worker, reply) => {
-                let asked = self.ask(worker);
+                let asked = self.mind.ask(worker, now_ms);
                 self.answer(reply, asked);
             }
             Command::Heartbeat(worker, tokens, reply) => {
-                let revoked = self.heartbeat(worker, tokens);
+                let revoked = self.mind.heartbeat(worker, &tokens, now_ms);
                 self.answer(reply, revoked);
             }
-            Command::Read(reader) => reader(&self.state),
-            Command::Tick => self.expire(),
+            Command::Read(reader) => reader(self.mind.state()),
+            Command::Tick => self.mind.expire(now_ms).into_iter().for_each(warn_of),
             Command::Stop => {}
-        }
-    }
-
-    fn apply(&mut self, kind: EventKind) -> Result<Decision, Refusal> {
-        let event = Event { at_ms: self.clock.now_ms(), kind };
-        let decision = self.state.apply(&event)?;
-        if let Decision::Granted(grant) = &decision {
-            self.leases.renew(grant.token, event.at_ms);
-        }
-        self.uncommitted.push(event);
-        Ok(decision)
-    }
-
-    fn ask(&mut self, worker: WorkerId) -> Result<Asked, Refusal> {
-        if self.state.worker(worker).is_none_or(|worker| worker.has_left) {
-            return Err(Refusal::UnknownWorker(worker));
-        }
-        if self.state.has_work()
-            && let Decision::Granted(grant) = self.apply(EventKind::Asked { worker })?
-        {
-            return Ok(Asked::Granted(grant));
-        }
-        Ok(if self.state.is_done() { Asked::Done } else { Asked::NoWork })
-    }
-
-    fn heartbeat(&mut self, worker: WorkerId, tokens: Vec<Token>) -> Result<Vec<Token>, Refusal> {
-        if self.state.worker(worker).is_none_or(|worker| worker.has_left) {
-            return Err(Refusal::UnknownWorker(worker));
-        }
-        let (held, revoked): (Vec<_>, Vec<_>) =
-            tokens.into_iter().partition(|&token| self.state.holds(worker, token));
-        let now_ms = self.clock.now_ms();
-        for token in held {
-            self.leases.renew(token, now_ms);
-        }
-        Ok(revoked)
-    }
-
-    fn expire(&mut self) {
-        let live: Vec<Token> = self.state.live_tokens().collect();
-        self.leases.retain(|token| live.contains(&token));
-        for token in self.leases.expired(self.clock.now_ms()) {
-            // Refused only if an earlier expiry of this round ended it too.
-            if self.apply(EventKind::Expired { token }).is_ok() {
-                tracing::warn!(%token, "a lease ended without a sign of life; its run is handed out again");
-            }
         }
     }
 
@@ -301,15 +237,26 @@ impl Mind {
 
     /// Writes what was applied, then gives the answers that depend on it.
     fn commit(&mut self) -> Result<(), StoreError> {
-        if !self.uncommitted.is_empty() {
-            let first = self.state.position() - self.uncommitted.len() as u64;
-            self.log.append(first, &self.uncommitted)?;
-            self.uncommitted.clear();
-            self.changed.send_replace(self.state.position());
+        let (first, events) = self.mind.uncommitted();
+        if !events.is_empty() {
+            self.log.append(first, events)?;
+            self.mind.committed();
+            self.changed.send_replace(self.mind.state().position());
         }
         for answer in mem::take(&mut self.answers) {
             answer();
         }
         Ok(())
+    }
+}
+
+fn warn_of(lost: Lost) {
+    match lost {
+        Lost::Silent(token) => {
+            tracing::warn!(%token, "a lease ended without a sign of life; its run is handed out again");
+        }
+        Lost::Unclaimed(token) => {
+            tracing::warn!(%token, "a grant never reached its worker; its run is handed out again");
+        }
     }
 }

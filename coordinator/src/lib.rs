@@ -4,6 +4,7 @@
 //! - [`state`]: the mind, pure: `(state, event) → (state, decision)`.
 //! - [`search`]: which point to try next, pure as well.
 //! - [`leases`]: when a lease ends, with the time passed in.
+//! - [`mind`]: both together: what happened in, answers out.
 //! - [`store`]: the append-only log in redb.
 //! - [`engine`]: the thread that applies, commits, then answers.
 //! - [`clock`]: the only clock.
@@ -23,6 +24,7 @@ pub mod dataset;
 pub mod engine;
 pub mod export;
 pub mod leases;
+pub mod mind;
 pub mod search;
 pub mod service;
 pub mod state;

@@ -42,17 +42,16 @@ pub enum ViewError {
 /// [`ViewError::NoSweep`].
 pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
     let (_, sweep) = newest(state)?;
-    let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
     let not_proposed = sweep.sweep().trials().saturating_sub(sweep.trials().len() as u64);
     let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
         state: if sweep.is_completed() { "completed" } else { "running" }.to_owned(),
         trials_total: sweep.sweep().trials() as u32,
-        trials_completed: count(TrialStatus::Completed),
-        trials_failed: count(TrialStatus::Failed),
-        trials_infeasible: count(TrialStatus::Infeasible),
-        trials_running: count(TrialStatus::Running),
+        trials_completed: sweep.count(TrialStatus::Completed),
+        trials_failed: sweep.count(TrialStatus::Failed),
+        trials_infeasible: sweep.count(TrialStatus::Infeasible),
+        trials_running: sweep.count(TrialStatus::Running),
         runs_waiting: (sweep.waiting() as u64 + runs_not_proposed) as u32,
         runs_leased: sweep.leased() as u32,
         epochs: state.epochs(),
@@ -137,7 +136,6 @@ pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
     let best = best_run(id, sweep);
     let (run, trial, result, epoch, job) =
         best.ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?;
-    let completed = sweep.trials().filter(|(_, trial)| trial.status() == TrialStatus::Completed).count();
     Ok(proto::Champion {
         sweep: sweep.sweep().name.clone(),
         trial: run.trial.0,
@@ -150,14 +148,14 @@ pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
         // A sweep came out of JSON; an empty text would be refused by its reader.
         sweep_json: serde_json::to_string(sweep.sweep()).unwrap_or_default(),
         manifest: wire::blob_bytes(sweep.dataset().manifest),
-        trials_completed: completed as u32,
+        trials_completed: sweep.count(TrialStatus::Completed),
     })
 }
 
 type BestRun<'a> = (RunId, &'a Trial, &'a job::RunResult, &'a job::Epoch, job::Job);
 
 fn best_run(sweep_id: SweepId, sweep: &SweepState) -> Option<BestRun<'_>> {
-    let (trial_id, trial, _) = sweep.ranking().into_iter().next()?;
+    let (trial_id, trial, _) = sweep.ranking().next()?;
     let objective = sweep.sweep().objective;
     let completed = trial.runs.iter().filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
     // The first of equals: the smallest fold.
@@ -228,7 +226,7 @@ fn failure(end: &AttemptEnd) -> Option<String> {
     match end {
         AttemptEnd::Failed(failure) => Some(format!("{}: {}", reason(failure.reason), failure.message)),
         AttemptEnd::Expired => Some("the worker fell silent".to_owned()),
-        AttemptEnd::Completed | AttemptEnd::Left | AttemptEnd::Abandoned => None,
+        AttemptEnd::Completed | AttemptEnd::Unclaimed | AttemptEnd::Left | AttemptEnd::Abandoned => None,
     }
 }
 

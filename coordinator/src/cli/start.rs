@@ -29,7 +29,7 @@ use crate::{
     engine::{Engine, EngineError, Settings},
     service::presence::Presence,
     state::{Dataset, EventKind, State},
-    store::EventLog,
+    store::{EventLog, Folded},
 };
 
 /// Serve a sweep to workers until it is done, or until Ctrl-C
@@ -115,9 +115,9 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let listener = listen(&args.listen).await?;
     let address = listener.local_addr()?;
 
-    let log = earlier.map_or_else(|| EventLog::open(&args.db), Ok)?;
+    let folded = earlier.map_or_else(|| EventLog::open(&args.db)?.fold(), Ok)?;
     let lease_ms = u64::from(args.lease_seconds) * 1000;
-    let (engine, running) = Engine::start(log, Settings { lease_ms })?;
+    let (engine, running) = Engine::start(folded, Settings { lease_ms });
     submit(&engine, &args.db, sweep, dataset).await?;
     if let Some(file) = &args.address_file {
         write_address(file, address)
@@ -137,10 +137,10 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
 }
 
 /// Opens a database that is there and checks that it may hold this sweep, before anything is prepared for it.
-fn continued(db: &Path, sweep: &Sweep) -> anyhow::Result<EventLog> {
-    let log = EventLog::open_existing(db)?;
-    check_same(db, &log.replay()?, sweep, None)?;
-    Ok(log)
+fn continued(db: &Path, sweep: &Sweep) -> anyhow::Result<Folded> {
+    let folded = EventLog::open_existing(db)?.fold()?;
+    check_same(db, &folded.state, sweep, None)?;
+    Ok(folded)
 }
 
 /// Hands the sweep in, unless the database holds it already.

@@ -53,7 +53,7 @@ impl Site {
         let db = folder.path().join("t.redb");
         let blobs = Blobs::open(&db, folder.path()).unwrap();
         let settings = Settings { lease_ms: 60_000 };
-        let (engine, running) = Engine::start(EventLog::open(&db).unwrap(), settings).unwrap();
+        let (engine, running) = Engine::start(EventLog::open(&db).unwrap().fold().unwrap(), settings);
         if let Some(sweep) = sweep {
             let dataset = dataset::dataset(&sweep, &manifest(), &blobs).unwrap();
             engine.submit(EventKind::Submitted { sweep: Box::new(sweep), dataset }).await.unwrap();

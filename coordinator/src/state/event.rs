@@ -67,6 +67,11 @@ pub enum EventKind {
         /// Which attempt.
         token: Token,
     },
+    /// The worker of an attempt lives and does not know of it: the answer that granted it was lost.
+    Unclaimed {
+        /// Which attempt.
+        token: Token,
+    },
     /// A worker said goodbye.
     Left {
         /// Which.
@@ -90,7 +95,7 @@ pub struct Dataset {
 }
 
 /// The answer to an event that was accepted.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub enum Decision {
     /// The sweep has this number.
     Submitted(SweepId),
@@ -107,7 +112,7 @@ pub enum Decision {
 }
 
 /// A worker's right to one attempt.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Grant {
     /// To be shown with every call about the attempt.
     pub token: Token,

@@ -7,9 +7,10 @@
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
 //! seed, and maps are ordered, so that the same log always gives the same state and the same decisions. A refused event
 //! changes nothing and is not logged. Heartbeats are no events: a lease's deadline lives in [`crate::leases`], outside, and
-//! only its passing ([`EventKind::Expired`]) is one.
+//! only its passing ([`EventKind::Expired`], [`EventKind::Unclaimed`]) is one.
 
 pub mod event;
+mod ranking;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -21,9 +22,11 @@ use earshot_common::{
     ids::{RunId, SweepId, Token, WorkerId},
     job::{Outcome, Verdict},
 };
+use serde::Serialize;
 
 pub use self::{
     event::{Dataset, Decision, Event, EventKind, Grant, Refusal},
+    ranking::MeanMetrics,
     sweep::SweepState,
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
@@ -32,7 +35,7 @@ pub use self::{
 const SLOTS_MAX: u32 = 1024;
 
 /// Everything the coordinator knows: the fold of its log.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct State {
     sweeps: BTreeMap<SweepId, SweepState>,
     workers: BTreeMap<WorkerId, Worker>,
@@ -49,7 +52,7 @@ pub struct State {
 }
 
 /// A worker that joined.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Worker {
     /// For people.
     pub name: String,
@@ -61,6 +64,13 @@ pub struct Worker {
     pub held: Vec<Token>,
     /// Whether it said goodbye.
     pub has_left: bool,
+}
+
+impl Worker {
+    /// Whether it could train another run.
+    pub fn has_room(&self) -> bool {
+        self.held.len() < self.slots as usize
+    }
 }
 
 impl State {
@@ -87,10 +97,12 @@ impl State {
             }
             EventKind::Finished { worker, token, outcome } => self.finish(*worker, *token, outcome)?,
             EventKind::Expired { token } => {
-                let holder = self.attempt(*token).filter(|attempt| attempt.end.is_none()).map(|a| a.worker);
-                let run = self.live(holder.ok_or(Refusal::LeaseEnded(*token))?, *token)?;
+                self.lose(*token, AttemptEnd::Expired)?;
                 self.expiries += 1;
-                self.end(run, *token, AttemptEnd::Expired);
+                Decision::Noted
+            }
+            EventKind::Unclaimed { token } => {
+                self.lose(*token, AttemptEnd::Unclaimed)?;
                 Decision::Noted
             }
             EventKind::Left { worker } => self.leave(*worker)?,
@@ -135,9 +147,22 @@ impl State {
         self.workers.values().flat_map(|worker| worker.held.iter().copied())
     }
 
+    /// Whether this attempt is alive.
+    pub fn is_live(&self, token: Token) -> bool {
+        self.attempt(token).is_some_and(|attempt| attempt.end.is_none())
+    }
+
     /// Whether this worker holds this attempt now.
     pub fn holds(&self, worker: WorkerId, token: Token) -> bool {
         self.workers.get(&worker).is_some_and(|worker| worker.held.contains(&token))
+    }
+
+    /// A worker that has joined and not left.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownWorker`].
+    pub fn present(&self, id: WorkerId) -> Result<&Worker, Refusal> {
+        self.workers.get(&id).filter(|worker| !worker.has_left).ok_or(Refusal::UnknownWorker(id))
     }
 
     /// Log entries folded so far.
@@ -178,10 +203,10 @@ impl State {
 
     fn grant(&mut self, id: WorkerId, at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
-        let worker = self.present(id)?;
+        self.present(id)?;
         let granted = self.sweeps.values_mut().find_map(|sweep| sweep.grant(id, token, at_ms));
         let Some(grant) = granted else { return Ok(Decision::NothingLeft) };
-        if let Some(worker) = self.workers.get_mut(&worker) {
+        if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
         }
         self.attempts.insert(token, grant.run);
@@ -220,8 +245,7 @@ impl State {
     }
 
     fn leave(&mut self, id: WorkerId) -> Result<Decision, Refusal> {
-        self.present(id)?;
-        let held = self.workers.get(&id).map(|worker| worker.held.clone()).unwrap_or_default();
+        let held = self.present(id)?.held.clone();
         for token in held {
             if let Some(&run) = self.attempts.get(&token) {
                 self.end(run, token, AttemptEnd::Left);
@@ -231,6 +255,13 @@ impl State {
             worker.has_left = true;
         }
         Ok(Decision::Noted)
+    }
+
+    /// Ends an attempt whose lease has run out.
+    fn lose(&mut self, token: Token, end: AttemptEnd) -> Result<(), Refusal> {
+        let run = self.attempts.get(&token).copied().filter(|_| self.is_live(token));
+        self.end(run.ok_or(Refusal::LeaseEnded(token))?, token, end);
+        Ok(())
     }
 
     /// Ends an attempt, and with it those of the trial's other runs that nobody needs any more.
@@ -249,17 +280,10 @@ impl State {
         }
     }
 
-    fn present(&self, id: WorkerId) -> Result<WorkerId, Refusal> {
-        match self.workers.get(&id) {
-            Some(worker) if !worker.has_left => Ok(id),
-            _ => Err(Refusal::UnknownWorker(id)),
-        }
-    }
-
     /// The run of an attempt that this worker holds.
     fn live(&self, worker: WorkerId, token: Token) -> Result<RunId, Refusal> {
-        self.present(worker)?;
-        let run = self.attempts.get(&token).copied().filter(|_| self.holds(worker, token));
+        let holds = self.present(worker)?.held.contains(&token);
+        let run = self.attempts.get(&token).copied().filter(|_| holds);
         run.ok_or(Refusal::LeaseEnded(token))
     }
 
@@ -269,7 +293,7 @@ impl State {
     }
 
     fn attempt(&self, token: Token) -> Option<&Attempt> {
-        self.run(token)?.attempts.iter().find(|attempt| attempt.token == token)
+        self.run(token)?.attempts.iter().rev().find(|attempt| attempt.token == token)
     }
 
     fn sweep_mut(&mut self, run: RunId) -> Option<&mut SweepState> {

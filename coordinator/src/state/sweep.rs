@@ -5,17 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use earshot_common::{
     ids::{FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, RunResult, Verdict, derive_seed},
-    sweep::{Objective, Sweep},
+    sweep::Sweep,
 };
+use serde::Serialize;
 
 use super::{
     event::{Dataset, Grant, Refusal},
+    ranking::{MeanMetrics, Ranking},
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 use crate::search;
 
 /// A sweep under way.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepState {
     id: SweepId,
     sweep: Sweep,
@@ -26,11 +28,23 @@ pub struct SweepState {
     waiting: BTreeSet<(TrialId, FoldId)>,
     /// Runs handed out.
     leased: BTreeSet<(TrialId, FoldId)>,
+    /// Trials of each status, so that counting them need not look at them all.
+    tally: BTreeMap<TrialStatus, u32>,
+    ranking: Ranking,
 }
 
 impl SweepState {
     pub(super) fn new(id: SweepId, sweep: Sweep, dataset: Dataset) -> Self {
-        Self { id, sweep, dataset, trials: Vec::new(), waiting: BTreeSet::new(), leased: BTreeSet::new() }
+        Self {
+            id,
+            sweep,
+            dataset,
+            trials: Vec::new(),
+            waiting: BTreeSet::new(),
+            leased: BTreeSet::new(),
+            tally: BTreeMap::new(),
+            ranking: Ranking::default(),
+        }
     }
 
     /// What was handed in.
@@ -94,18 +108,17 @@ impl SweepState {
         })
     }
 
+    /// Proposed trials of this status.
+    pub fn count(&self, status: TrialStatus) -> u32 {
+        self.tally.get(&status).copied().unwrap_or(0)
+    }
+
     /// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number.
-    pub fn ranking(&self) -> Vec<(TrialId, &Trial, MeanMetrics)> {
-        let mut ranked: Vec<_> = self
-            .trials()
-            .filter(|(_, trial)| trial.status() == TrialStatus::Completed)
-            .filter_map(|(id, trial)| MeanMetrics::of(trial).map(|mean| (id, trial, mean)))
-            .collect();
-        ranked.sort_by(|(a_id, _, a), (b_id, _, b)| {
-            let by_score = b.score(self.sweep.objective).total_cmp(&a.score(self.sweep.objective));
-            by_score.then(a.loss.total_cmp(&b.loss)).then(a_id.cmp(b_id))
-        });
-        ranked
+    pub fn ranking(&self) -> impl Iterator<Item = (TrialId, &Trial, MeanMetrics)> {
+        self.ranking.trials().filter_map(|id| {
+            let trial = self.trial(id)?;
+            Some((id, trial, MeanMetrics::of(trial)?))
+        })
     }
 
     pub(super) fn grant(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
@@ -116,11 +129,13 @@ impl SweepState {
         self.leased.insert((trial, fold));
         let run_id = RunId { sweep: self.id, trial, fold };
         let job = self.job(run_id)?;
-        let run = self.run_mut(run_id)?;
-        run.status = RunStatus::Leased(token);
-        run.epochs.clear();
-        run.attempts.push(Attempt { token, worker, granted_at_ms: at_ms, end: None });
-        Some(Grant { token, run: run_id, attempt: run.attempts.len() as u32, job })
+        let attempt = self.change(run_id, |run| {
+            run.status = RunStatus::Leased(token);
+            run.epochs.clear();
+            run.attempts.push(Attempt { token, worker, granted_at_ms: at_ms, end: None });
+            run.attempts.len() as u32
+        })?;
+        Some(Grant { token, run: run_id, attempt, job })
     }
 
     /// Adds the search's next trial, and its runs to the queue unless the constraints rule it out.
@@ -133,7 +148,9 @@ impl SweepState {
         let id = TrialId(self.trials.len() as u32);
         self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
         let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), Run::default())).collect();
-        self.trials.push(Trial { point, model, cost, runs, infeasible });
+        let trial = Trial { point, model, cost, runs, infeasible };
+        *self.tally.entry(trial.status()).or_default() += 1;
+        self.trials.push(trial);
         Some(())
     }
 
@@ -151,12 +168,11 @@ impl SweepState {
     }
 
     pub(super) fn complete(&mut self, run_id: RunId, result: RunResult) -> Result<(), Refusal> {
-        let Some(run) = self.run_mut(run_id) else { return Ok(()) };
-        let reported = run.epochs.len() as u32;
+        let reported = self.run(run_id).map_or(0, |run| run.epochs.len() as u32);
         if !(1..=reported).contains(&result.best_epoch) {
             return Err(Refusal::BestEpoch { best: result.best_epoch, reported });
         }
-        run.status = RunStatus::Completed(result);
+        self.change(run_id, |run| run.status = RunStatus::Completed(result));
         Ok(())
     }
 
@@ -166,36 +182,34 @@ impl SweepState {
         let attempts_max = self.sweep.budget.attempts as usize;
         let key = (run_id.trial, run_id.fold);
         self.leased.remove(&key);
-        let Some(run) = self.run_mut(run_id) else { return Vec::new() };
         let is_final = matches!(&end, AttemptEnd::Failed(failure) if !failure.reason.is_retryable());
-        if let Some(attempt) = run.attempts.iter_mut().find(|attempt| attempt.token == token) {
-            attempt.end = Some(end);
+        let status = self.change(run_id, |run| {
+            run.end(token, end);
+            if !matches!(run.status, RunStatus::Completed(_)) {
+                let is_given_up = is_final || run.attempts_spent() >= attempts_max;
+                run.status = if is_given_up { RunStatus::Failed } else { RunStatus::Waiting };
+            }
+            run.status
+        });
+        match status {
+            Some(RunStatus::Failed) => return self.abandon(run_id.trial),
+            Some(RunStatus::Waiting) => drop(self.waiting.insert(key)),
+            Some(RunStatus::Completed(_) | RunStatus::Leased(_)) | None => {}
         }
-        if matches!(run.status, RunStatus::Completed(_)) {
-            return Vec::new();
-        }
-        if is_final || run.attempts_spent() >= attempts_max {
-            run.status = RunStatus::Failed;
-            return self.abandon(run_id.trial);
-        }
-        run.status = RunStatus::Waiting;
-        self.waiting.insert(key);
         Vec::new()
     }
 
-    /// Takes a failed trial's other runs out of the queue and ends their attempts.
-    fn abandon(&mut self, trial: TrialId) -> Vec<Token> {
-        self.waiting.retain(|(waiting, _)| *waiting != trial);
-        self.leased.retain(|(leased, _)| *leased != trial);
+    /// Takes a failed trial's other runs out of the queue and ends their attempts, whose tokens it returns.
+    fn abandon(&mut self, id: TrialId) -> Vec<Token> {
+        let Some(trial) = self.trials.get_mut(id.0 as usize) else { return Vec::new() };
         let mut ended = Vec::new();
-        for run in self.trials.get_mut(trial.0 as usize).into_iter().flat_map(|trial| trial.runs.values_mut())
-        {
+        for (&fold, run) in &mut trial.runs {
+            self.waiting.remove(&(id, fold));
+            self.leased.remove(&(id, fold));
             match run.status {
                 RunStatus::Leased(token) => {
                     ended.push(token);
-                    if let Some(attempt) = run.attempts.iter_mut().find(|attempt| attempt.token == token) {
-                        attempt.end = Some(AttemptEnd::Abandoned);
-                    }
+                    run.end(token, AttemptEnd::Abandoned);
                     run.status = RunStatus::Failed;
                 }
                 RunStatus::Waiting => run.status = RunStatus::Failed,
@@ -205,46 +219,25 @@ impl SweepState {
         ended
     }
 
+    /// Changes a run, and with it what is known of its trial.
+    fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut Run) -> T) -> Option<T> {
+        let trial = self.trials.get_mut(id.trial.0 as usize)?;
+        let before = trial.status();
+        let changed = change(trial.runs.get_mut(&id.fold)?);
+        let after = trial.status();
+        if before != after {
+            self.tally.entry(before).and_modify(|count| *count -= 1);
+            *self.tally.entry(after).or_default() += 1;
+            if after == TrialStatus::Completed
+                && let Some(mean) = MeanMetrics::of(trial)
+            {
+                self.ranking.enter(id.trial, mean, self.sweep.objective);
+            }
+        }
+        Some(changed)
+    }
+
     fn run_mut(&mut self, id: RunId) -> Option<&mut Run> {
         self.trials.get_mut(id.trial.0 as usize)?.runs.get_mut(&id.fold)
-    }
-}
-
-/// Means over a trial's runs, each at its best epoch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct MeanMetrics {
-    /// Accuracy, from 0 to 1.
-    pub accuracy: f64,
-    /// Macro-F1, from 0 to 1.
-    pub macro_f1: f64,
-    /// Validation loss.
-    pub loss: f64,
-    /// The best epoch.
-    pub epoch: f64,
-}
-
-impl MeanMetrics {
-    /// Of a trial whose runs have all completed.
-    fn of(trial: &Trial) -> Option<Self> {
-        let epochs: Vec<&Epoch> =
-            trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
-        let mean = |metric: fn(&Epoch) -> f64| {
-            epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64
-        };
-        (!epochs.is_empty()).then(|| Self {
-            accuracy: mean(|epoch| epoch.accuracy),
-            macro_f1: mean(|epoch| epoch.macro_f1),
-            loss: mean(|epoch| epoch.loss),
-            epoch: mean(|epoch| f64::from(epoch.epoch)),
-        })
-    }
-
-    /// What the objective makes of them: the larger the better.
-    pub fn score(&self, objective: Objective) -> f64 {
-        match objective {
-            Objective::Accuracy => self.accuracy,
-            Objective::MacroF1 => self.macro_f1,
-            Objective::Loss => -self.loss,
-        }
     }
 }

@@ -125,7 +125,7 @@ fn a_grid_is_trained_once_and_then_done() {
     points.sort();
     points.dedup();
     assert_eq!((points.len(), cluster.state.is_done()), (6, true));
-    let best = cluster.only().ranking().first().map(|(id, ..)| *id);
+    let best = cluster.only().ranking().next().map(|(id, ..)| id);
     assert_eq!(best, Some(TrialId(5)));
 }
 
@@ -166,7 +166,7 @@ fn what_is_said_twice_counts_once() {
     }
     let other = Outcome::Completed(result(1));
     assert_eq!(cluster.finish(worker, grant.token, other), Err(Refusal::LeaseEnded(grant.token)));
-    assert_eq!(cluster.only().ranking().len(), 1);
+    assert_eq!(cluster.only().ranking().count(), 1);
 }
 
 #[test]

@@ -14,13 +14,14 @@ use std::collections::BTreeMap;
 
 use earshot_common::{
     ids::{FoldId, Token, WorkerId},
-    job::{Epoch, Failure, RunResult},
+    job::{Epoch, Failure, Reason, RunResult},
     model::{AudioCnn, Cost},
     sweep::Point,
 };
+use serde::Serialize;
 
 /// One point of the space.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
     /// Its hyperparameters.
     pub point: Point,
@@ -35,7 +36,7 @@ pub struct Trial {
 }
 
 /// Where a trial stands, as its runs say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum TrialStatus {
     /// No run was handed out yet.
     Waiting,
@@ -50,7 +51,7 @@ pub enum TrialStatus {
 }
 
 /// One trial trained on one fold.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct Run {
     /// Where it stands.
     pub status: RunStatus,
@@ -61,7 +62,7 @@ pub struct Run {
 }
 
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub enum RunStatus {
     /// To be handed out.
     #[default]
@@ -75,7 +76,7 @@ pub enum RunStatus {
 }
 
 /// One assignment of a run to a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Attempt {
     /// Its fencing token.
     pub token: Token,
@@ -88,7 +89,7 @@ pub struct Attempt {
 }
 
 /// How an attempt ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum AttemptEnd {
     /// With the run's result.
     Completed,
@@ -96,6 +97,8 @@ pub enum AttemptEnd {
     Failed(Failure),
     /// The worker fell silent.
     Expired,
+    /// The grant never reached the worker.
+    Unclaimed,
     /// The worker left.
     Left,
     /// The trial's other run failed, so nobody needs this one.
@@ -132,13 +135,19 @@ impl Run {
         }
     }
 
-    /// Attempts that speak against the run. A worker that was told to leave does not.
+    pub(super) fn end(&mut self, token: Token, end: AttemptEnd) {
+        // Nearly always the newest.
+        if let Some(attempt) = self.attempts.iter_mut().rev().find(|attempt| attempt.token == token) {
+            attempt.end = Some(end);
+        }
+    }
+
+    /// Attempts that speak against the run. A worker that was told to leave does not, nor one that never knew.
     pub fn attempts_spent(&self) -> usize {
-        use earshot_common::job::Reason;
         let spent = |end: &AttemptEnd| match end {
             AttemptEnd::Expired => true,
             AttemptEnd::Failed(failure) => failure.reason != Reason::Drained,
-            AttemptEnd::Completed | AttemptEnd::Left | AttemptEnd::Abandoned => false,
+            AttemptEnd::Completed | AttemptEnd::Unclaimed | AttemptEnd::Left | AttemptEnd::Abandoned => false,
         };
         self.attempts.iter().filter_map(|attempt| attempt.end.as_ref()).filter(|end| spent(end)).count()
     }

@@ -1,0 +1,93 @@
+//! What makes a completed trial better than another.
+
+use std::{cmp::Ordering, collections::BTreeSet};
+
+use earshot_common::{ids::TrialId, job::Epoch, sweep::Objective};
+use serde::Serialize;
+
+use super::trial::Trial;
+
+/// Means over a trial's runs, each at its best epoch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct MeanMetrics {
+    /// Accuracy, from 0 to 1.
+    pub accuracy: f64,
+    /// Macro-F1, from 0 to 1.
+    pub macro_f1: f64,
+    /// Validation loss.
+    pub loss: f64,
+    /// The best epoch.
+    pub epoch: f64,
+}
+
+impl MeanMetrics {
+    /// Of a trial whose runs have all completed.
+    pub(super) fn of(trial: &Trial) -> Option<Self> {
+        let epochs: Vec<&Epoch> =
+            trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
+        let mean = |metric: fn(&Epoch) -> f64| {
+            epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64
+        };
+        (!epochs.is_empty()).then(|| Self {
+            accuracy: mean(|epoch| epoch.accuracy),
+            macro_f1: mean(|epoch| epoch.macro_f1),
+            loss: mean(|epoch| epoch.loss),
+            epoch: mean(|epoch| f64::from(epoch.epoch)),
+        })
+    }
+
+    /// What the objective makes of them: the larger the better.
+    pub fn score(&self, objective: Objective) -> f64 {
+        match objective {
+            Objective::Accuracy => self.accuracy,
+            Objective::MacroF1 => self.macro_f1,
+            Objective::Loss => -self.loss,
+        }
+    }
+}
+
+/// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number. Kept in
+/// order as trials complete, so that a look at the first few costs the same whatever the sweep's size.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+#[serde(transparent)]
+pub(super) struct Ranking {
+    places: BTreeSet<Place>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Place {
+    score: f64,
+    loss: f64,
+    trial: TrialId,
+}
+
+impl Ranking {
+    pub(super) fn enter(&mut self, id: TrialId, mean: MeanMetrics, objective: Objective) {
+        self.places.insert(Place { score: mean.score(objective), loss: mean.loss, trial: id });
+    }
+
+    pub(super) fn trials(&self) -> impl Iterator<Item = TrialId> {
+        self.places.iter().map(|place| place.trial)
+    }
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        let by_score = other.score.total_cmp(&self.score);
+        by_score.then(self.loss.total_cmp(&other.loss)).then(self.trial.cmp(&other.trial))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Place {}

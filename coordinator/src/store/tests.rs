@@ -1,0 +1,103 @@
+use std::fs;
+
+use redb::ReadableTableMetadata;
+
+use super::*;
+use crate::state::{EventKind, TrialStatus};
+
+fn joined(at_ms: u64) -> Event {
+    Event { at_ms, kind: EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into() } }
+}
+
+#[test]
+fn entries_survive_reopening() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.redb");
+    let log = EventLog::open(&path).unwrap();
+    log.append(0, &[joined(1), joined(2)]).unwrap();
+    log.append(2, &[joined(3)]).unwrap();
+    let before = log.replay().unwrap();
+    drop(log);
+    let after = EventLog::open_existing(&path).unwrap().replay().unwrap();
+    assert_eq!((after.position(), after.workers().count()), (3, 3));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn a_second_opener_is_told_who_holds_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.redb");
+    let _log = EventLog::open(&path).unwrap();
+    assert!(matches!(EventLog::open(&path), Err(StoreError::InUse(_))));
+}
+
+#[test]
+fn what_is_no_log_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.redb");
+    assert!(matches!(EventLog::open_existing(&path), Err(StoreError::Missing(_))));
+    fs::write(&path, b"these are somebody's notes").unwrap();
+    assert!(matches!(EventLog::open(&path), Err(StoreError::Damaged { .. })));
+    assert_eq!(fs::read(&path).unwrap(), b"these are somebody's notes");
+}
+
+#[test]
+fn a_gap_or_an_impossible_entry_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let gap = EventLog::open(&folder.path().join("gap.redb")).unwrap();
+    gap.append(0, &[joined(1)]).unwrap();
+    gap.append(2, &[joined(2)]).unwrap();
+    assert!(matches!(gap.replay(), Err(StoreError::Entry { position: 1, .. })));
+
+    let impossible = EventLog::open(&folder.path().join("impossible.redb")).unwrap();
+    let worker = earshot_common::ids::WorkerId(7);
+    impossible.append(0, &[Event { at_ms: 1, kind: EventKind::Left { worker } }]).unwrap();
+    let error = impossible.replay().unwrap_err();
+    assert!(error.to_string().contains("worker 7 is unknown"), "{error}");
+}
+
+/// Writes a database as an older version would have.
+fn write(path: &Path, format: u64, entries: &str) {
+    let database = Database::create(path).unwrap();
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().insert("format", format).unwrap();
+    let mut table = transaction.open_table(EVENTS).unwrap();
+    for (position, json) in (0..).zip(entries.lines()) {
+        table.insert(position, json.as_bytes()).unwrap();
+    }
+    drop(table);
+    transaction.commit().unwrap();
+}
+
+/// A sweep of two trials on two folds, written by format 1: one trial completed, one with an attempt that diverged, and
+/// between them an expiry, a failure and a worker that left.
+const FORMAT_1: &str = include_str!("golden/format_1.jsonl");
+
+#[test]
+fn a_log_of_an_older_format_is_read_and_marked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.redb");
+    write(&path, 1, FORMAT_1);
+    for _ in 0..2 {
+        let Folded { log, state } = EventLog::open_existing(&path).unwrap().fold().unwrap();
+        let (_, sweep) = state.newest_sweep().unwrap();
+        let counts = [TrialStatus::Completed, TrialStatus::Failed].map(|status| sweep.count(status));
+        assert_eq!((counts, state.expiries(), state.epochs(), state.is_done()), ([1, 1], 1, 6, true));
+        let transaction = log.database.begin_read().unwrap();
+        let meta = transaction.open_table(META).unwrap();
+        assert_eq!(meta.get("format").unwrap().unwrap().value(), FORMAT_VERSION);
+        let entries = transaction.open_table(EVENTS).unwrap().len().unwrap();
+        assert_eq!((entries, state.position()), (FORMAT_1.lines().count() as u64, entries));
+    }
+}
+
+#[test]
+fn a_log_of_a_newer_format_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log.redb");
+    write(&path, FORMAT_VERSION + 1, "");
+    for _ in 0..2 {
+        let error = EventLog::open(&path).unwrap_err();
+        assert!(matches!(error, StoreError::Format { found, .. } if found == FORMAT_VERSION + 1), "{error}");
+    }
+}
