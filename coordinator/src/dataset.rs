@@ -30,9 +30,7 @@ pub enum DatasetError {
         source: SplitError,
     },
     /// One class or none.
-    #[error(
-        "the data has {0} class(es), a classifier needs at least 2: add clips of another class to meta/esc50.csv"
-    )]
+    #[error("the data has {0} class(es), a classifier needs at least 2: add clips of another class")]
     Classes(usize),
     /// A class that lost every clip to problems.
     #[error(
@@ -154,7 +152,7 @@ mod tests {
             .map(|number: u32| ClipEntry {
                 name: format!("clip-{number}"),
                 class: (number % 2) as u16,
-                fold: 1 + number / 12,
+                fold: Some(1 + number / 12),
                 source: format!("source-{}", number / 2),
                 content: BlobId::of(&number.to_le_bytes()),
             })

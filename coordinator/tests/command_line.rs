@@ -44,3 +44,36 @@ fn wrong_usage_and_a_missing_database_have_codes_of_their_own() {
     assert_eq!(code, Some(1), "{errors}");
     assert!(errors.contains("no/such/file.redb") && errors.contains("--db"), "{errors}");
 }
+
+/// A folder for each of two classes, with a good clip in each and a bad one.
+fn recordings() -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for (clip, hz) in [("dog/1.wav", 300.0_f32), ("rain/1.wav", 800.0)] {
+        let samples =
+            (0..8_000).map(|i| (f32::sin(i as f32 * hz / 8_000.0 * std::f32::consts::TAU) * 20_000.0) as i16);
+        let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
+        let mut wav =
+            b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data".to_vec();
+        wav.extend((data.len() as u32).to_le_bytes());
+        wav.extend(data);
+        let length = wav.len() as u32 - 8;
+        wav[4..8].copy_from_slice(&length.to_le_bytes());
+        let path = root.path().join(clip);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, wav).unwrap();
+    }
+    std::fs::write(root.path().join("rain/2.wav"), "no audio").unwrap();
+    root
+}
+
+#[test]
+fn bad_clips_are_skipped_or_fatal_and_listed_either_way() {
+    let (root, out) = (recordings(), tempfile::tempdir().unwrap());
+    let [data, out] = [root.path(), out.path()].map(|path| path.to_str().unwrap().to_owned());
+    for (on_bad, expected) in [("skip", Some(0)), ("fatal", Some(1))] {
+        let (code, _, errors) =
+            coordinator(&["data", "prepare", "--data", &data, "--out", &out, "--on-bad", on_bad]);
+        assert_eq!(code, expected, "{errors}");
+        assert!(errors.contains("left out rain__2: rain/2.wav: not a WAV, FLAC"), "{errors}");
+    }
+}

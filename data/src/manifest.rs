@@ -38,8 +38,8 @@ pub struct ClipEntry {
     pub name: String,
     /// Index into [`Manifest::classes`].
     pub class: u16,
-    /// The dataset's own fold.
-    pub fold: u32,
+    /// The dataset's own fold; none where it has no folds.
+    pub fold: Option<u32>,
     /// The recording it was cut from.
     pub source: String,
     /// BLAKE3 of the source file's bytes.
@@ -64,6 +64,8 @@ pub enum ProblemKind {
     Silent,
     /// Its name says another class or fold than its row.
     Mislabelled,
+    /// The file's name is not text.
+    Misnamed,
 }
 
 /// Something wrong with a clip, which was left out because of it.
@@ -101,6 +103,9 @@ pub struct Manifest {
     pub clips: Vec<ClipEntry>,
     /// What was left out, and why.
     pub problems: Vec<Problem>,
+    /// What is odd about the list and was yet followed.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// Why there is no manifest.
@@ -154,6 +159,7 @@ impl Manifest {
             shards,
             clips,
             problems,
+            warnings: Vec::new(),
         }
     }
 
@@ -164,7 +170,7 @@ impl Manifest {
 
     /// The dataset's folds that have rows, ascending.
     pub fn folds(&self) -> Vec<u32> {
-        let mut folds: Vec<u32> = self.clips.iter().map(|clip| clip.fold).collect();
+        let mut folds: Vec<u32> = self.clips.iter().filter_map(|clip| clip.fold).collect();
         folds.sort_unstable();
         folds.dedup();
         folds
@@ -232,7 +238,7 @@ mod tests {
         let clip = |name: &str, class| ClipEntry {
             name: name.to_owned(),
             class,
-            fold: 1 + u32::from(class),
+            fold: Some(1 + u32::from(class)),
             source: "s".to_owned(),
             content: BlobId::of(name.as_bytes()),
         };
@@ -255,7 +261,7 @@ mod tests {
         check(|manifest| manifest.frames = 1, Some("frames and front end"));
         check(|manifest| manifest.shards.clear(), Some("rows of the shards and clips"));
         check(|manifest| drop(manifest.classes.pop()), Some("a class without a name"));
-        check(|manifest| manifest.clips[0].fold = 7, Some("clips and data hash"));
+        check(|manifest| manifest.clips[0].fold = Some(7), Some("clips and data hash"));
     }
 
     #[test]

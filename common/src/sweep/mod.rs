@@ -50,7 +50,7 @@ pub struct Sweep {
 /// Where the recordings lie and where their features go.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Data {
-    /// A folder in ESC-50's layout.
+    /// A folder of recordings, or their list.
     pub root: PathBuf,
     /// The folder of cleaned clips, features and shards.
     pub processed: PathBuf,

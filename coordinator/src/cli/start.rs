@@ -73,6 +73,9 @@ pub(super) struct StartArgs {
     #[arg(long, value_name = "N", default_value_t = 15, value_parser = clap::value_parser!(u32).range(1..=3600))]
     lease_seconds: u32,
 
+    #[command(flatten)]
+    on_bad: data::OnBadArgs,
+
     /// How log lines look
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
@@ -104,7 +107,8 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let mut signals = Signals::listen()?;
     let earlier = args.db.exists().then(|| continued(&args.db, &sweep)).transpose()?;
     let (root, processed) = (sweep.data.root.clone(), sweep.data.processed.clone());
-    let prepared = data::prepared(root, processed, sweep.front_end.clone(), &screen, &mut signals).await?;
+    let front_end = sweep.front_end.clone();
+    let prepared = data::prepared(root, processed, front_end, args.on_bad, &screen, &mut signals).await?;
     let manifest = match prepared {
         Ok(manifest) => manifest,
         Err(stopped) => return Ok(stopped.exit_code()),

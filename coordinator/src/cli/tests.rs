@@ -39,6 +39,8 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
     check(&["data", "synth", "--clips-per-class", "0"], Err("not in 1..=10000"));
     check(&["data", "prepare", "--data", "a", "--out", "b", "--sweep", "s.toml"], Ok(()));
+    check(&["data", "prepare", "--on-bad", "fatal"], Ok(()));
+    check(&["start", "--sweep", "s.toml", "--on-bad", "ignore"], Err("possible values: skip, fatal"));
     check(&["leaderbord"], Err("similar subcommand exists: 'leaderboard'"));
 }
 

@@ -173,7 +173,7 @@ fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
     let entry = |row: usize| ClipEntry {
         name: format!("clip-{row}"),
         class: label(row),
-        fold: 1,
+        fold: Some(1),
         source: row.to_string(),
         content: BlobId::of(b"clip"),
     };

@@ -139,7 +139,7 @@ fn manifest() -> Manifest {
     let clips = (0..8).map(|number: u32| ClipEntry {
         name: format!("clip-{number}"),
         class: (number % 2) as u16,
-        fold: 1 + number / 4,
+        fold: Some(1 + number / 4),
         source: format!("source-{number}"),
         content: BlobId::of(&number.to_le_bytes()),
     });

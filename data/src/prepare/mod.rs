@@ -9,7 +9,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -41,7 +41,7 @@ const BATCH_CLIPS_PER_THREAD: usize = 32;
 /// What to prepare, and where.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The dataset's folder, in ESC-50's layout.
+    /// The dataset's folder, or its list; see [`crate::dataset::Layout::detect`].
     pub data: PathBuf,
     /// The prepared folder, made if need be. It holds one front end at a time: another one redoes everything in it.
     pub out: PathBuf,
@@ -160,7 +160,10 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
         let first = problems.first().map(|problem| format!("{}: {}", problem.clip, problem.message));
         return Err(PrepareError::NothingLeft { count: problems.len(), first: first.unwrap_or_default() });
     }
-    let manifest = Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems);
+    let manifest = Manifest {
+        warnings: dataset.warnings,
+        ..Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems)
+    };
     folder.finish(&manifest)?;
     Ok(manifest)
 }
@@ -305,17 +308,7 @@ fn problem(clip: &Clip, error: &ChainError) -> Problem {
         ChainError::Decode(DecodeError::TooLarge { .. }) => ProblemKind::TooLarge,
         ChainError::Decode(_) | ChainError::Resample(_) => ProblemKind::Unreadable,
     };
-    Problem {
-        clip: clip.name.clone(),
-        kind,
-        message: format!("{}: {}", shown(&clip.path), with_causes(error)),
-    }
-}
-
-/// The file as its user knows it: folder and name.
-fn shown(path: &Path) -> String {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    format!("{}/{name}", crate::dataset::AUDIO)
+    Problem { clip: clip.name.clone(), kind, message: format!("{}: {}", clip.file, with_causes(error)) }
 }
 
 /// A message and those of its causes, for a problem is read without them.

@@ -12,7 +12,7 @@ use crate::{
     shard::SHARD_CLIPS_MAX,
 };
 
-use super::{folder::Record, shown, with_causes};
+use super::{folder::Record, with_causes};
 use crate::decode::DecodeError;
 
 /// Part of the names that end a shard: one in so many.
@@ -80,11 +80,7 @@ fn problem(clip: &Clip, error: &DecodeError) -> Problem {
         DecodeError::TooLarge { .. } => ProblemKind::TooLarge,
         _ => ProblemKind::Unreadable,
     };
-    Problem {
-        clip: clip.name.clone(),
-        kind,
-        message: format!("{}: {}", shown(&clip.path), with_causes(error)),
-    }
+    Problem { clip: clip.name.clone(), kind, message: format!("{}: {}", clip.file, with_causes(error)) }
 }
 
 #[cfg(test)]
@@ -98,9 +94,10 @@ mod tests {
     fn clips(count: usize) -> Vec<Clip> {
         let clip = |i| Clip {
             name: format!("{i}"),
+            file: format!("{i}.wav"),
             path: format!("{i}.wav").into(),
             class: 0,
-            fold: 1,
+            fold: None,
             source: String::new(),
         };
         (0..count).map(clip).collect()

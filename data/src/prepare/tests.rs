@@ -297,19 +297,19 @@ fn bad_clips_are_listed_and_left_out() {
         let problems: Vec<_> =
             manifest.problems.iter().map(|problem| (problem.clip.as_str(), problem.kind)).collect();
         let expected = [
+            ("audio/stray.wav", ProblemKind::Unlisted),
             ("clip1", ProblemKind::Silent),
             ("clip2", ProblemKind::Truncated),
             ("clip3", ProblemKind::Unreadable),
             ("clip4", ProblemKind::Missing),
             ("clip5", ProblemKind::Unreadable),
-            ("stray.wav", ProblemKind::Unlisted),
         ];
         assert_eq!(problems, expected);
         assert_eq!(manifest.clips.len(), 3);
         assert_eq!(listener.count(ClipOutcome::LeftOut), 4);
     }
     let problems = set.prepare().0.problems;
-    assert_eq!(problems[0].message, "audio/clip1.wav: every sample is zero: remove or replace the clip");
+    assert_eq!(problems[1].message, "audio/clip1.wav: every sample is zero: remove or replace the clip");
 }
 
 #[test]

@@ -66,6 +66,11 @@ pub enum SplitError {
         /// Those there are.
         known: Vec<u32>,
     },
+    /// Folds are asked for and there are none.
+    #[error(
+        "the clips have no folds: add a column `fold` to their list, or choose [split] kind = \"grouped\" or \"holdout\""
+    )]
+    NoFolds,
     /// A fold that would both validate and test.
     #[error("fold {0} cannot both validate and test")]
     FoldTwice(u32),
@@ -124,7 +129,10 @@ impl Split {
     /// # Errors
     /// An unknown fold, one in two parts, an empty part, or a class with nothing to train on.
     pub fn by_folds(clips: &[ClipEntry], validation: u32, test: &[u32]) -> Result<Self, SplitError> {
-        let known: BTreeSet<u32> = clips.iter().map(|clip| clip.fold).collect();
+        let known: BTreeSet<u32> = clips.iter().filter_map(|clip| clip.fold).collect();
+        if known.is_empty() {
+            return Err(SplitError::NoFolds);
+        }
         if let Some(fold) = test.iter().chain([&validation]).find(|fold| !known.contains(fold)) {
             return Err(SplitError::UnknownFold { fold: *fold, known: known.into_iter().collect() });
         }
@@ -134,8 +142,8 @@ impl Split {
         let mut split = Self::default();
         for (row, clip) in rows(clips) {
             let part = match clip.fold {
-                fold if fold == validation => &mut split.validation,
-                fold if test.contains(&fold) => &mut split.test,
+                Some(fold) if fold == validation => &mut split.validation,
+                Some(fold) if test.contains(&fold) => &mut split.test,
                 _ => &mut split.train,
             };
             part.push(row);

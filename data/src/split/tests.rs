@@ -4,7 +4,13 @@ use super::*;
 use earshot_common::ids::BlobId;
 
 fn clip(class: u16, fold: u32, source: u32) -> ClipEntry {
-    ClipEntry { name: String::new(), class, fold, source: source.to_string(), content: BlobId::of(b"") }
+    ClipEntry {
+        name: String::new(),
+        class,
+        fold: Some(fold),
+        source: source.to_string(),
+        content: BlobId::of(b""),
+    }
 }
 
 /// Ten clips of each of four classes in five folds, a source for every two clips.
@@ -29,6 +35,11 @@ fn folds_part_the_rows() {
 fn impossible_splits_are_refused() {
     let clips = clips();
     let labels = labels(&clips);
+    let without: Vec<_> = clips.iter().map(|clip| ClipEntry { fold: None, ..clip.clone() }).collect();
+    check(
+        Split::by_folds(&without, 1, &[]),
+        "the clips have no folds: add a column `fold` to their list, or choose [split] kind = \"grouped\" or \"holdout\"",
+    );
     check(Split::by_folds(&clips, 6, &[]), "there is no fold 6: the dataset has folds [1, 2, 3, 4, 5]");
     check(Split::by_folds(&clips, 2, &[2]), "fold 2 cannot both validate and test");
     check(

@@ -16,7 +16,8 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    dataset, file,
+    dataset::esc50,
+    file,
     prepare::{ClipOutcome, Progress},
 };
 
@@ -125,8 +126,8 @@ impl Clip {
 pub fn synth(options: &SynthOptions, progress: &dyn Progress) -> Result<(), SynthError> {
     check(options)?;
     claim(options)?;
-    let audio = options.out.join(dataset::AUDIO);
-    let list = options.out.join(dataset::LIST);
+    let audio = options.out.join(esc50::AUDIO);
+    let list = options.out.join(esc50::LIST);
     for folder in [Some(audio.as_path()), list.parent()].into_iter().flatten() {
         fs::create_dir_all(folder).map_err(io_at(folder))?;
     }

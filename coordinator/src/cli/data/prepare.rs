@@ -1,4 +1,4 @@
-//! Recordings and features, without a sweep.
+//! From recordings to features, without a sweep or before one.
 
 use std::{
     mem,
@@ -9,53 +9,24 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Args, Subcommand};
+use clap::Args;
 use earshot_common::{frontend::FrontEnd, sweep::Sweep};
 use earshot_data::{
     manifest::Manifest,
     prepare::{self, Options, PrepareError},
-    synth::{self, SynthOptions},
 };
 use tokio::{runtime::Builder, task::spawn_blocking, time};
 
 use super::{
-    screen::{LogFormat, Screen},
-    signals::{Signals, Stopped},
+    super::{
+        screen::{LogFormat, Screen},
+        signals::{Signals, Stopped},
+    },
+    on_bad::OnBadArgs,
 };
-
-/// Problems that are printed; the manifest has all of them.
-const PROBLEMS_SHOWN: usize = 20;
 
 /// How often a folder is looked at that another command is preparing.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
-
-/// About recordings and their features
-#[derive(Debug, Clone, Subcommand)]
-pub(super) enum DataCommand {
-    Synth(SynthArgs),
-    Prepare(PrepareArgs),
-}
-
-/// Make up recordings of ten classes in ESC-50's layout, to try things out
-#[derive(Debug, Clone, Args)]
-#[command(after_help = "Examples:
-  coordinator data synth
-  coordinator data synth --out /tmp/clips --clips-per-class 10
-
-The same seed gives the same files, byte for byte.")]
-pub(super) struct SynthArgs {
-    /// Folder to make them in
-    #[arg(long, value_name = "DIR", default_value = "data/raw")]
-    out: PathBuf,
-
-    /// Clips of each class
-    #[arg(long, value_name = "N", default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    clips_per_class: u32,
-
-    /// Everything random is drawn from this
-    #[arg(long, value_name = "S", default_value_t = 42)]
-    seed: u64,
-}
 
 /// Turn recordings into features: clean, compute MFCCs, write shards
 ///
@@ -64,13 +35,18 @@ pub(super) struct SynthArgs {
 #[command(after_help = "Examples:
   coordinator data prepare                              data/raw to data/processed, default front end
   coordinator data prepare --data ESC-50 --out esc50.features
+  coordinator data prepare --data sounds/mine.csv --on-bad fatal
   coordinator data prepare --sweep sweeps/grid.toml     with that sweep's front end and folders
 
-The recordings' folder holds audio/ (WAV, FLAC, Ogg or MP3) and meta/esc50.csv, with the columns
-filename,fold,target,category,esc10,src_file,take.")]
-pub(super) struct PrepareArgs {
-    /// Folder of the recordings [default: data/raw, or the sweep's]
-    #[arg(long, value_name = "DIR")]
+Recordings are WAV, FLAC, Ogg or MP3. What they are is told by the first of these that is there:
+  DIR/meta/esc50.csv   ESC-50's layout: filename,fold,target,category,esc10,src_file,take; files in DIR/audio
+  DIR/clips.csv        filename,label[,fold][,source]; files relative to DIR, in any subfolder
+  DIR/dog, DIR/rain    a folder for each class, with the class's name
+Another list than these two is named by its path. Both at once are refused. A split of kind \"folds\" needs folds; without
+sources every clip counts as one of its own.")]
+pub(in crate::cli) struct PrepareArgs {
+    /// Folder of the recordings, or their list [default: data/raw, or the sweep's]
+    #[arg(long, value_name = "PATH")]
     data: Option<PathBuf>,
 
     /// Folder of the features [default: data/processed, or the sweep's]
@@ -80,21 +56,12 @@ pub(super) struct PrepareArgs {
     /// Take front end and folders from this sweep file
     #[arg(long, value_name = "FILE")]
     sweep: Option<PathBuf>,
+
+    #[command(flatten)]
+    on_bad: OnBadArgs,
 }
 
-pub(super) fn synth(args: &SynthArgs) -> anyhow::Result<ExitCode> {
-    let screen = Screen::start(LogFormat::Text);
-    let options = SynthOptions {
-        clips_per_class: args.clips_per_class,
-        seed: args.seed,
-        ..SynthOptions::new(args.out.clone())
-    };
-    synth::synth(&options, &screen.clips("making"))?;
-    eprintln!("{} clips of each of ten classes are in {}", args.clips_per_class, args.out.display());
-    Ok(ExitCode::SUCCESS)
-}
-
-pub(super) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
+pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     let (front_end, data, out) = match &args.sweep {
         Some(file) => {
             let sweep = Sweep::load(file, &[])?;
@@ -107,7 +74,7 @@ pub(super) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let prepared = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        prepared(data, out.clone(), front_end, &screen, &mut signals).await
+        prepared(data, out.clone(), front_end, args.on_bad, &screen, &mut signals).await
     })?;
     match prepared {
         Ok(manifest) => {
@@ -123,12 +90,13 @@ pub(super) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
-/// Prepares a dataset and tells of its problems. A signal stops it at the next clip; a preparation of the same folder by
+/// Prepares a dataset and tells of its problems, which are an error if `on_bad` says so. A signal stops it at the next clip; a preparation of the same folder by
 /// another command is waited for, and then leaves little to do.
-pub(super) async fn prepared(
+pub(in crate::cli) async fn prepared(
     data: PathBuf,
     out: PathBuf,
     front_end: FrontEnd,
+    on_bad: OnBadArgs,
     screen: &Screen,
     signals: &mut Signals,
 ) -> anyhow::Result<Result<Manifest, Stopped>> {
@@ -137,7 +105,8 @@ pub(super) async fn prepared(
     loop {
         match attempt(&options, screen, signals).await? {
             Ok(Ok(manifest)) => {
-                tell_problems(&manifest);
+                tell_warnings(&manifest);
+                on_bad.tell(&manifest.problems)?;
                 return Ok(Ok(manifest));
             }
             Ok(Err(PrepareError::Busy(folder))) => {
@@ -179,12 +148,8 @@ async fn attempt(
     })
 }
 
-fn tell_problems(manifest: &Manifest) {
-    let problems = &manifest.problems;
-    for problem in problems.iter().take(PROBLEMS_SHOWN) {
-        tracing::warn!("left out {}: {}", problem.clip, problem.message);
-    }
-    if problems.len() > PROBLEMS_SHOWN {
-        tracing::warn!("and {} more; the manifest lists all of them", problems.len() - PROBLEMS_SHOWN);
+fn tell_warnings(manifest: &Manifest) {
+    for warning in &manifest.warnings {
+        tracing::warn!("{warning}");
     }
 }
