@@ -1,14 +1,18 @@
 //! The sweep file: from TOML to a validated [`Sweep`].
 //!
 //! - `raw`: the file as it is written, strict: unknown keys and wrong types end here.
-//! - [`space`]: hyperparameters, their domains, points of the space, and how a point becomes a model spec and a recipe.
+//! - [`hyperparameter`]: the table of what may be varied; [`value`]: what it may be given.
+//! - [`space`]: domains and the grid between them; [`point`]: one point, and how it becomes a model spec and a recipe.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
 //! A [`Sweep`] that exists is one that can run: every range is checked, every point of a grid builds a model.
 
 pub mod error;
+pub mod hyperparameter;
+pub mod point;
 mod raw;
 pub mod space;
+pub mod value;
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +20,10 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     error::SweepError,
-    space::{Domain, Hyperparameter, Point, Space, Value},
+    hyperparameter::Hyperparameter,
+    point::Point,
+    space::{Domain, Space},
+    value::Value,
 };
 use crate::{frontend::FrontEnd, ids::BlobId, model::Cost};
 

@@ -186,7 +186,7 @@ fn space(raw: &BTreeMap<String, toml::Value>) -> Result<Space, (String, String)>
     let mut domains = BTreeMap::new();
     for (name, value) in raw {
         let hyperparameter = Hyperparameter::from_name(name).ok_or_else(|| {
-            let known = Hyperparameter::ALL.map(Hyperparameter::name);
+            let known = Hyperparameter::ALL.iter().map(|known| known.name());
             (name.clone(), format!("unknown hyperparameter {name:?}; {}", hint(name, known)))
         })?;
         let domain = domain(hyperparameter, value).map_err(|message| (name.clone(), message))?;
@@ -290,15 +290,15 @@ fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
             format!("the grid has {} points, at most {GRID_SIZE_MAX} are allowed", space.size()),
         ));
     }
-    for n_mfcc in space.values(Hyperparameter::NMfcc) {
+    for n_mfcc in &space.values(Hyperparameter::NMfcc) {
         if matches!(n_mfcc, Value::Int(count) if *count > i64::from(front_end.n_mfcc)) {
             let message =
                 format!("n_mfcc is {n_mfcc}, but the front end keeps {} coefficients", front_end.n_mfcc);
             return Err(("space.n_mfcc", message));
         }
     }
-    for n_mfcc in space.values(Hyperparameter::NMfcc) {
-        for filters in space.values(Hyperparameter::Filters) {
+    for n_mfcc in &space.values(Hyperparameter::NMfcc) {
+        for filters in &space.values(Hyperparameter::Filters) {
             let shape = Space::new(BTreeMap::from([
                 (Hyperparameter::NMfcc, Domain::Fixed(n_mfcc.clone())),
                 (Hyperparameter::Filters, Domain::Fixed(filters.clone())),

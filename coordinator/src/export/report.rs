@@ -70,10 +70,10 @@ impl<'a> Report<'a> {
     /// As Markdown.
     pub(super) fn markdown(&self) -> String {
         let mut text = format!("# Test report: {}, trial {}\n\n", self.sweep, self.trial);
-        let _ = writeln!(text, "The best of {} completed trials, with", self.trials_completed);
         let point: Vec<String> =
             self.point.iter().map(|(h, value)| format!("`{} = {value}`", h.name())).collect();
-        let _ = writeln!(text, "{}.\n", point.join(", "));
+        let point = if point.is_empty() { "the reference's values".to_owned() } else { point.join(", ") };
+        let _ = writeln!(text, "The best of {} completed trials, with\n{point}.\n", self.trials_completed);
         text.push_str(match self.part {
             "test" => "Scores are on the **test part**: clips that neither trained nor selected the model.\n\n",
             _ => {

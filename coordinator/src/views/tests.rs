@@ -109,7 +109,7 @@ fn the_leaderboard_holds_means_and_points() {
     assert!((best.accuracy - 0.85).abs() < 1e-12 && (best.macro_f1 - 0.425).abs() < 1e-12);
     assert_eq!((best.epoch, best.runs), (2, 2));
     let dropout = best.point.iter().find(|assignment| assignment.name == "dropout").unwrap();
-    assert_eq!((dropout.value.as_str(), best.point.len()), ("0.2", 7));
+    assert_eq!((dropout.value.as_str(), best.point.len()), ("0.2", 1));
     assert_eq!(leaderboard(&story.state, 1).unwrap().rows, board.rows[..1]);
 }
 
