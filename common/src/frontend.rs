@@ -40,8 +40,10 @@ pub struct FrontEnd {
     pub n_fft: u32,
     /// Samples between frames.
     pub hop_length: u32,
-    /// Mel bands, Slaney scale and area normalisation.
+    /// Mel bands, normalised by area.
     pub n_mels: u16,
+    /// Whether the bands are evenly spaced on HTK's mel scale instead of Slaney's.
+    pub htk: bool,
     /// Coefficients kept in the shard, at most [`N_MFCC_MAX`] and `n_mels`.
     pub n_mfcc: u16,
 }
@@ -57,6 +59,7 @@ impl Default for FrontEnd {
             n_fft: 2048,
             hop_length: 512,
             n_mels: 128,
+            htk: false,
             n_mfcc: N_MFCC_MAX,
         }
     }
@@ -175,6 +178,7 @@ mod tests {
             FrontEnd { n_fft: 1024, ..base.clone() },
             FrontEnd { hop_length: 256, ..base.clone() },
             FrontEnd { n_mels: 64, ..base.clone() },
+            FrontEnd { htk: true, ..base.clone() },
             FrontEnd { n_mfcc: 13, ..base.clone() },
         ];
         for other in others {

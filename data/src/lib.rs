@@ -5,7 +5,7 @@
 //! - [`decode`]: WAV, FLAC, Ogg Vorbis or MP3 bytes to samples, whatever the bytes are.
 //! - [`resample`]: to one channel at the front end's rate.
 //! - [`condition`]: trimmed, peak-normalised, brought to the fixed length.
-//! - [`mel`], [`mfcc`]: librosa's features of that waveform.
+//! - `spectrum`, [`mel`], [`decibels`], [`mfcc`]: librosa's features of that waveform.
 //! - [`chain`]: the five steps above as one reusable worker.
 //! - [`shard`]: features of many clips as one immutable file.
 //! - [`manifest`]: the shards, their clips in row order, and the problems found on the way.
@@ -23,6 +23,7 @@ pub mod chain;
 pub mod condition;
 mod container;
 pub mod dataset;
+pub mod decibels;
 pub mod decode;
 mod file;
 pub mod manifest;
@@ -32,5 +33,6 @@ pub mod prepare;
 mod randomstate;
 pub mod resample;
 pub mod shard;
+mod spectrum;
 pub mod split;
 pub mod synth;

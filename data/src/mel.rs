@@ -1,23 +1,20 @@
-//! Mel filter bank: Slaney's scale, area normalisation, only the weights that are not zero.
+//! Mel filter bank: Slaney's or HTK's scale, area normalisation, only the weights that are not zero.
 //!
-//! Source: librosa 0.11, `filters.mel(sr, n_fft, n_mels, htk=False, norm="slaney")`, after Malcolm Slaney's Auditory Toolbox
-//! (1998): linear below 1 kHz, logarithmic above.
+//! Source: librosa 0.11, `filters.mel(sr, n_fft, n_mels, htk=…, norm="slaney")`.
 
-/// Hertz in a mel, below the bend.
-const LINEAR_HZ: f64 = 200.0 / 3.0;
+#![expect(
+    clippy::inline_always,
+    reason = "wide instructions are allowed only in what is inlined where they are"
+)]
 
-/// Where the scale bends, in hertz and in mels.
-const BEND_HZ: f64 = 1000.0;
-const BEND_MEL: f64 = BEND_HZ / LINEAR_HZ;
-
-/// 27 mels above the bend are a factor of 6.4.
-const LOG_STEPS: f64 = 27.0;
-const LOG_FACTOR: f64 = 6.4;
+use earshot_common::frontend::FrontEnd;
+use pulp::{Arch, NullaryFnOnce};
 
 /// Triangular filters over the bins of a power spectrum.
 #[derive(Debug, Clone)]
 pub struct MelBank {
     bands: Vec<Band>,
+    arch: Arch,
 }
 
 /// The bins of one filter that weigh anything.
@@ -28,10 +25,13 @@ struct Band {
 }
 
 impl MelBank {
-    /// Filters from 0 Hz to half the rate, for spectra of `n_fft / 2 + 1` bins.
-    pub fn new(sample_rate_hz: u32, n_fft: usize, n_mels: usize) -> Self {
-        let edges_hz = edges_hz(f64::from(sample_rate_hz), n_mels + 2);
-        let bin_hz = f64::from(sample_rate_hz) / n_fft as f64;
+    /// A front end's filters, from 0 Hz to half its rate, for spectra of `n_fft / 2 + 1` bins.
+    pub fn new(front_end: &FrontEnd) -> Self {
+        let n_fft = front_end.n_fft as usize;
+        let rate_hz = f64::from(front_end.sample_rate_hz);
+        let scale = if front_end.htk { Scale::Htk } else { Scale::Slaney };
+        let edges_hz = scale.edges_hz(rate_hz / 2.0, usize::from(front_end.n_mels) + 2);
+        let bin_hz = rate_hz / n_fft as f64;
         let band = |edges: &[f64; 3]| {
             let [low, middle, high] = *edges;
             let norm = 2.0 / (high - low);
@@ -46,7 +46,7 @@ impl MelBank {
             let weights = (start..=n_fft / 2).map(weight).take_while(|weight| *weight > 0.0).collect();
             Band { start, weights }
         };
-        Self { bands: edges_hz.array_windows().map(band).collect() }
+        Self { bands: edges_hz.array_windows().map(band).collect(), arch: Arch::new() }
     }
 
     /// Number of filters.
@@ -56,30 +56,80 @@ impl MelBank {
 
     /// The power in each filter; `power` has one value a bin, `mels` one a filter.
     pub fn apply(&self, power: &[f32], mels: &mut [f32]) {
-        for (mel, band) in mels.iter_mut().zip(&self.bands) {
-            *mel = dot(&band.weights, power.get(band.start..).unwrap_or_default());
+        self.arch.dispatch(Apply { bands: &self.bands, power, mels });
+    }
+}
+
+/// A closure would do, were it certain to be inlined to where the wide instructions are allowed.
+struct Apply<'a> {
+    bands: &'a [Band],
+    power: &'a [f32],
+    mels: &'a mut [f32],
+}
+
+impl NullaryFnOnce for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        for (mel, band) in self.mels.iter_mut().zip(self.bands) {
+            *mel = dot(&band.weights, self.power.get(band.start..).unwrap_or_default());
         }
     }
 }
 
-/// Edges of the filters in hertz, evenly spaced in mels.
-fn edges_hz(sample_rate_hz: f64, count: usize) -> Vec<f64> {
-    let top = mel_of_hz(sample_rate_hz / 2.0);
-    (0..count).map(|edge| hz_of_mel(top * edge as f64 / (count - 1) as f64)).collect()
+/// How hertz become mels.
+#[derive(Debug, Clone, Copy)]
+enum Scale {
+    /// Linear below 1 kHz, logarithmic above (Slaney, Auditory Toolbox, 1998).
+    Slaney,
+    /// `2595 · log10(1 + hz / 700)` (The HTK Book, 5.4).
+    Htk,
 }
 
-fn mel_of_hz(hz: f64) -> f64 {
-    let step = LOG_FACTOR.ln() / LOG_STEPS;
-    if hz >= BEND_HZ { BEND_MEL + (hz / BEND_HZ).ln() / step } else { hz / LINEAR_HZ }
-}
+impl Scale {
+    /// Hertz in one of Slaney's mels, below the bend.
+    const LINEAR_HZ: f64 = 200.0 / 3.0;
+    /// Where Slaney's scale bends, in hertz and in mels.
+    const BEND_HZ: f64 = 1000.0;
+    const BEND_MEL: f64 = Self::BEND_HZ / Self::LINEAR_HZ;
+    /// 27 mels above the bend are a factor of 6.4.
+    const LOG_STEPS: f64 = 27.0;
+    const LOG_FACTOR: f64 = 6.4;
+    /// HTK's constants.
+    const HTK_MEL: f64 = 2595.0;
+    const HTK_HZ: f64 = 700.0;
 
-fn hz_of_mel(mel: f64) -> f64 {
-    let step = LOG_FACTOR.ln() / LOG_STEPS;
-    if mel >= BEND_MEL { BEND_HZ * (step * (mel - BEND_MEL)).exp() } else { mel * LINEAR_HZ }
+    /// Edges of filters in hertz, evenly spaced in mels from 0 to `top_hz`.
+    fn edges_hz(self, top_hz: f64, count: usize) -> Vec<f64> {
+        let top = self.mel_of_hz(top_hz);
+        (0..count).map(|edge| self.hz_of_mel(top * edge as f64 / (count - 1) as f64)).collect()
+    }
+
+    fn mel_of_hz(self, hz: f64) -> f64 {
+        match self {
+            Self::Slaney if hz >= Self::BEND_HZ => {
+                Self::BEND_MEL + (hz / Self::BEND_HZ).ln() * Self::LOG_STEPS / Self::LOG_FACTOR.ln()
+            }
+            Self::Slaney => hz / Self::LINEAR_HZ,
+            Self::Htk => Self::HTK_MEL * (1.0 + hz / Self::HTK_HZ).log10(),
+        }
+    }
+
+    fn hz_of_mel(self, mel: f64) -> f64 {
+        match self {
+            Self::Slaney if mel >= Self::BEND_MEL => {
+                Self::BEND_HZ * (Self::LOG_FACTOR.ln() / Self::LOG_STEPS * (mel - Self::BEND_MEL)).exp()
+            }
+            Self::Slaney => mel * Self::LINEAR_HZ,
+            Self::Htk => Self::HTK_HZ * (10.0_f64.powf(mel / Self::HTK_MEL) - 1.0),
+        }
+    }
 }
 
 /// Sum of products over the shorter length. Eight running sums, because float addition is not associative and the compiler
 /// may not use wide registers for one.
+#[inline(always)]
 fn dot(a: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 8;
     let length = a.len().min(b.len());
@@ -99,18 +149,25 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
 mod tests {
     use super::*;
 
+    fn bank(sample_rate_hz: u32, n_fft: u32, n_mels: u16) -> MelBank {
+        MelBank::new(&FrontEnd { sample_rate_hz, n_fft, n_mels, ..FrontEnd::default() })
+    }
+
     #[test]
-    fn the_scale_goes_there_and_back() {
-        for hz in [0.0, 440.0, 999.0, 1000.0, 1001.0, 22_050.0] {
-            assert!((hz_of_mel(mel_of_hz(hz)) - hz).abs() < 1e-9, "{hz}");
+    fn the_scales_go_there_and_back() {
+        for scale in [Scale::Slaney, Scale::Htk] {
+            for hz in [0.0, 440.0, 999.0, 1000.0, 1001.0, 22_050.0] {
+                assert!((scale.hz_of_mel(scale.mel_of_hz(hz)) - hz).abs() < 1e-9, "{scale:?} at {hz}");
+            }
         }
-        // librosa.hz_to_mel(6400)
-        assert!((mel_of_hz(6400.0) - 42.0).abs() < 1e-12);
+        // librosa.hz_to_mel(6400) and librosa.hz_to_mel(1000, htk=True)
+        assert!((Scale::Slaney.mel_of_hz(6400.0) - 42.0).abs() < 1e-12);
+        assert!((Scale::Htk.mel_of_hz(1000.0) - 999.985_537_139_624_4).abs() < 1e-9);
     }
 
     #[test]
     fn filters_cover_the_spectrum() {
-        let bank = MelBank::new(44_100, 2048, 128);
+        let bank = bank(44_100, 2048, 128);
         assert_eq!(bank.n_mels(), 128);
         let mut mels = vec![0.0; 128];
         for bin in 1..1024 {
@@ -124,9 +181,8 @@ mod tests {
     #[test]
     fn a_filter_between_two_bins_is_empty() {
         // librosa warns of such filters; their power is zero.
-        let bank = MelBank::new(44_100, 64, 128);
         let mut mels = vec![1.0; 128];
-        bank.apply(&[1.0; 33], &mut mels);
+        bank(44_100, 64, 128).apply(&[1.0; 33], &mut mels);
         assert!(mels.contains(&0.0));
     }
 }

@@ -1,25 +1,17 @@
 //! Mel-frequency cepstral coefficients and the spectra on the way, as librosa 0.11 defines them.
 //!
-//! `librosa.feature.mfcc(y=samples, sr=sample_rate_hz, n_mfcc=…, n_fft=…, hop_length=…, n_mels=…)`: frames centred on multiples
-//! of the hop, the signal padded with zeros; periodic Hann window; power spectrum; Slaney mel bands ([`MelBank`]); decibels
-//! with a floor and a clamp ([`AMIN`], [`TOP_DB`]); orthonormal DCT-II over the bands.
+//! `librosa.feature.mfcc(y=samples, sr=sample_rate_hz, n_mfcc=…, n_fft=…, hop_length=…, n_mels=…, htk=…)`: power spectra of
+//! centred frames (`spectrum`), mel bands ([`MelBank`]), decibels with a floor and a clamp ([`decibels`](crate::decibels)),
+//! orthonormal DCT-II over the bands.
 //!
-//! Sums run in 64 bits, as librosa's transform does: a 32-bit transform is no faster here and is off by 2e-3 dB in the quiet
-//! bins beside loud ones. Values between the steps are 32-bit, as librosa's are.
+//! Sums run in 64 bits, as librosa's transform does; values between the steps are 32-bit, as librosa's are.
 
 use std::{f64::consts::PI, sync::Arc};
 
 use earshot_common::frontend::FrontEnd;
-use ndarray::Array2;
-use realfft::{RealFftPlanner, RealToComplex, num_complex::Complex};
+use ndarray::{Array2, ArrayView2, s};
 
-use crate::mel::MelBank;
-
-/// Smallest power that decibels tell from zero: `librosa.power_to_db`'s `amin`.
-pub const AMIN: f32 = 1e-10;
-
-/// Decibels below the clip's loudest value at which everything is clamped: `librosa.power_to_db`'s `top_db`.
-pub const TOP_DB: f32 = 80.0;
+use crate::{decibels::power_to_db, mel::MelBank, spectrum::Spectra};
 
 /// A front end that cannot be computed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -34,23 +26,24 @@ pub struct FrontEndError {
 /// Computes features of one clip after another, with one plan and one set of buffers. A clone shares the plan.
 #[derive(Clone)]
 pub struct Extractor {
+    spectra: Spectra,
     plan: Arc<Plan>,
-    padded: Vec<f64>,
-    frame: Vec<f64>,
-    spectrum: Vec<Complex<f64>>,
-    scratch: Vec<Complex<f64>>,
-    power: Vec<f32>,
 }
 
 /// What depends on the front end alone.
 struct Plan {
-    fft: Arc<dyn RealToComplex<f64>>,
-    window: Vec<f64>,
     sample_rate_hz: u32,
-    hop_length: usize,
     mels: MelBank,
-    /// DCT-II, `(n_mels, N_MFCC)`: one row for each band, so that the product runs along the coefficients.
+    /// DCT-II, `(n_mels, n_mels)`: a row for each coefficient.
     dct: Array2<f64>,
+}
+
+/// Power in a waveform's frames, from which all features follow.
+pub(crate) struct Power {
+    /// In the mel bands, `(frames, n_mels)`.
+    pub(crate) mels: Array2<f32>,
+    /// In the bins of the spectrum, `(frames, 1 + n_fft / 2)`.
+    pub(crate) spectrum: Array2<f32>,
 }
 
 impl Extractor {
@@ -61,24 +54,9 @@ impl Extractor {
     pub fn new(front_end: &FrontEnd) -> Result<Self, FrontEndError> {
         front_end.validate().map_err(|(field, message)| FrontEndError { field, message })?;
         let n_fft = front_end.n_fft as usize;
-        let n_mels = usize::from(front_end.n_mels);
-        let fft = RealFftPlanner::new().plan_fft_forward(n_fft);
-        let plan = Plan {
-            window: hann(n_fft),
-            sample_rate_hz: front_end.sample_rate_hz,
-            hop_length: front_end.hop_length as usize,
-            mels: MelBank::new(front_end.sample_rate_hz, n_fft, n_mels),
-            dct: dct(n_mels),
-            fft,
-        };
-        Ok(Self {
-            padded: Vec::new(),
-            frame: plan.fft.make_input_vec(),
-            spectrum: plan.fft.make_output_vec(),
-            scratch: plan.fft.make_scratch_vec(),
-            power: vec![0.0; n_fft / 2 + 1],
-            plan: Arc::new(plan),
-        })
+        let mels = MelBank::new(front_end);
+        let plan = Plan { sample_rate_hz: front_end.sample_rate_hz, dct: dct(mels.n_mels()), mels };
+        Ok(Self { spectra: Spectra::new(n_fft, front_end.hop_length as usize), plan: Arc::new(plan) })
     }
 
     /// Rate that waveforms must have.
@@ -88,115 +66,74 @@ impl Extractor {
 
     /// Frames of a waveform of so many samples.
     pub fn frames(&self, samples: usize) -> usize {
-        samples / self.plan.hop_length + 1
+        self.spectra.frames(samples)
     }
 
     /// The first `n_mfcc` coefficients (at most `n_mels`), `(n_mfcc, frames)`, row-major.
     pub fn mfcc(&mut self, samples: &[f32], n_mfcc: usize) -> Array2<f32> {
-        let mels = self.mel_rows(samples);
-        let n_mfcc = n_mfcc.min(self.plan.mels.n_mels());
-        let mut coefficients = Array2::zeros((n_mfcc, mels.nrows()));
-        let mut sums = vec![0.0_f64; n_mfcc];
-        for (mels, mut column) in mels.rows().into_iter().zip(coefficients.columns_mut()) {
-            sums.fill(0.0);
-            for (mel, basis) in mels.iter().zip(self.plan.dct.rows()) {
-                let mel = f64::from(*mel);
-                for (sum, basis) in sums.iter_mut().zip(basis.to_slice().unwrap_or_default()) {
-                    *sum += mel * basis;
-                }
-            }
-            for (coefficient, sum) in column.iter_mut().zip(&sums) {
-                *coefficient = *sum as f32;
-            }
-        }
-        coefficients
+        let mels = self.mel_power(samples);
+        self.mfcc_of(mels, n_mfcc)
     }
 
-    /// Power in the mel bands in decibels, `(n_mels, frames)`, row-major:
-    /// `librosa.power_to_db(librosa.feature.melspectrogram(…))`.
+    /// Power in the mel bands in decibels, `(n_mels, frames)`: `librosa.power_to_db(librosa.feature.melspectrogram(…))`.
     pub fn mel_db(&mut self, samples: &[f32]) -> Array2<f32> {
-        transposed(&self.mel_rows(samples))
+        in_db(self.mel_power(samples)).reversed_axes()
     }
 
-    /// Power spectrum in decibels, `(1 + n_fft / 2, frames)`, row-major: `librosa.power_to_db(np.abs(librosa.stft(…)) ** 2)`,
-    /// so with `ref=1.0`, `amin=1e-10`, `top_db=80.0`.
+    /// Power spectrum in decibels, `(1 + n_fft / 2, frames)`: `librosa.power_to_db(np.abs(librosa.stft(…)) ** 2)`.
     pub fn spectrogram_db(&mut self, samples: &[f32]) -> Array2<f32> {
-        let mut rows = Array2::zeros((self.frames(samples.len()), self.power.len()));
-        let mut frames = rows.rows_mut().into_iter();
-        self.for_each_frame(samples, |_, power| {
-            if let Some(row) = frames.next().and_then(ndarray::ArrayViewMut1::into_slice) {
-                row.copy_from_slice(power);
+        in_db(self.power(samples).spectrum).reversed_axes()
+    }
+
+    /// Power in bands and bins, from one pass over the frames.
+    pub(crate) fn power(&mut self, samples: &[f32]) -> Power {
+        let frames = self.frames(samples.len());
+        let mut power = Power {
+            mels: Array2::zeros((frames, self.plan.mels.n_mels())),
+            spectrum: Array2::zeros((frames, self.spectra.bins())),
+        };
+        let mut rows = power.mels.rows_mut().into_iter().zip(power.spectrum.rows_mut());
+        self.spectra.for_each(samples, |power| {
+            if let Some((mels, spectrum)) = rows.next() {
+                self.plan.mels.apply(power, mels.into_slice().unwrap_or_default());
+                spectrum.into_slice().unwrap_or_default().copy_from_slice(power);
             }
         });
-        to_db(&mut rows);
-        transposed(&rows)
+        power
     }
 
-    /// Mel bands in decibels, `(frames, n_mels)`.
-    fn mel_rows(&mut self, samples: &[f32]) -> Array2<f32> {
-        let mut rows = Array2::zeros((self.frames(samples.len()), self.plan.mels.n_mels()));
-        let mut frames = rows.rows_mut().into_iter();
-        self.for_each_frame(samples, |plan, power| {
-            if let Some(row) = frames.next().and_then(ndarray::ArrayViewMut1::into_slice) {
-                plan.mels.apply(power, row);
+    /// Power in the mel bands, `(frames, n_mels)`.
+    pub(crate) fn mel_power(&mut self, samples: &[f32]) -> Array2<f32> {
+        let mut mels = Array2::zeros((self.frames(samples.len()), self.plan.mels.n_mels()));
+        let mut rows = mels.rows_mut().into_iter();
+        self.spectra.for_each(samples, |power| {
+            if let Some(row) = rows.next().and_then(ndarray::ArrayViewMut1::into_slice) {
+                self.plan.mels.apply(power, row);
             }
         });
-        to_db(&mut rows);
-        rows
+        mels
     }
 
-    /// Hands the power spectrum of each frame to `take`, in order.
-    fn for_each_frame(&mut self, samples: &[f32], mut take: impl FnMut(&Plan, &[f32])) {
-        let plan = &*self.plan;
-        let n_fft = plan.window.len();
-        self.padded.clear();
-        self.padded.resize(n_fft / 2, 0.0);
-        self.padded.extend(samples.iter().map(|sample| f64::from(*sample)));
-        self.padded.resize(samples.len() + n_fft, 0.0);
-        for samples in self.padded.windows(n_fft).step_by(plan.hop_length) {
-            for ((windowed, sample), weight) in self.frame.iter_mut().zip(samples).zip(&plan.window) {
-                *windowed = sample * weight;
-            }
-            let done = plan.fft.process_with_scratch(&mut self.frame, &mut self.spectrum, &mut self.scratch);
-            // The plan made these buffers, and a wrong length is all it can complain of.
-            debug_assert!(done.is_ok(), "{done:?}");
-            for (power, bin) in self.power.iter_mut().zip(&self.spectrum) {
-                *power = bin.norm_sqr() as f32;
-            }
-            take(plan, &self.power);
-        }
+    /// The first `n_mfcc` coefficients of power in the mel bands, `(n_mfcc, frames)`, row-major.
+    pub(crate) fn mfcc_of(&self, mel_power: Array2<f32>, n_mfcc: usize) -> Array2<f32> {
+        let mels = in_db(mel_power).mapv(f64::from);
+        let basis: ArrayView2<'_, f64> = self.plan.dct.slice(s![..n_mfcc.min(self.plan.dct.nrows()), ..]);
+        basis.dot(&mels.t()).mapv(|coefficient| coefficient as f32)
     }
 }
 
-/// Power to decibels in place, clamped [`TOP_DB`] below the largest: `librosa.power_to_db(power)`.
-fn to_db(power: &mut Array2<f32>) {
-    let values = power.as_slice_mut().unwrap_or_default();
-    let mut largest = f32::NEG_INFINITY;
-    for value in &mut *values {
-        *value = 10.0 * value.max(AMIN).log10();
-        largest = largest.max(*value);
-    }
-    let floor = largest - TOP_DB;
-    for value in values {
-        *value = value.max(floor);
-    }
+/// Power to decibels, clamped below the loudest of all values.
+pub(crate) fn in_db(mut power: Array2<f32>) -> Array2<f32> {
+    power_to_db(power.as_slice_mut().unwrap_or_default());
+    power
 }
 
-/// `scipy.signal.get_window("hann", n, fftbins=True)`.
-fn hann(n: usize) -> Vec<f64> {
-    (0..n).map(|i| 0.5 - 0.5 * (2.0 * PI * i as f64 / n as f64).cos()).collect()
-}
-
-/// `scipy.fft.dct(type=2, norm="ortho")` as a matrix, `(n, n)`: row for the input, column for the coefficient.
+/// `scipy.fft.dct(type=2, norm="ortho")` as a matrix, `(n, n)`: row for the coefficient, column for the input.
 fn dct(n: usize) -> Array2<f64> {
-    Array2::from_shape_fn((n, n), |(band, k)| {
+    Array2::from_shape_fn((n, n), |(k, band)| {
         let scale = if k == 0 { (1.0 / n as f64).sqrt() } else { (2.0 / n as f64).sqrt() };
         scale * (PI * k as f64 * (2 * band + 1) as f64 / (2 * n) as f64).cos()
     })
-}
-
-fn transposed(rows: &Array2<f32>) -> Array2<f32> {
-    rows.t().as_standard_layout().into_owned()
 }
 
 #[cfg(test)]
@@ -212,7 +149,16 @@ mod tests {
         let mut extractor = Extractor::new(&FrontEnd::default()).unwrap();
         let (few, many) = (extractor.mfcc(&chirp(20_000), 13), extractor.mfcc(&chirp(20_000), 64));
         assert_eq!(few.dim(), (13, 40));
-        assert_eq!(few, many.slice(ndarray::s![..13, ..]));
+        assert_eq!(few, many.slice(s![..13, ..]));
+    }
+
+    #[test]
+    fn one_pass_gives_what_each_feature_gives() {
+        let mut extractor = Extractor::new(&FrontEnd::default()).unwrap();
+        let samples = chirp(9_000);
+        let power = extractor.power(&samples);
+        assert_eq!(in_db(power.spectrum).reversed_axes(), extractor.spectrogram_db(&samples));
+        assert_eq!(extractor.mfcc_of(power.mels, 13), extractor.mfcc(&samples, 13));
     }
 
     #[test]
