@@ -176,7 +176,8 @@ mod tests {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             f64::from(state) / f64::from(u32::MAX) - 0.5
         });
-        let envelope = |i: usize| if i / 300 % 3 == 0 { 0.0 } else { (-(i as f64) / 100.0).exp2() };
+        let envelope =
+            |i: usize| if (i / 300).is_multiple_of(3) { 0.0 } else { (-(i as f64) / 100.0).exp2() };
         noise.take(samples).enumerate().map(|(i, noise)| (noise * envelope(i)) as f32).collect()
     }
 
