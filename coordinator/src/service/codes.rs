@@ -18,6 +18,7 @@ fn of_refusal(refusal: &Refusal) -> Status {
     match refusal {
         Refusal::UnknownWorker(_) => Status::not_found(text),
         Refusal::LeaseEnded(_) => Status::failed_precondition(text),
+        Refusal::NameTaken(_) => Status::already_exists(text),
         Refusal::EpochOutOfOrder { .. } | Refusal::BestEpoch { .. } | Refusal::Slots { .. } => {
             Status::invalid_argument(text)
         }

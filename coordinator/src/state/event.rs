@@ -149,6 +149,9 @@ pub enum Refusal {
         /// Epochs known.
         reported: u32,
     },
+    /// Sweeps are told apart by their names.
+    #[error("there is a sweep {0:?} already; give this one another name, or another database")]
+    NameTaken(String),
     /// A worker without slots cannot train.
     #[error("a worker needs from 1 to {most} slots, got {got}")]
     Slots {

@@ -82,6 +82,9 @@ impl State {
         let at_ms = event.at_ms.max(self.at_ms);
         let decision = match &event.kind {
             EventKind::Submitted { sweep, dataset } => {
+                if self.sweep_named(&sweep.name).is_some() {
+                    return Err(Refusal::NameTaken(sweep.name.clone()));
+                }
                 let id = SweepId(self.sweeps.len() as u32);
                 self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone()));
                 Decision::Submitted(id)
@@ -130,6 +133,11 @@ impl State {
     /// The newest sweep: the one commands speak of.
     pub fn newest_sweep(&self) -> Option<(SweepId, &SweepState)> {
         self.sweeps.last_key_value().map(|(&id, sweep)| (id, sweep))
+    }
+
+    /// The sweep of this name.
+    pub fn sweep_named(&self, name: &str) -> Option<(SweepId, &SweepState)> {
+        self.sweeps().find(|(_, sweep)| sweep.sweep().name == name)
     }
 
     /// Workers, oldest first, those that left included.

@@ -1,0 +1,358 @@
+//! A worker, as the real one behaves: it asks for each slot, shows life on its own, trains, reports every epoch, and insists
+//! on an answer until it is told that nobody wants one.
+
+use std::collections::BTreeMap;
+
+use coordinator::{
+    mind::Asked,
+    state::{Decision, Grant, Refusal},
+};
+use earshot_common::{
+    ids::{BlobId, RunId, Token, WorkerId},
+    job::{Epoch, Failure, Outcome, Reason, RunResult, Verdict},
+};
+use earshot_proto::earshot::v1 as proto;
+
+use crate::{
+    dice::Dice,
+    message::{Call, Envelope, Reply, Request, Sender},
+    plan::{ANSWER_MS, HEARTBEAT_MS},
+    site::Site,
+    world::{Happening, Stage},
+};
+
+#[derive(Debug)]
+pub(crate) struct Agent {
+    index: usize,
+    /// Grows when the process dies: timers of an earlier life mean nothing.
+    pub(crate) life: u64,
+    /// Nothing reaches it before.
+    pub(crate) frozen_until_ms: u64,
+    id: Option<WorkerId>,
+    /// What it knew of its attempts when it lost its standing is worth nothing, but it does not know that yet.
+    slots: Vec<Option<Work>>,
+    calls: BTreeMap<Call, Errand>,
+}
+
+/// An attempt in a slot.
+#[derive(Debug, Clone)]
+struct Work {
+    token: Token,
+    run: RunId,
+    epochs: u32,
+    done: u32,
+    fate: Fate,
+}
+
+/// What will become of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Trains,
+    /// Ends after this epoch, out of patience.
+    StopsAt(u32),
+    FailsFor(Reason),
+    Kills,
+}
+
+#[derive(Debug)]
+pub(crate) enum Timer {
+    Start,
+    Heartbeat,
+    Ask(usize),
+    Epoch(usize, Token),
+    /// The attempt's end, by its fate.
+    End(usize, Token),
+    Late(Call),
+    Again(Errand),
+}
+
+/// What a call is for.
+#[derive(Debug, Clone)]
+pub(crate) enum Errand {
+    Join,
+    Ask(usize),
+    Report(usize, Token, Epoch),
+    Finish(usize, Token, Outcome),
+    Heartbeat,
+}
+
+impl Agent {
+    pub(crate) fn new(index: usize, slots: u32) -> Self {
+        Self {
+            index,
+            life: 0,
+            frozen_until_ms: 0,
+            id: None,
+            slots: (0..slots).map(|_| None).collect(),
+            calls: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn dies(&mut self, stage: &mut Stage) {
+        self.life += 1;
+        self.id = None;
+        self.frozen_until_ms = 0;
+        self.calls.clear();
+        self.slots.fill_with(|| None);
+        let in_ms = stage.dice.between(500, 30_000);
+        self.later(in_ms, Timer::Start, stage);
+    }
+
+    /// Gives back what it holds, says goodbye, and waits for no answer to either.
+    pub(crate) fn leaves(&mut self, stage: &mut Stage) {
+        let Some(worker) = self.id else { return };
+        stage.covered.workers_that_left += 1;
+        for work in self.slots.iter().flatten() {
+            let outcome = failed(Reason::Drained);
+            self.say(stage.call(), finish(worker, work.token, &outcome), stage);
+        }
+        self.say(stage.call(), Request::Leave { worker }, stage);
+        self.dies(stage);
+    }
+
+    pub(crate) fn wakes(&mut self, timer: Timer, stage: &mut Stage) {
+        match timer {
+            Timer::Start => {
+                self.go(Errand::Join, stage);
+                self.later(HEARTBEAT_MS, Timer::Heartbeat, stage);
+            }
+            Timer::Heartbeat => {
+                // One at a time, and lost ones are not repeated.
+                if !self.calls.values().any(|errand| matches!(errand, Errand::Heartbeat)) {
+                    self.go(Errand::Heartbeat, stage);
+                }
+                self.later(HEARTBEAT_MS, Timer::Heartbeat, stage);
+            }
+            Timer::Ask(slot) => self.go(Errand::Ask(slot), stage),
+            Timer::Epoch(slot, token) => self.epoch(slot, token, stage),
+            Timer::End(slot, token) => self.end(slot, token, stage),
+            Timer::Late(call) => {
+                if let Some(errand) = self.calls.remove(&call) {
+                    self.retry(errand, stage);
+                }
+            }
+            Timer::Again(errand) => self.go(errand, stage),
+        }
+    }
+
+    pub(crate) fn answered(&mut self, call: Call, reply: Reply, stage: &mut Stage, site: &mut Site) {
+        let Some(errand) = self.calls.remove(&call) else {
+            stage.covered.answers_nobody_waited_for += 1;
+            return;
+        };
+        match (errand, reply) {
+            (Errand::Join, Reply::Decided(Decision::Joined(worker))) => {
+                stage.covered.workers_that_joined_again += u64::from(self.life > 0);
+                self.id = Some(worker);
+                for slot in 0..self.slots.len() {
+                    if self.slots[slot].is_none() {
+                        self.go(Errand::Ask(slot), stage);
+                    }
+                }
+            }
+            (errand, Reply::Refused(Refusal::UnknownWorker(unknown))) => {
+                if self.id == Some(unknown) {
+                    self.id = None;
+                    self.go(Errand::Join, stage);
+                }
+                self.retry(errand, stage);
+            }
+            (Errand::Ask(slot), Reply::Asked(asked)) => self.told(slot, asked, stage),
+            (Errand::Report(slot, token, epoch), Reply::Decided(Decision::Verdict(verdict))) => {
+                self.reported(slot, token, epoch, verdict, stage);
+            }
+            (Errand::Report(slot, token, _), Reply::Refused(Refusal::LeaseEnded(_))) => {
+                stage.covered.late_reports_refused += 1;
+                self.drop_work(slot, token, stage);
+            }
+            (Errand::Finish(slot, token, outcome), Reply::Decided(Decision::Noted)) => {
+                site.acknowledged(token, &outcome);
+                self.drop_work(slot, token, stage);
+            }
+            (Errand::Finish(slot, token, _), Reply::Refused(Refusal::LeaseEnded(_))) => {
+                stage.covered.late_results_refused += 1;
+                self.drop_work(slot, token, stage);
+            }
+            (Errand::Heartbeat, Reply::Revoked(revoked)) => {
+                for token in revoked {
+                    stage.covered.revoked_in_heartbeats += 1;
+                    for slot in 0..self.slots.len() {
+                        self.drop_work(slot, token, stage);
+                    }
+                }
+            }
+            (errand, reply) => panic!("an honest worker's {errand:?} was answered {reply:?}"),
+        }
+    }
+
+    fn told(&mut self, slot: usize, asked: Asked, stage: &mut Stage) {
+        let pause_ms = stage.dice.between(500, 3_000);
+        match asked {
+            Asked::Granted(grant) => self.begin(slot, &grant, stage),
+            Asked::NoWork | Asked::Done => self.later(pause_ms, Timer::Ask(slot), stage),
+        }
+    }
+
+    fn begin(&mut self, slot: usize, grant: &Grant, stage: &mut Stage) {
+        assert!(self.slots[slot].is_none(), "a slot that trains never asks");
+        let Grant { token, run, .. } = *grant;
+        let epochs = grant.job.recipe.epochs;
+        let fate = fate(run, epochs, stage);
+        self.slots[slot] = Some(Work { token, run, epochs, done: 0, fate });
+        let timer = match fate {
+            Fate::Trains | Fate::StopsAt(_) => Timer::Epoch(slot, token),
+            Fate::FailsFor(_) | Fate::Kills => Timer::End(slot, token),
+        };
+        let in_ms = stage.dice.between(200, 6_000);
+        self.later(in_ms, timer, stage);
+    }
+
+    fn epoch(&mut self, slot: usize, token: Token, stage: &mut Stage) {
+        let Some(work) = self.slots[slot].as_mut().filter(|work| work.token == token) else { return };
+        work.done += 1;
+        let epoch = epoch(work.run, work.done);
+        self.go(Errand::Report(slot, token, epoch), stage);
+    }
+
+    fn reported(&mut self, slot: usize, token: Token, epoch: Epoch, verdict: Verdict, stage: &mut Stage) {
+        let Some(work) = self.slots[slot].as_ref().filter(|work| work.token == token) else { return };
+        let is_last = epoch.epoch == work.epochs;
+        assert_eq!(verdict == Verdict::Stop, is_last, "stopped at epoch {} of {}", epoch.epoch, work.epochs);
+        if is_last || work.fate == Fate::StopsAt(epoch.epoch) {
+            let best_epoch = stage.dice.between(1, u64::from(epoch.epoch)) as u32;
+            let outcome = Outcome::Completed(result(token, best_epoch));
+            self.go(Errand::Finish(slot, token, outcome), stage);
+        } else {
+            let in_ms = stage.dice.between(200, 6_000);
+            self.later(in_ms, Timer::Epoch(slot, token), stage);
+        }
+    }
+
+    fn end(&mut self, slot: usize, token: Token, stage: &mut Stage) {
+        match self.slots[slot].as_ref().filter(|work| work.token == token).map(|work| work.fate) {
+            Some(Fate::FailsFor(reason)) => self.go(Errand::Finish(slot, token, failed(reason)), stage),
+            Some(Fate::Kills) => self.dies(stage),
+            Some(Fate::Trains | Fate::StopsAt(_)) | None => {}
+        }
+    }
+
+    fn drop_work(&mut self, slot: usize, token: Token, stage: &mut Stage) {
+        if self.slots[slot].as_ref().is_some_and(|work| work.token == token) {
+            self.slots[slot] = None;
+            self.calls.retain(|_, errand| !errand.is_about(token));
+            self.go(Errand::Ask(slot), stage);
+        }
+    }
+
+    fn retry(&mut self, errand: Errand, stage: &mut Stage) {
+        if matches!(errand, Errand::Heartbeat) {
+            return;
+        }
+        let in_ms = stage.dice.between(100, 2_000);
+        self.later(in_ms, Timer::Again(errand), stage);
+    }
+
+    /// Makes a call, if its errand still makes sense.
+    fn go(&mut self, errand: Errand, stage: &mut Stage) {
+        let call = stage.call();
+        let request = match (&errand, self.id) {
+            (Errand::Join, None) => {
+                if self.calls.values().any(|errand| matches!(errand, Errand::Join)) {
+                    return;
+                }
+                Request::Join { slots: self.slots.len() as u32 }
+            }
+            (Errand::Join, Some(_)) | (Errand::Heartbeat, None) => return,
+            // Joining asks for every free slot.
+            (&Errand::Ask(slot), id) => {
+                let is_asking = |errand: &Errand| matches!(errand, Errand::Ask(asking) if *asking == slot);
+                let Some(worker) = id.filter(|_| self.slots[slot].is_none()) else { return };
+                if self.calls.values().any(is_asking) {
+                    return;
+                }
+                Request::Lease { worker }
+            }
+            (Errand::Heartbeat, Some(worker)) => {
+                let tokens = self.slots.iter().flatten().map(|work| work.token).collect();
+                Request::Heartbeat { worker, tokens }
+            }
+            (&Errand::Report(slot, token, _) | &Errand::Finish(slot, token, _), id) => {
+                if self.slots[slot].as_ref().is_none_or(|work| work.token != token) {
+                    return;
+                }
+                let Some(worker) = id else { return self.retry(errand, stage) };
+                match &errand {
+                    Errand::Report(_, _, epoch) => report(worker, token, epoch.into()),
+                    Errand::Finish(_, _, outcome) => finish(worker, token, outcome),
+                    Errand::Join | Errand::Ask(_) | Errand::Heartbeat => return,
+                }
+            }
+        };
+        self.calls.insert(call, errand);
+        self.say(call, request, stage);
+        self.later(ANSWER_MS, Timer::Late(call), stage);
+    }
+
+    fn say(&self, call: Call, request: Request, stage: &mut Stage) {
+        let sender = Sender::Agent(self.index);
+        stage.send(&Envelope { sender, call, sent_at_ms: stage.now_ms, request });
+    }
+
+    fn later(&self, in_ms: u64, timer: Timer, stage: &mut Stage) {
+        stage.later(in_ms, Happening::Agent { agent: self.index, life: self.life, timer });
+    }
+}
+
+impl Errand {
+    fn is_about(&self, token: Token) -> bool {
+        match self {
+            Self::Report(_, about, _) | Self::Finish(_, about, _) => *about == token,
+            Self::Join | Self::Ask(_) | Self::Heartbeat => false,
+        }
+    }
+}
+
+/// What becomes of an attempt: of some runs the same each time, of others as it happens.
+fn fate(run: RunId, epochs: u32, stage: &mut Stage) -> Fate {
+    let mixed =
+        stage.seed ^ u64::from(run.sweep.0) << 40 ^ u64::from(run.trial.0) << 20 ^ u64::from(run.fold.0);
+    let mut lot = Dice::new(mixed);
+    let (is_cursed, is_divergent) = (lot.chance(stage.plan.cursed), lot.chance(stage.plan.divergent));
+    if is_cursed {
+        Fate::Kills
+    } else if is_divergent {
+        Fate::FailsFor(Reason::Diverged)
+    } else if stage.dice.chance(stage.plan.failure) {
+        Fate::FailsFor(*stage.dice.pick(&[Reason::OutOfMemory, Reason::Data, Reason::Worker]))
+    } else if stage.dice.chance(0.2) {
+        Fate::StopsAt(stage.dice.between(1, u64::from(epochs)) as u32)
+    } else {
+        Fate::Trains
+    }
+}
+
+/// The same run gives the same metrics each time.
+fn epoch(run: RunId, number: u32) -> Epoch {
+    let accuracy = f64::from((run.trial.0 * 7 + run.fold.0 * 3 + number) % 10) / 10.0;
+    Epoch { epoch: number, train_loss: 0.5, loss: 1.0 - accuracy / 2.0, accuracy, macro_f1: accuracy }
+}
+
+/// A result that shows which attempt it is of.
+pub(crate) fn result(token: Token, best_epoch: u32) -> RunResult {
+    let mut name = [0; 32];
+    name[..8].copy_from_slice(&token.0.to_le_bytes());
+    RunResult { best_epoch, checkpoint: BlobId::from(name), logits: BlobId::from([7; 32]) }
+}
+
+fn failed(reason: Reason) -> Outcome {
+    Outcome::Failed(Failure { reason, message: "because".into() })
+}
+
+pub(crate) fn report(worker: WorkerId, token: Token, epoch: proto::Epoch) -> Request {
+    Request::Report(proto::ReportRequest { worker: worker.0, token: token.0, epoch: Some(epoch) })
+}
+
+pub(crate) fn finish(worker: WorkerId, token: Token, outcome: &Outcome) -> Request {
+    let outcome = Some(outcome.into());
+    Request::Finish(proto::FinishRequest { worker: worker.0, token: token.0, outcome })
+}

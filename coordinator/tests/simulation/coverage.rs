@@ -1,0 +1,68 @@
+//! What happened in a simulation, counted: faults that do not happen find nothing.
+
+macro_rules! coverage {
+    ($($name:ident),* $(,)?) => {
+        #[derive(Debug, Default)]
+        pub(crate) struct Coverage {
+            $(pub(crate) $name: u64,)*
+        }
+
+        impl Coverage {
+            pub(crate) fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+
+            /// What never happened.
+            pub(crate) fn missing(&self) -> Vec<&'static str> {
+                let counts = [$((stringify!($name), self.$name)),*];
+                counts.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+            }
+        }
+    };
+}
+
+coverage!(
+    steps,
+    entries,
+    completed_runs,
+    failed_runs,
+    quarantined_runs,
+    infeasible_trials,
+    abandoned_attempts,
+    drained_attempts,
+    expired_leases,
+    unclaimed_grants,
+    crashes_before_commit,
+    crashes_after_commit,
+    crashes_amid_answers,
+    restarts,
+    clocks_set_back,
+    clocks_set_forward,
+    suspensions,
+    slow_commits,
+    shared_commits,
+    dropped_messages,
+    duplicated_messages,
+    delayed_messages,
+    overtaken_messages,
+    partitions,
+    worker_crashes,
+    worker_freezes,
+    workers_that_left,
+    workers_that_joined_again,
+    late_reports_refused,
+    late_results_refused,
+    repeated_results_noted,
+    revoked_in_heartbeats,
+    answers_nobody_waited_for,
+    hundreds_of_workers,
+    lies_of_others_attempts,
+    lies_of_stale_tokens,
+    lies_of_future_tokens,
+    lies_of_epochs_out_of_order,
+    lies_of_numbers_that_are_none,
+    lies_of_wrong_shapes,
+    lies_of_best_epochs,
+    lies_of_strangers,
+    lies_of_free_slots,
+);

@@ -1,0 +1,52 @@
+//! Sweeps to simulate, parsed once: small grids with and without folds, budgets and constraints.
+
+use std::{collections::BTreeMap, path::Path, sync::LazyLock};
+
+use coordinator::state::Dataset;
+use earshot_common::{
+    ids::{BlobId, FoldId},
+    sweep::Sweep,
+};
+
+const SMALL: [&str; 4] = [
+    "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
+     [schedule]\nepochs = 3\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
+     kernel_size = { choice = [3, 5] }\n[schedule]\nepochs = 2\n[budget]\nattempts = 2\n",
+    "[split]\nkind = \"folds\"\nvalidation = [2, 4]\n[space]\nfilters = { choice = [[4, 8], [8, 16], [16, 32]] }\n\
+     dropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 4\n[constraints]\nmax_params = 12000\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\nbatch_size = { choice = [8, 16, 32, 64] }\n\
+     dropout = { choice = [0.1, 0.2, 0.3] }\n[schedule]\nepochs = 1\n[budget]\ntrials = 7\nattempts = 4\n",
+];
+
+const LARGE: &str = "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[space]\n\
+     dropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\nbatch_size = { choice = [8, 16, 32, 64] }\n\
+     learning_rate = { choice = [1e-2, 1e-3, 1e-4] }\n[schedule]\nepochs = 3\n";
+
+static PARSED: LazyLock<Vec<Sweep>> = LazyLock::new(|| {
+    let texts = SMALL.into_iter().chain([LARGE]);
+    texts
+        .map(|text| Sweep::parse(&format!("name = \"t\"\n{text}"), Path::new("t.toml"), &[]).unwrap())
+        .collect()
+});
+
+/// The sweep of that kind, under a name of its own.
+pub(crate) fn sweep(kind: usize, name: String) -> Sweep {
+    Sweep { name, ..PARSED[kind % SMALL.len()].clone() }
+}
+
+/// One that keeps hundreds of workers busy.
+pub(crate) fn large_sweep(name: String) -> Sweep {
+    Sweep { name, ..PARSED[SMALL.len()].clone() }
+}
+
+pub(crate) fn dataset(sweep: &Sweep) -> Dataset {
+    let folds = sweep.split.folds().into_iter();
+    Dataset {
+        labels: vec!["dog".into(), "rain".into()],
+        frames: 40,
+        shards: vec![BlobId::from([1; 32])],
+        splits: folds.map(|fold| (FoldId(fold), BlobId::from([fold as u8; 32]))).collect::<BTreeMap<_, _>>(),
+        manifest: BlobId::from([9; 32]),
+    }
+}
