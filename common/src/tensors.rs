@@ -4,8 +4,12 @@
 //!
 //! | name | shape |
 //! |---|---|
-//! | `input.mean`, `input.std` | `(n_mfcc)` |
+//! | `input.mean`, `input.std` | `(n_mfcc)`; of the mel bands for a model on them |
 //! | `blocks.<i>.weight`, `blocks.<i>.bias` | `(filters, channels, kernel, kernel)`, `(filters)`; `i` from 0 |
+//! | `blocks.<i>.depthwise.weight`, `….bias` | `(channels, 1, kernel, kernel)`, `(channels)`; instead, where separable |
+//! | `blocks.<i>.pointwise.weight`, `….bias` | `(filters, channels, 1, 1)`, `(filters)`; likewise |
+//! | `….norm.weight`, `….norm.bias` | γ and β of batch norm, one for each output channel, instead of `….bias` |
+//! | `….norm.running_mean`, `….norm.running_var` | what it normalises by once trained, likewise |
 //! | `head.fc.weight`, `head.fc.bias` | `(fc_units, features)`, `(fc_units)`; absent without a hidden layer |
 //! | `head.out.weight`, `head.out.bias` | `(classes, features)`, `(classes)` |
 //!
@@ -15,7 +19,10 @@ use std::collections::BTreeMap;
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::model::{AudioCnn, Layer, ModelError};
+use crate::model::{AudioCnn, Conv2d, Layer, ModelError, Operation};
+
+/// Tensors of a batch norm, as PyTorch names them: two that are trained, two that are counted.
+pub const BATCH_NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
 
 /// A dense float tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,22 +122,15 @@ pub fn decode(bytes: &[u8]) -> Result<Tensors, TensorsError> {
 pub fn checkpoint_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
     let n_mfcc = model.n_mfcc as usize;
     let mut shapes = vec![("input.mean".to_owned(), vec![n_mfcc]), ("input.std".to_owned(), vec![n_mfcc])];
-    let layers = model.layers()?;
-    let last = layers.len().saturating_sub(1);
-    for (index, layer) in layers.iter().enumerate() {
-        let (name, weight) = match *layer {
-            Layer::Block { input: [channels, ..], block } => {
-                let kernel = block.kernel_size as usize;
-                (format!("blocks.{index}"), vec![block.filters as usize, channels as usize, kernel, kernel])
+    for Layer { name, operation } in model.layers()? {
+        let channels = vec![operation.biases()];
+        shapes.push((format!("{name}.weight"), operation.weight_shape()));
+        match operation {
+            Operation::Conv2d(Conv2d { batch_norm: true, .. }) => {
+                shapes.extend(BATCH_NORM.map(|part| (format!("{name}.norm.{part}"), channels.clone())));
             }
-            Layer::Linear { input, output } => {
-                let name = if index == last { "head.out" } else { "head.fc" };
-                (name.to_owned(), vec![output as usize, input as usize])
-            }
-        };
-        let bias = weight.iter().take(1).copied().collect();
-        shapes.push((format!("{name}.weight"), weight));
-        shapes.push((format!("{name}.bias"), bias));
+            _ => shapes.push((format!("{name}.bias"), channels)),
+        }
     }
     Ok(shapes)
 }

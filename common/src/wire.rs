@@ -8,7 +8,7 @@ use earshot_proto::earshot::v1 as proto;
 use crate::{
     ids::BlobId,
     job::{Epoch, Failure, Job, Outcome, Reason, Recipe, RunResult, Verdict},
-    model::{AudioCnn, Block, Head},
+    model::{AudioCnn, Block, Convolution, Head, Input, Pooling, Reduction},
 };
 
 /// Letters a failure's message keeps at most.
@@ -46,13 +46,17 @@ pub fn blob_bytes(id: BlobId) -> Vec<u8> {
 
 impl From<&AudioCnn> for proto::AudioCnn {
     fn from(model: &AudioCnn) -> Self {
-        let blocks = model.blocks.iter();
         Self {
             n_mfcc: model.n_mfcc,
             frames: model.frames,
-            blocks: blocks.map(|b| proto::Block { filters: b.filters, kernel_size: b.kernel_size }).collect(),
-            head: Some(proto::Head { dropout: model.head.dropout, fc_units: model.head.fc_units }),
+            blocks: model.blocks.iter().map(proto::Block::from).collect(),
+            head: Some(proto::Head {
+                reduction: proto::Reduction::from(model.head.reduction).into(),
+                dropout: model.head.dropout,
+                fc_units: model.head.fc_units,
+            }),
             classes: model.classes,
+            input: proto::Input::from(model.input).into(),
         }
     }
 }
@@ -62,16 +66,78 @@ impl TryFrom<proto::AudioCnn> for AudioCnn {
 
     fn try_from(model: proto::AudioCnn) -> Result<Self, WireError> {
         let head = model.head.ok_or(WireError::Missing("the model's head"))?;
-        let blocks = model.blocks.into_iter();
+        let input = model.input();
         let model = Self {
+            input: input.try_into()?,
             n_mfcc: model.n_mfcc,
             frames: model.frames,
-            blocks: blocks.map(|b| Block { filters: b.filters, kernel_size: b.kernel_size }).collect(),
-            head: Head { dropout: head.dropout, fc_units: head.fc_units },
+            blocks: model.blocks.into_iter().map(Block::try_from).collect::<Result<_, _>>()?,
+            head: Head {
+                reduction: head.reduction().try_into()?,
+                dropout: head.dropout,
+                fc_units: head.fc_units,
+            },
             classes: model.classes,
         };
-        model.layers().map(|_| model).map_err(|_| WireError::Range("the model spec"))
+        model.steps().map(|_| model).map_err(|_| WireError::Range("the model spec"))
     }
+}
+
+impl From<&Block> for proto::Block {
+    fn from(block: &Block) -> Self {
+        Self {
+            filters: block.filters,
+            kernel_size: block.kernel_size,
+            convolution: proto::Convolution::from(block.convolution).into(),
+            batch_norm: block.batch_norm,
+            pooling: proto::Pooling::from(block.pooling).into(),
+        }
+    }
+}
+
+impl TryFrom<proto::Block> for Block {
+    type Error = WireError;
+
+    fn try_from(block: proto::Block) -> Result<Self, WireError> {
+        Ok(Self {
+            filters: block.filters,
+            kernel_size: block.kernel_size,
+            convolution: block.convolution().try_into()?,
+            batch_norm: block.batch_norm,
+            pooling: block.pooling().try_into()?,
+        })
+    }
+}
+
+/// An enum of the model spec or the recipe and its protocol twin: the same variants, and one more for none.
+macro_rules! twins {
+    ($($domain:ident: $what:literal, $($variant:ident)|+;)+) => {$(
+        impl From<$domain> for proto::$domain {
+            fn from(value: $domain) -> Self {
+                match value { $($domain::$variant => Self::$variant,)+ }
+            }
+        }
+
+        impl TryFrom<proto::$domain> for $domain {
+            type Error = WireError;
+
+            fn try_from(value: proto::$domain) -> Result<Self, WireError> {
+                match value {
+                    $(proto::$domain::$variant => Ok(Self::$variant),)+
+                    proto::$domain::Unspecified => Err(WireError::Kind($what)),
+                }
+            }
+        }
+    )+};
+}
+
+twins! {
+    Input: "the model's input", Mfcc | Mel;
+    Convolution: "a block's convolution", Ordinary | DepthwiseSeparable;
+    Pooling: "a block's pooling", Max | Average;
+    Reduction: "the head's reduction", Flatten | Mean | MeanMax;
+    Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Drained;
+    Verdict: "the verdict", Continue | Stop;
 }
 
 impl From<&Recipe> for proto::Recipe {
@@ -208,54 +274,6 @@ impl TryFrom<proto::finish_request::Outcome> for Outcome {
     }
 }
 
-impl From<Reason> for proto::Reason {
-    fn from(reason: Reason) -> Self {
-        match reason {
-            Reason::Diverged => Self::Diverged,
-            Reason::OutOfMemory => Self::OutOfMemory,
-            Reason::Data => Self::Data,
-            Reason::Worker => Self::Worker,
-            Reason::Drained => Self::Drained,
-        }
-    }
-}
-
-impl TryFrom<proto::Reason> for Reason {
-    type Error = WireError;
-
-    fn try_from(reason: proto::Reason) -> Result<Self, WireError> {
-        match reason {
-            proto::Reason::Diverged => Ok(Self::Diverged),
-            proto::Reason::OutOfMemory => Ok(Self::OutOfMemory),
-            proto::Reason::Data => Ok(Self::Data),
-            proto::Reason::Worker => Ok(Self::Worker),
-            proto::Reason::Drained => Ok(Self::Drained),
-            proto::Reason::Unspecified => Err(WireError::Kind("the failure's reason")),
-        }
-    }
-}
-
-impl From<Verdict> for proto::Verdict {
-    fn from(verdict: Verdict) -> Self {
-        match verdict {
-            Verdict::Continue => Self::Continue,
-            Verdict::Stop => Self::Stop,
-        }
-    }
-}
-
-impl TryFrom<proto::Verdict> for Verdict {
-    type Error = WireError;
-
-    fn try_from(verdict: proto::Verdict) -> Result<Self, WireError> {
-        match verdict {
-            proto::Verdict::Continue => Ok(Self::Continue),
-            proto::Verdict::Stop => Ok(Self::Stop),
-            proto::Verdict::Unspecified => Err(WireError::Kind("the verdict")),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,12 +294,29 @@ mod tests {
     }
 
     #[test]
+    fn variants_survive_the_wire() {
+        let mut model = AudioCnn::reference(32, 431, 10);
+        model.input = Input::Mel;
+        model.head.reduction = Reduction::MeanMax;
+        model.blocks[1] = Block {
+            filters: 24,
+            kernel_size: 5,
+            convolution: Convolution::DepthwiseSeparable,
+            batch_norm: true,
+            pooling: Pooling::Average,
+        };
+        assert_eq!(AudioCnn::try_from(proto::AudioCnn::from(&model)), Ok(model));
+    }
+
+    #[test]
     fn malformed_jobs_are_refused_by_part() {
         let good = || proto::Job::from(&job());
         let check = |wrong: proto::Job, expected| assert_eq!(Job::try_from(wrong), Err(expected));
         check(proto::Job { split: vec![1, 2], ..good() }, WireError::BlobId("the split"));
         check(proto::Job { shards: vec![], ..good() }, WireError::Missing("the job's shards"));
         check(proto::Job { model: None, ..good() }, WireError::Missing("the job's model"));
+        let model = proto::AudioCnn { input: 0, ..(&job().model).into() };
+        check(proto::Job { model: Some(model), ..good() }, WireError::Kind("the model's input"));
         let recipe = proto::Recipe { learning_rate: f64::NAN, ..(&job().recipe).into() };
         check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("the recipe"));
     }

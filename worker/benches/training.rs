@@ -21,7 +21,7 @@ use tch::Device;
 use worker::{
     features::Features,
     memory,
-    network::Network,
+    network::{Mode, Network},
     randomness::Weights,
     training::{batches::Batches, evaluation::evaluate, optimiser::Adam, step},
 };
@@ -103,7 +103,9 @@ fn measure() -> Rates {
         (
             "forward",
             part(&mut || {
-                drop(black_box(network.forward(&batch.features, batch.mask.as_ref()).unwrap()));
+                drop(black_box(
+                    network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() }).unwrap(),
+                ));
             }),
         ),
         ("adam", part(&mut || adam.step(&gradients).unwrap())),

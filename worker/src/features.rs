@@ -1,17 +1,24 @@
 //! From shards to one standardised matrix in memory, shared by the slots that want the same.
 //!
-//! A matrix belongs to its shards, its split and its number of coefficients: each coefficient is standardised by the mean
-//! and the standard deviation over all frames of the *training* rows, so nothing of the validation rows leaks into what is
-//! trained on.
+//! A matrix belongs to its shards, its split, its number of coefficients and what the model's input makes of them: each
+//! coefficient or mel band is standardised by the mean and the standard deviation over all frames of the *training* rows, so
+//! nothing of the validation rows leaks into what is trained on.
 
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use earshot_common::{ids::BlobId, job::Job, tensors::Tensor as Values};
+use earshot_common::{
+    ids::BlobId,
+    job::Job,
+    model::{Input, input::inverse_dct},
+    tensors::Tensor as Values,
+};
 use earshot_data::{shard::Shard, split::TrainSplit};
 use tch::{Device, TchError, Tensor};
+
+use crate::network::copy_out;
 
 /// Smallest standard deviation to divide by: a coefficient that never changes stays finite.
 const STD_MIN: f64 = 1e-6;
@@ -22,6 +29,7 @@ pub struct Key {
     shards: Vec<BlobId>,
     split: BlobId,
     n_mfcc: u32,
+    input: Input,
     /// GPU number; none: the CPU.
     gpu: Option<usize>,
 }
@@ -33,6 +41,7 @@ impl Key {
             shards: job.shards.clone(),
             split: job.split,
             n_mfcc: job.model.n_mfcc,
+            input: job.model.input,
             gpu: match device {
                 Device::Cuda(gpu) => Some(gpu),
                 _ => None,
@@ -88,12 +97,12 @@ pub enum FeaturesError {
     Torch(#[from] TchError),
 }
 
-/// One coefficient's mean and standard deviation, each.
+/// One input row's mean and standard deviation, each: of a coefficient, or of a mel band.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputStats {
-    /// By coefficient.
+    /// By row.
     pub mean: Vec<f32>,
-    /// By coefficient, floored.
+    /// By row, floored.
     pub std: Vec<f32>,
 }
 
@@ -205,9 +214,11 @@ impl Shared {
         }
         let train = rows(&split.train, "training", labels.len())?;
         let validation = rows(&split.validation, "validation", labels.len())?;
-        let input = standardise(&mut values, &train, n_mfcc, frames);
-
         let shape = [labels.len(), n_mfcc, frames].map(|extent| extent as i64);
+        if job.model.input == Input::Mel {
+            values = mel_bands(&values, shape)?;
+        }
+        let input = standardise(&mut values, &train, n_mfcc, frames);
         let matrix = Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?;
         let classes: Vec<i64> = labels.iter().copied().map(i64::from).collect();
         let classes = Tensor::f_from_slice(&classes)?.f_to_device(device)?;
@@ -223,6 +234,14 @@ fn rows(part: &[u32], name: &'static str, rows: usize) -> Result<Vec<i64>, Featu
         Some(&row) => Err(FeaturesError::Row { row, rows }),
         None => Ok(part.iter().copied().map(i64::from).collect()),
     }
+}
+
+/// Mel bands of the MFCCs `(rows, n_mfcc, frames)`, as many.
+fn mel_bands(values: &[f32], shape: [i64; 3]) -> Result<Vec<f32>, TchError> {
+    let [_, n_mfcc, _] = shape;
+    let matrix = Tensor::f_from_slice(&inverse_dct(n_mfcc as usize))?.f_view([n_mfcc, n_mfcc])?;
+    let mfccs = Tensor::f_from_slice(values)?.f_view(shape)?;
+    Ok(copy_out(&matrix.f_matmul(&mfccs)?)?.values)
 }
 
 /// Standardises `(rows, n_mfcc, frames)` in place, in two passes: sums of squares of raw decibels would lose digits.

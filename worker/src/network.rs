@@ -1,16 +1,22 @@
 //! An AudioCNN in libtorch, built from its spec.
 //!
-//! Two things differ from the textbook order and change no value. Pooling comes before ReLU: the larger of four numbers is
-//! the same whichever comes first, gradients included, and ReLU then works on a quarter of the elements. Convolution weights
-//! lie in memory channels-last, which libtorch's CPU kernels take as the wish to keep activations so too.
+//! Two things differ from the textbook order and change no value. Max pooling comes before ReLU: the larger of four numbers
+//! is the same whichever comes first, gradients included, and ReLU then works on a quarter of the elements. Convolution
+//! weights lie in memory channels-last, which libtorch's CPU kernels take as the wish to keep activations so too.
 
 use earshot_common::{
-    model::{AudioCnn, Layer, ModelError},
+    model::{
+        AudioCnn, BATCH_NORM_EPS, Conv2d, Layer, ModelError, Operation, Pooling, Reduce, Reduction,
+        Step as SpecStep,
+    },
     tensors::{self, Tensors},
 };
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::randomness::Weights;
+
+/// How far a step moves batch norm's running statistics towards its batch's: `torch.nn.BatchNorm2d`'s default.
+const BATCH_NORM_MOMENTUM: f64 = 0.1;
 
 /// Why a network cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -26,42 +32,70 @@ pub enum NetworkError {
     Torch(#[from] TchError),
 }
 
-/// A layer's operation; its weights are beside it.
+/// What a forward pass is for.
 #[derive(Debug, Clone, Copy)]
-enum Operation {
-    Convolution { padding: i64 },
-    Linear,
+pub enum Mode<'a> {
+    /// Batch norm normalises by the batch and moves its running statistics.
+    Training {
+        /// `(batch, features)`, multiplies the head's features; none: no dropout.
+        mask: Option<&'a Tensor>,
+    },
+    /// Batch norm normalises by its running statistics; nothing is dropped.
+    Evaluation,
 }
 
-/// A layer with weights.
+/// One thing that happens to a batch.
 #[derive(Debug)]
-struct Trained {
-    /// As the checkpoint names it, without `.weight` and `.bias`.
-    name: String,
-    operation: Operation,
+enum Step {
+    Convolve { weight: Tensor, bias: Option<Tensor>, padding: i64, groups: i64 },
+    Normalise(BatchNorm),
+    MaxPool,
+    AveragePool,
+    Relu,
+    Reduce(Reduction),
+    Dropout,
+    Linear { weight: Tensor, bias: Tensor },
+}
+
+/// Batch norm's tensors, one element for each channel.
+#[derive(Debug)]
+struct BatchNorm {
     weight: Tensor,
     bias: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
 }
 
-/// The network: layers in the spec's order, on one device.
+/// The network: what happens from the input to the logits, on one device.
 #[derive(Debug)]
 pub struct Network {
-    layers: Vec<Trained>,
-    /// Elements of one clip's maps where dropout acts.
+    steps: Vec<Step>,
+    /// Every tensor of a checkpoint but the input's statistics, under its name there.
+    tensors: Vec<(String, Tensor)>,
+    /// Features of one clip where dropout acts.
     features: i64,
 }
 
 impl Network {
     /// Draws fresh weights as PyTorch's `reset_parameters` does: `kaiming_uniform_(a=√5)`, which is uniform within
-    /// `1/√fan_in`, for weights and biases alike.
+    /// `1/√fan_in`, for weights and biases alike; batch norm starts as the identity.
     ///
     /// # Errors
     /// The spec cannot be built, or libtorch refuses.
     pub fn fresh(spec: &AudioCnn, seed: u64, device: Device) -> Result<Self, NetworkError> {
         let mut draws = Weights::new(seed);
-        Self::build(spec, device, |_, shape, fan_in| {
-            let bound = 1.0 / (fan_in as f32).sqrt();
-            Ok(draws.uniform(bound, shape.iter().product()))
+        let mut fan_in = 1;
+        Self::build(spec, device, |name, shape| {
+            let count = shape.iter().product();
+            let batch_norm = name.rsplit_once(".norm.").map(|(_, part)| part);
+            if shape.len() > 1 {
+                fan_in = shape.iter().skip(1).product();
+            }
+            Ok(match batch_norm {
+                Some("weight" | "running_var") => vec![1.0; count],
+                Some(_) => vec![0.0; count],
+                None => draws.uniform(1.0 / (fan_in as f32).sqrt(), count),
+            })
         })
     }
 
@@ -74,107 +108,178 @@ impl Network {
         checkpoint: &Tensors,
         device: Device,
     ) -> Result<Self, NetworkError> {
-        Self::build(spec, device, |name, _, _| {
+        Self::build(spec, device, |name, _| {
             let tensor = checkpoint.get(name);
             tensor.map(|tensor| tensor.values.clone()).ok_or_else(|| NetworkError::Missing(name.to_owned()))
         })
     }
 
-    /// Builds layer by layer; `values` gives a tensor's values by its name, shape and fan-in.
+    /// Builds step by step; `values` gives a tensor's values by its name and shape, a layer's weights before its biases.
     fn build(
         spec: &AudioCnn,
         device: Device,
-        mut values: impl FnMut(&str, &[usize], usize) -> Result<Vec<f32>, NetworkError>,
+        mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, NetworkError>,
     ) -> Result<Self, NetworkError> {
-        let shapes = tensors::checkpoint_shapes(spec)?;
-        // After the two input statistics, a weight and a bias for every layer.
-        let mut shapes = shapes.iter().skip(2);
-        let mut layers = Vec::new();
+        let mut builder = Builder { device, tensors: Vec::new(), values: &mut values };
+        let mut steps = Vec::new();
         let mut features = 0;
-        for layer in spec.layers()? {
-            let (Some((weight, weight_shape)), Some((bias, bias_shape))) = (shapes.next(), shapes.next())
-            else {
-                break;
-            };
-            let operation = match layer {
-                Layer::Block { input: [_, rows, columns], block } => {
-                    features = i64::from(block.filters) * i64::from(rows / 2) * i64::from(columns / 2);
-                    Operation::Convolution { padding: i64::from(block.kernel_size / 2) }
+        let mut spec_steps = spec.steps()?.into_iter().peekable();
+        while let Some(step) = spec_steps.next() {
+            match step {
+                SpecStep::Layer(layer) => {
+                    steps.extend(builder.layer(&layer)?);
+                    match layer.operation {
+                        Operation::Conv2d(_) if is_max_pool(spec_steps.peek()) => {
+                            spec_steps.next();
+                            steps.extend([Step::MaxPool, Step::Relu]);
+                        }
+                        Operation::Conv2d(_) | Operation::Hidden(_) => steps.push(Step::Relu),
+                        Operation::Logits(_) => {}
+                    }
                 }
-                Layer::Linear { .. } => Operation::Linear,
-            };
-            let fan_in = weight_shape.iter().skip(1).product();
-            let parameter = |values: Vec<f32>, shape: &[usize]| -> Result<Tensor, TchError> {
-                let shape: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
-                let tensor = Tensor::f_from_slice(&values)?.f_view(shape.as_slice())?;
-                let tensor = if shape.len() == 4 { channels_last(&tensor)? } else { tensor };
-                tensor.f_to_device(device)?.f_set_requires_grad(true)
-            };
-            layers.push(Trained {
-                name: weight.trim_end_matches(".weight").to_owned(),
-                operation,
-                weight: parameter(values(weight, weight_shape, fan_in)?, weight_shape)?,
-                bias: parameter(values(bias, bias_shape, fan_in)?, bias_shape)?,
-            });
+                SpecStep::Pool(pool) => steps.push(match pool.pooling {
+                    Pooling::Max => Step::MaxPool,
+                    Pooling::Average => Step::AveragePool,
+                }),
+                SpecStep::Reduce(Reduce { reduction, features: count, .. }) => {
+                    steps.extend([Step::Reduce(reduction), Step::Dropout]);
+                    features = i64::from(count);
+                }
+            }
         }
-        Ok(Self { layers, features })
+        Ok(Self { steps, tensors: builder.tensors, features })
     }
 
-    /// Elements of one clip that a dropout mask covers.
+    /// Features of one clip that a dropout mask covers.
     pub fn features(&self) -> i64 {
         self.features
     }
 
-    /// Every trained tensor: weight and bias of each layer.
+    /// Every trained tensor, a layer's weights before its biases.
     pub fn parameters(&self) -> Vec<&Tensor> {
-        self.layers.iter().flat_map(|layer| [&layer.weight, &layer.bias]).collect()
+        self.tensors.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.requires_grad()).collect()
     }
 
-    /// Logits `(batch, classes)` of features `(batch, n_mfcc, frames)`; `mask`, `(batch, features)`, multiplies the last
-    /// block's flattened output.
+    /// Logits `(batch, classes)` of features `(batch, n_mfcc, frames)`.
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn forward(&self, batch: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    pub fn forward(&self, batch: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
         // One channel can be called the fastest-varying dimension without moving anything; only then does the first convolution
         // write its output channels-last as well.
         let mut x = batch.f_unsqueeze(-1)?.f_permute([0, 3, 1, 2])?;
-        let last = self.layers.len().saturating_sub(1);
-        for (index, layer) in self.layers.iter().enumerate() {
-            match layer.operation {
-                Operation::Convolution { padding } => {
-                    x = x.f_conv2d(&layer.weight, Some(&layer.bias), 1, padding, 1, 1)?;
-                    x = x.f_max_pool2d(2, 2, 0, 1, false)?.f_relu()?;
-                }
-                Operation::Linear => {
-                    if x.dim() == 4 {
-                        x = x.f_flatten(1, -1)?;
-                        if let Some(mask) = mask {
-                            x = x.f_mul(mask)?;
-                        }
-                    }
-                    x = x.f_linear(&layer.weight, Some(&layer.bias))?;
-                    if index < last {
-                        x = x.f_relu()?;
-                    }
-                }
-            }
+        for step in &self.steps {
+            x = step.forward(x, mode)?;
         }
         Ok(x)
     }
 
-    /// A copy of every trained tensor's values, by the checkpoint's names.
+    /// A copy of every tensor's values, by the checkpoint's names.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn values(&self) -> Result<Tensors, TchError> {
-        let mut values = Tensors::new();
-        for layer in &self.layers {
-            for (part, tensor) in [("weight", &layer.weight), ("bias", &layer.bias)] {
-                values.insert(format!("{}.{part}", layer.name), copy_out(tensor)?);
+        self.tensors.iter().map(|(name, tensor)| Ok((name.clone(), copy_out(tensor)?))).collect()
+    }
+}
+
+fn is_max_pool(step: Option<&SpecStep>) -> bool {
+    matches!(step, Some(SpecStep::Pool(pool)) if pool.pooling == Pooling::Max)
+}
+
+impl Step {
+    fn forward(&self, x: Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        match self {
+            Self::Convolve { weight, bias, padding, groups } => {
+                x.f_conv2d(weight, bias.as_ref(), 1, *padding, 1, *groups)
             }
+            Self::Normalise(norm) => norm.forward(&x, mode),
+            Self::MaxPool => x.f_max_pool2d(2, 2, 0, 1, false),
+            Self::AveragePool => x.f_avg_pool2d(2, 2, 0, false, true, None),
+            Self::Relu => x.f_relu(),
+            Self::Reduce(Reduction::Flatten) => x.f_flatten(1, -1),
+            Self::Reduce(Reduction::Mean) => mean_of_maps(&x),
+            Self::Reduce(Reduction::MeanMax) => {
+                Tensor::f_cat(&[mean_of_maps(&x)?, x.f_amax([2, 3], false)?], 1)
+            }
+            Self::Dropout => match mode {
+                Mode::Training { mask: Some(mask) } => x.f_mul(mask),
+                _ => Ok(x),
+            },
+            Self::Linear { weight, bias } => x.f_linear(weight, Some(bias)),
         }
-        Ok(values)
+    }
+}
+
+impl BatchNorm {
+    fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        x.f_batch_norm(
+            Some(&self.weight),
+            Some(&self.bias),
+            Some(&self.running_mean),
+            Some(&self.running_var),
+            matches!(mode, Mode::Training { .. }),
+            BATCH_NORM_MOMENTUM,
+            BATCH_NORM_EPS,
+            true,
+        )
+    }
+}
+
+fn mean_of_maps(x: &Tensor) -> Result<Tensor, TchError> {
+    x.f_mean_dim([2_i64, 3].as_slice(), false, None::<Kind>)
+}
+
+/// Makes layers' tensors and keeps them by name.
+struct Builder<'a, V> {
+    device: Device,
+    tensors: Vec<(String, Tensor)>,
+    values: &'a mut V,
+}
+
+impl<V: FnMut(&str, &[usize]) -> Result<Vec<f32>, NetworkError>> Builder<'_, V> {
+    /// A layer's steps before its ReLU.
+    fn layer(&mut self, Layer { name, operation }: &Layer) -> Result<Vec<Step>, NetworkError> {
+        let weight = self.trained(format!("{name}.weight"), &operation.weight_shape())?;
+        let channels = [operation.biases()];
+        Ok(match operation {
+            Operation::Conv2d(Conv2d { kernel_size, groups, batch_norm, .. }) => {
+                let (padding, groups) = (i64::from(kernel_size / 2), i64::from(*groups));
+                if *batch_norm {
+                    let norm = self.batch_norm(name, &channels)?;
+                    vec![Step::Convolve { weight, bias: None, padding, groups }, Step::Normalise(norm)]
+                } else {
+                    let bias = Some(self.trained(format!("{name}.bias"), &channels)?);
+                    vec![Step::Convolve { weight, bias, padding, groups }]
+                }
+            }
+            Operation::Hidden(_) | Operation::Logits(_) => {
+                vec![Step::Linear { weight, bias: self.trained(format!("{name}.bias"), &channels)? }]
+            }
+        })
+    }
+
+    fn batch_norm(&mut self, name: &str, channels: &[usize]) -> Result<BatchNorm, NetworkError> {
+        Ok(BatchNorm {
+            weight: self.trained(format!("{name}.norm.weight"), channels)?,
+            bias: self.trained(format!("{name}.norm.bias"), channels)?,
+            running_mean: self.tensor(format!("{name}.norm.running_mean"), channels)?,
+            running_var: self.tensor(format!("{name}.norm.running_var"), channels)?,
+        })
+    }
+
+    fn trained(&mut self, name: String, shape: &[usize]) -> Result<Tensor, NetworkError> {
+        Ok(self.tensor(name, shape)?.f_set_requires_grad(true)?)
+    }
+
+    fn tensor(&mut self, name: String, shape: &[usize]) -> Result<Tensor, NetworkError> {
+        let values = (self.values)(&name, shape)?;
+        let extents: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
+        let tensor = Tensor::f_from_slice(&values)?.f_view(extents.as_slice())?;
+        let tensor = if shape.len() == 4 { channels_last(&tensor)? } else { tensor };
+        let tensor = tensor.f_to_device(self.device)?;
+        self.tensors.push((name, tensor.shallow_clone()));
+        Ok(tensor)
     }
 }
 

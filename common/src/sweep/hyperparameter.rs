@@ -57,16 +57,31 @@ hyperparameters! {
     BatchSize = "batch_size", Kind::Int(1..=4096), Value::Int(32);
 
     // What to train.
+    /// What the rows of the first block's input are: the MFCCs, or as many mel bands turned back from them.
+    Input = "input", Kind::Word(&["mfcc", "mel"]), word("mfcc");
     /// Coefficients: rows of the input.
     NMfcc = "n_mfcc", Kind::Int(1..=N_MFCC_MAX as i64), Value::Int(13);
     /// Filters of every block; the list's length is the number of blocks.
     Filters = "filters", Kind::Filters, Value::List(vec![16, 32]);
     /// Height and width of every block's kernel.
     KernelSize = "kernel_size", Kind::OneOf(&[3, 5]), Value::Int(3);
+    /// How blocks after the first get from channels to filters. The first has one channel, of which separate convolutions
+    /// would only make scaled copies: it is always ordinary.
+    Convolution = "convolution", Kind::Word(&["ordinary", "depthwise_separable"]), word("ordinary");
+    /// Whether every convolution is followed by batch norm instead of having a bias.
+    BatchNorm = "batch_norm", Kind::Bool, Value::Bool(false);
+    /// What stands for a 2×2 square after each block.
+    Pooling = "pooling", Kind::Word(&["max", "average"]), word("max");
+    /// How the last block's maps become features: all elements, the mean of each map, or its mean and its maximum.
+    Head = "head", Kind::Word(&["flatten", "mean", "mean_max"]), word("flatten");
     /// Probability that an element of the head's input is zeroed in training.
     Dropout = "dropout", Kind::Float(Included(0.0), Excluded(1.0)), Value::Float(0.3);
     /// Units of the hidden layer.
     FcUnits = "fc_units", Kind::IntOrNone(1..=FC_UNITS_MAX as i64), Value::Int(64);
+}
+
+fn word(text: &str) -> Value {
+    Value::Text(text.to_owned())
 }
 
 /// The word for the absence of a number.
@@ -83,6 +98,10 @@ pub enum Kind {
     IntOrNone(RangeInclusive<i64>),
     /// One of these whole numbers.
     OneOf(&'static [i64]),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// `true` or `false`.
+    Bool,
     /// A list of whole numbers, one for each block.
     Filters,
 }
@@ -94,6 +113,8 @@ impl Kind {
             (Self::Int(range) | Self::IntOrNone(range), Value::Int(number)) => range.contains(number),
             (Self::IntOrNone(_), Value::Text(text)) => text == NONE,
             (Self::OneOf(numbers), Value::Int(number)) => numbers.contains(number),
+            (Self::Word(words), Value::Text(text)) => words.contains(&text.as_str()),
+            (Self::Bool, Value::Bool(_)) => true,
             (Self::Filters, Value::List(filters)) => {
                 BLOCKS.contains(&filters.len())
                     && filters.iter().all(|f| (1..=i64::from(FILTERS_MAX)).contains(f))
@@ -129,6 +150,11 @@ impl fmt::Display for Kind {
                 let numbers: Vec<String> = numbers.iter().map(i64::to_string).collect();
                 f.write_str(&numbers.join(" or "))
             }
+            Self::Word(words) => {
+                let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+                f.write_str(&words.join(" or "))
+            }
+            Self::Bool => f.write_str("true or false"),
             Self::Filters => write!(
                 f,
                 "a list of {} to {} whole numbers from 1 to {FILTERS_MAX}, one for each block, as [16, 32]",
@@ -197,6 +223,8 @@ mod tests {
         check(Hyperparameter::Dropout, float(f64::NAN), "a number from 0 to below 1, got NaN");
         check(Hyperparameter::NMfcc, Value::Int(65), "a whole number from 1 to 64, got 65");
         check(Hyperparameter::KernelSize, Value::Int(4), "3 or 5, got 4");
+        check(Hyperparameter::BatchNorm, Value::Int(1), "true or false, got 1");
+        check(Hyperparameter::Input, Value::Int(1), "\"mfcc\" or \"mel\", got 1");
         check(
             Hyperparameter::FcUnits,
             Value::Text("no".into()),

@@ -2,12 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Serialize,
+    de::{
+        DeserializeOwned, IntoDeserializer,
+        value::{Error, StringDeserializer},
+    },
+};
 
 use super::{Hyperparameter, Schedule, Value};
 use crate::{
     job::Recipe,
-    model::{AudioCnn, Block, Head},
+    model::{AudioCnn, Block, Convolution, Head},
 };
 
 /// A value for every hyperparameter that the space names; the others have their defaults.
@@ -48,6 +54,21 @@ impl Point {
         }
     }
 
+    fn truth(&self, hyperparameter: Hyperparameter) -> bool {
+        self.get(hyperparameter) == Value::Bool(true)
+    }
+
+    /// What a word means in the model spec or the recipe, which write it the same way.
+    fn word<T: DeserializeOwned + Default>(&self, hyperparameter: Hyperparameter) -> T {
+        match self.get(hyperparameter) {
+            Value::Text(text) => {
+                let text: StringDeserializer<Error> = text.into_deserializer();
+                T::deserialize(text).unwrap_or_default()
+            }
+            _ => T::default(),
+        }
+    }
+
     fn list(&self, hyperparameter: Hyperparameter) -> Vec<u32> {
         match self.get(hyperparameter) {
             Value::List(numbers) => {
@@ -59,13 +80,23 @@ impl Point {
 
     /// The model this point describes, for features of `frames` columns and that many classes.
     pub fn model(&self, frames: u32, classes: u32) -> AudioCnn {
-        let kernel_size = self.int(Hyperparameter::KernelSize);
-        let filters = self.list(Hyperparameter::Filters);
+        let block = |(index, filters)| Block {
+            filters,
+            kernel_size: self.int(Hyperparameter::KernelSize),
+            convolution: match index {
+                0 => Convolution::Ordinary,
+                _ => self.word(Hyperparameter::Convolution),
+            },
+            batch_norm: self.truth(Hyperparameter::BatchNorm),
+            pooling: self.word(Hyperparameter::Pooling),
+        };
         AudioCnn {
+            input: self.word(Hyperparameter::Input),
             n_mfcc: self.int(Hyperparameter::NMfcc),
             frames,
-            blocks: filters.into_iter().map(|filters| Block { filters, kernel_size }).collect(),
+            blocks: self.list(Hyperparameter::Filters).into_iter().enumerate().map(block).collect(),
             head: Head {
+                reduction: self.word(Hyperparameter::Head),
                 dropout: self.float(Hyperparameter::Dropout),
                 fc_units: self.int_or_none(Hyperparameter::FcUnits),
             },
@@ -87,11 +118,43 @@ impl Point {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::sweep::hyperparameter::Kind;
 
     #[test]
     fn a_point_without_names_is_the_reference() {
         let point = Point { named: BTreeMap::new() };
         assert_eq!(point.model(431, 50), AudioCnn::reference(13, 431, 50));
+    }
+
+    #[test]
+    fn every_word_of_the_table_is_one_of_the_spec() {
+        for &hyperparameter in Hyperparameter::ALL {
+            let Kind::Word(words) = hyperparameter.kind() else { continue };
+            let jobs: BTreeSet<String> = words
+                .iter()
+                .map(|&word| {
+                    let point =
+                        Point { named: BTreeMap::from([(hyperparameter, Value::Text(word.to_owned()))]) };
+                    let schedule = Schedule { epochs: 1, patience: None };
+                    let job = (point.model(431, 50), point.recipe(&schedule, 1));
+                    let json = serde_json::to_string(&job).unwrap();
+                    assert!(json.contains(&format!("{word:?}")), "{word} is not in {json}");
+                    json
+                })
+                .collect();
+            assert_eq!(jobs.len(), words.len(), "two words of {hyperparameter:?} mean the same");
+        }
+    }
+
+    #[test]
+    fn the_first_block_is_always_ordinary() {
+        let word = Value::Text("depthwise_separable".to_owned());
+        let point = Point { named: BTreeMap::from([(Hyperparameter::Convolution, word)]) };
+        let convolutions: Vec<Convolution> =
+            point.model(431, 50).blocks.iter().map(|block| block.convolution).collect();
+        assert_eq!(convolutions, [Convolution::Ordinary, Convolution::DepthwiseSeparable]);
     }
 }

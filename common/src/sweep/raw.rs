@@ -199,7 +199,7 @@ fn domain(hyperparameter: Hyperparameter, raw: &toml::Value) -> Result<Domain, S
     let name = hyperparameter.name();
     let accept = |raw: &toml::Value| {
         hyperparameter.accept(value(raw).ok_or_else(|| {
-            format!("{name} must be a number, a list of whole numbers or a word, got {raw}")
+            format!("{name} must be a number, a list of whole numbers, a word, true or false, got {raw}")
         })?)
     };
     let toml::Value::Table(table) = raw else {
@@ -231,6 +231,7 @@ fn domain(hyperparameter: Hyperparameter, raw: &toml::Value) -> Result<Domain, S
 
 fn value(raw: &toml::Value) -> Option<Value> {
     match raw {
+        toml::Value::Boolean(truth) => Some(Value::Bool(*truth)),
         toml::Value::Integer(number) => Some(Value::Int(*number)),
         toml::Value::Float(number) => Some(Value::Float(*number)),
         toml::Value::String(text) => Some(Value::Text(text.clone())),

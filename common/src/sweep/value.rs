@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
+    /// `true` or `false`.
+    Bool(bool),
     /// A whole number.
     Int(i64),
     /// A number.
@@ -22,6 +24,7 @@ impl fmt::Display for Value {
     /// As it would stand in a sweep file.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Bool(truth) => write!(f, "{truth}"),
             Self::Int(number) => write!(f, "{number}"),
             Self::Float(number) => write!(f, "{number:?}"),
             Self::List(numbers) => write!(f, "{numbers:?}"),

@@ -3,7 +3,13 @@
 //! MinMax: the smallest and the largest value seen. Every range includes 0, which padding and ReLU produce and which int8
 //! must therefore hold exactly.
 
-use super::{error::ExportError, features::Features, graph, network::Network, session::Session};
+use super::{
+    error::ExportError,
+    features::Features,
+    graph,
+    network::{Network, Step},
+    session::Session,
+};
 
 /// Training clips looked at: MinMax moves little beyond a few hundred, and calibration stays a matter of seconds.
 const CLIPS_MAX: usize = 256;
@@ -34,7 +40,7 @@ pub(super) fn sample(train: &[u32]) -> Vec<u32> {
     (0..count).filter_map(|index| train.get(index * train.len() / count).copied()).collect()
 }
 
-/// Ranges of the standardised input and of every layer's activation but the last, which gives the logits and stays float.
+/// Ranges of the standardised input and of what leaves every step that has a scale of its own.
 ///
 /// # Errors
 /// tract refuses the float model, or fails in it.
@@ -45,9 +51,8 @@ pub(super) fn ranges(
     features: &Features,
     rows: &[u32],
 ) -> Result<Vec<Range>, ExportError> {
-    let hidden = network.layers.len().saturating_sub(1);
     let values: Vec<String> = std::iter::once(graph::STANDARDISED.to_owned())
-        .chain(network.layers.iter().take(hidden).map(|layer| graph::activation(&layer.name)))
+        .chain(network.steps.iter().filter(|step| step.has_scale()).map(Step::value))
         .collect();
     // Every activation of a batch is held at once here.
     let held = activations * values.len() as u64;

@@ -15,12 +15,10 @@ pub enum ExportError {
     #[error("the champion's model spec cannot be built")]
     Model(#[source] ModelError),
     /// A standard deviation that cannot be divided by.
-    #[error(
-        "the checkpoint's input.std of coefficient {coefficient} is {value}, it must be above 0: train the trial again"
-    )]
+    #[error("the checkpoint's input.std of row {row} is {value}, it must be above 0: train the trial again")]
     Deviation {
         /// From 0.
-        coefficient: usize,
+        row: usize,
         /// What it is.
         value: f32,
     },

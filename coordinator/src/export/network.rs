@@ -1,13 +1,16 @@
 //! The champion's model spec with its weights: what both graphs are written from.
 
 use earshot_common::{
-    model::{AudioCnn, Layer},
-    tensors::{Tensor, Tensors, TensorsError, checkpoint_shapes, decode_checkpoint},
+    model::{
+        AudioCnn, BATCH_NORM_EPS, Conv2d, Input, Layer, Operation, Pool, Pooling, Reduce, Reduction,
+        Step as SpecStep, input::inverse_dct,
+    },
+    tensors::{BATCH_NORM, Tensor, Tensors, TensorsError, decode_checkpoint},
 };
 
 use super::error::ExportError;
 
-/// A trained network, layer by layer.
+/// A trained network, step by step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Network {
     /// Coefficients it reads.
@@ -16,12 +19,22 @@ pub(super) struct Network {
     pub(super) frames: usize,
     /// Logits it gives.
     pub(super) classes: usize,
-    /// Mean of every coefficient over the training clips.
+    /// `(n_mfcc, n_mfcc)`, what every frame is multiplied with first; none for a model on MFCCs.
+    pub(super) inverse_dct: Option<Vec<f32>>,
+    /// Mean of every row of the input over the training clips.
     pub(super) mean: Tensor,
-    /// Standard deviation of every coefficient; above 0.
+    /// Standard deviation of every row of the input; above 0.
     pub(super) std: Tensor,
-    /// From the input on; the last one gives the logits and has no ReLU.
-    pub(super) layers: Vec<Weighted>,
+    /// From the standardised input to the logits.
+    pub(super) steps: Vec<Step>,
+}
+
+/// One thing that happens to the maps.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Step {
+    Layer(Weighted),
+    Pool(Pool),
+    Reduce(Reduce),
 }
 
 /// A layer with its weights.
@@ -30,7 +43,7 @@ pub(super) struct Weighted {
     /// Prefix of its tensors' names in the checkpoint and in the graphs.
     pub(super) name: String,
     /// What it computes and on which shapes.
-    pub(super) layer: Layer,
+    pub(super) operation: Operation,
     /// Output channels first.
     pub(super) weight: Tensor,
     /// One for each output channel.
@@ -38,65 +51,102 @@ pub(super) struct Weighted {
 }
 
 impl Network {
-    /// Decodes a checkpoint of `model`.
+    /// Decodes a checkpoint of `model`; batch norm is folded into the convolution before it.
     ///
     /// # Errors
     /// The checkpoint is not of this model, or its input cannot be standardised.
     pub(super) fn new(model: &AudioCnn, checkpoint: &[u8]) -> Result<Self, ExportError> {
         let mut tensors = decode_checkpoint(checkpoint, model).map_err(ExportError::Checkpoint)?;
-        let names: Vec<String> = checkpoint_shapes(model)
-            .map_err(ExportError::Model)?
-            .into_iter()
-            .filter_map(|(name, _)| name.strip_suffix(".weight").map(str::to_owned))
-            .collect();
         let mean = take(&mut tensors, "input.mean")?;
         let std = take(&mut tensors, "input.std")?;
-        if let Some((coefficient, &value)) = std.values.iter().enumerate().find(|(_, std)| **std <= 0.0) {
-            return Err(ExportError::Deviation { coefficient, value });
+        if let Some((row, &value)) = std.values.iter().enumerate().find(|(_, std)| **std <= 0.0) {
+            return Err(ExportError::Deviation { row, value });
         }
-        let layers = names
-            .into_iter()
-            .zip(model.layers().map_err(ExportError::Model)?)
-            .map(|(name, layer)| {
-                Ok(Weighted {
-                    layer,
-                    weight: take(&mut tensors, &format!("{name}.weight"))?,
-                    bias: take(&mut tensors, &format!("{name}.bias"))?,
-                    name,
-                })
-            })
-            .collect::<Result<_, ExportError>>()?;
+        let steps = model.steps().map_err(ExportError::Model)?.into_iter().map(|step| match step {
+            SpecStep::Layer(layer) => Weighted::take(layer, &mut tensors).map(Step::Layer),
+            SpecStep::Pool(pool) => Ok(Step::Pool(pool)),
+            SpecStep::Reduce(reduce) => Ok(Step::Reduce(reduce)),
+        });
+        let n_mfcc = model.n_mfcc as usize;
         Ok(Self {
-            n_mfcc: model.n_mfcc as usize,
+            n_mfcc,
             frames: model.frames as usize,
             classes: model.classes as usize,
+            inverse_dct: (model.input == Input::Mel).then(|| inverse_dct(n_mfcc)),
             mean,
             std,
-            layers,
+            steps: steps.collect::<Result<_, ExportError>>()?,
         })
     }
 
-    /// Tensors as the float graph stores them, by name: the checkpoint's own values, mean and std shaped to broadcast
-    /// over `(batch, 1, n_mfcc, frames)`.
-    pub(super) fn tensors(&self) -> impl Iterator<Item = (String, Vec<usize>, &[f32])> {
-        let input = [("input.mean", &self.mean), ("input.std", &self.std)];
-        let input = input
-            .map(|(name, tensor)| (name.to_owned(), vec![1, 1, self.n_mfcc, 1], tensor.values.as_slice()));
-        let layers = self.layers.iter().flat_map(|layer| {
-            [("weight", &layer.weight), ("bias", &layer.bias)].map(|(part, tensor)| {
-                (format!("{}.{part}", layer.name), tensor.shape.clone(), tensor.values.as_slice())
-            })
-        });
-        input.into_iter().chain(layers)
+    /// The steps with weights.
+    pub(super) fn layers(&self) -> impl Iterator<Item = &Weighted> {
+        self.steps.iter().filter_map(|step| match step {
+            Step::Layer(layer) => Some(layer),
+            Step::Pool(_) | Step::Reduce(_) => None,
+        })
+    }
+}
+
+impl Step {
+    /// Name of the value that the graphs give what leaves it: after the ReLU, where it has one.
+    pub(super) fn value(&self) -> String {
+        match self {
+            Self::Layer(layer) => format!("{}.activation", layer.name),
+            Self::Pool(Pool { name, .. }) | Self::Reduce(Reduce { name, .. }) => name.clone(),
+        }
+    }
+
+    /// Whether int8 holds what leaves it with a scale of its own. What only moves numbers or picks the largest keeps the scale
+    /// of what enters, a mean beside maxima shares theirs, and logits stay float.
+    pub(super) fn has_scale(&self) -> bool {
+        match self {
+            Self::Layer(layer) => !matches!(layer.operation, Operation::Logits(_)),
+            Self::Pool(pool) => pool.pooling == Pooling::Average,
+            Self::Reduce(reduce) => reduce.reduction == Reduction::Mean,
+        }
     }
 }
 
 impl Weighted {
+    fn take(Layer { name, operation }: Layer, tensors: &mut Tensors) -> Result<Self, ExportError> {
+        let mut weight = take(tensors, &format!("{name}.weight"))?;
+        let bias = match operation {
+            Operation::Conv2d(Conv2d { batch_norm: true, .. }) => {
+                let parts = BATCH_NORM.map(|part| take(tensors, &format!("{name}.norm.{part}")));
+                let [scale, shift, mean, variance] = parts;
+                fold(&mut weight, [&scale?, &shift?, &mean?, &variance?])
+            }
+            _ => take(tensors, &format!("{name}.bias"))?,
+        };
+        Ok(Self { name, operation, weight, bias })
+    }
+
     /// Weights of each output channel in turn, with that channel's bias.
     pub(super) fn channels(&self) -> impl Iterator<Item = (&[f32], f32)> {
         let size = self.weight.values.len() / self.bias.values.len().max(1);
         self.weight.values.chunks_exact(size.max(1)).zip(self.bias.values.iter().copied())
     }
+}
+
+/// Scales a convolution's weights as the batch norm after it would, and gives the bias that does the rest: with the running
+/// statistics, `γ·(w·x − μ)/√(σ² + ε) + β` is linear in `x` (Jacob et al. 2018, arXiv:1712.05877, equation 14).
+fn fold(weight: &mut Tensor, [scale, shift, mean, variance]: [&Tensor; 4]) -> Tensor {
+    let channels = scale.values.len();
+    let size = (weight.values.len() / channels.max(1)).max(1);
+    let statistics = mean.values.iter().zip(&variance.values);
+    let affine = scale.values.iter().zip(&shift.values);
+    let mut bias = Vec::with_capacity(channels);
+    for ((weights, (&scale, &shift)), (&mean, &variance)) in
+        weight.values.chunks_exact_mut(size).zip(affine).zip(statistics)
+    {
+        let factor = f64::from(scale) / (f64::from(variance) + BATCH_NORM_EPS).sqrt();
+        for weight in weights {
+            *weight = (f64::from(*weight) * factor) as f32;
+        }
+        bias.push((f64::from(shift) - f64::from(mean) * factor) as f32);
+    }
+    Tensor { shape: vec![channels], values: bias }
 }
 
 fn take(tensors: &mut Tensors, name: &str) -> Result<Tensor, ExportError> {

@@ -1,5 +1,6 @@
 //! Nodes, tensors and models of the ONNX schema, in the few forms that the graphs need.
 
+use earshot_common::model::Conv2d;
 use earshot_proto::onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
     TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
@@ -81,9 +82,14 @@ pub(super) fn ints(name: &str, values: &[i64]) -> AttributeProto {
 }
 
 /// A node's attributes of a "same" convolution with a square, odd kernel.
-pub(super) fn same_convolution(kernel_size: u32) -> Vec<AttributeProto> {
-    let (kernel, pad) = (i64::from(kernel_size), i64::from(kernel_size / 2));
-    vec![ints("kernel_shape", &[kernel; 2]), ints("pads", &[pad; 4]), ints("strides", &[1; 2])]
+pub(super) fn same_convolution(conv: &Conv2d) -> Vec<AttributeProto> {
+    let (kernel, pad) = (i64::from(conv.kernel_size), i64::from(conv.kernel_size / 2));
+    let mut attributes =
+        vec![ints("kernel_shape", &[kernel; 2]), ints("pads", &[pad; 4]), ints("strides", &[1; 2])];
+    if conv.groups > 1 {
+        attributes.push(int("group", conv.groups.into()));
+    }
+    attributes
 }
 
 /// A node's attributes of 2×2 pooling with stride 2.

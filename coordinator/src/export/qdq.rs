@@ -2,17 +2,18 @@
 //! integer ones.
 //!
 //! Weights and biases are stored in int8 and int32, each followed by a DequantizeLinear. Convolutions, pooling, flattening
-//! and linear layers stand between a DequantizeLinear and a QuantizeLinear of their own, as ONNX Runtime's fusions want them; pooling and
-//! flattening only move numbers, so both sides have the same scale. There is no Relu: see [`super::quantise`].
+//! and linear layers stand between a DequantizeLinear and a QuantizeLinear of their own, as ONNX Runtime's fusions want them.
+//! Max pooling and flattening only move numbers, so both sides have the same scale; so has a mean that is put beside maxima.
+//! There is no Relu: see [`super::quantise`].
 
-use earshot_common::model::Layer;
+use earshot_common::model::{Operation, Pool, Reduce, Reduction};
 use earshot_proto::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
 
 use super::{
-    graph::STANDARDISED,
+    graph::{self, STANDARDISED},
     network::Network,
-    onnx::{self, INPUT, Metadata, OUTPUT, Values, int, node},
-    quantise::{Affine, Quantised, QuantisedLayer},
+    onnx::{self, Metadata, OUTPUT, Values, int, node},
+    quantise::{Affine, Quantised, QuantisedLayer, QuantisedStep},
 };
 
 /// Names of the initialisers of a quantised tensor.
@@ -20,82 +21,109 @@ pub(super) fn stored(name: &str) -> [String; 3] {
     ["quantised", "scale", "zero_point"].map(|part| format!("{name}.{part}"))
 }
 
-/// Writes the quantised network; `network` gives the standardisation, which stays float.
+/// Writes the quantised network; `network` gives what comes before the standardised input, which stays float.
 pub(super) fn int8(network: &Network, quantised: &Quantised, metadata: &Metadata) -> ModelProto {
-    let mut writer = Writer::default();
-    for (name, shape, values) in network.tensors().take(2) {
-        writer.initializers.push(onnx::tensor(name, &shape, &Values::Float(values)));
-    }
-    writer.nodes.push(node("Sub", &[INPUT, "input.mean"], "centred", vec![]));
-    writer.nodes.push(node("Div", &["centred", "input.std"], STANDARDISED, vec![]));
-    writer.affine(STANDARDISED, quantised.input);
-    let mut held = STANDARDISED.to_owned();
-    let mut value = writer.quantise(STANDARDISED, &held);
-    let mut is_flat = false;
-    for layer in &quantised.layers {
-        let name = &layer.name;
-        let is_linear = matches!(layer.layer, Layer::Linear { .. });
-        if is_linear && !is_flat {
-            value = writer.move_through("Flatten", &value, "flat", &held, vec![int("axis", 1)]);
-            is_flat = true;
-        }
-        let [weight, bias] = writer.weights(layer);
-        let inputs = [value.as_str(), &weight, &bias];
-        let (op_type, attributes) = match layer.layer {
-            Layer::Block { block, .. } => ("Conv", onnx::same_convolution(block.kernel_size)),
-            Layer::Linear { .. } => ("Gemm", vec![int("transB", 1)]),
-        };
-        let Some(affine) = layer.output else {
-            writer.nodes.push(node(op_type, &inputs, OUTPUT, attributes));
-            continue;
-        };
-        let weighted = format!("{name}.weighted");
-        writer.nodes.push(node(op_type, &inputs, &weighted, attributes));
-        held = format!("{name}.activation");
-        writer.affine(&held, affine);
-        value = writer.quantise(&weighted, &held);
-        if !is_linear {
-            value = writer.move_through("MaxPool", &value, &format!("{name}.pooled"), &held, onnx::pooling());
+    let (nodes, initializers) = graph::input(network);
+    let mut writer = Writer { nodes, initializers, value: STANDARDISED.to_owned(), held: String::new() };
+    writer.quantise_as(STANDARDISED, quantised.input);
+    for step in &quantised.steps {
+        match step {
+            QuantisedStep::Layer(layer) => writer.layer(layer),
+            QuantisedStep::Pool { pool, output } => writer.pool(pool, *output),
+            QuantisedStep::Reduce { reduce, output } => writer.reduce(reduce, *output),
         }
     }
     let shape = [network.n_mfcc, network.frames, network.classes];
     onnx::model(writer.nodes, writer.initializers, shape, metadata)
 }
 
-#[derive(Default)]
+/// The graph as far as it is written.
 struct Writer {
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
+    /// The value that the next step reads.
+    value: String,
+    /// Name under which its scale and zero point are stored.
+    held: String,
 }
 
 impl Writer {
-    /// Stores an activation's scale and zero point under `name`.
-    fn affine(&mut self, name: &str, affine: Affine) {
+    fn layer(&mut self, layer: &QuantisedLayer) {
+        let [weight, bias] = self.weights(layer);
+        let inputs = [self.value.clone(), weight, bias];
+        let inputs = inputs.each_ref().map(String::as_str);
+        let (operator, attributes) = match &layer.operation {
+            Operation::Conv2d(conv) => ("Conv", onnx::same_convolution(conv)),
+            Operation::Hidden(_) | Operation::Logits(_) => ("Gemm", vec![int("transB", 1)]),
+        };
+        let Some(affine) = layer.output else {
+            self.nodes.push(node(operator, &inputs, OUTPUT, attributes));
+            return;
+        };
+        self.value = format!("{}.weighted", layer.name);
+        self.nodes.push(node(operator, &inputs, &self.value, attributes));
+        self.quantise_as(&format!("{}.activation", layer.name), affine);
+    }
+
+    fn pool(&mut self, pool: &Pool, output: Option<Affine>) {
+        self.apply(graph::pool_operator(pool.pooling), &pool.name, onnx::pooling());
+        self.hold(&pool.name, output);
+    }
+
+    fn reduce(&mut self, reduce: &Reduce, output: Option<Affine>) {
+        let maps = self.value.clone();
+        match reduce.reduction {
+            Reduction::Flatten => {}
+            Reduction::Mean => {
+                self.apply("GlobalAveragePool", "maps.mean", vec![]);
+                self.hold(&reduce.name, output);
+            }
+            Reduction::MeanMax => {
+                self.apply("GlobalAveragePool", "maps.mean", vec![]);
+                self.quantise();
+                let mean = std::mem::replace(&mut self.value, maps);
+                self.apply("GlobalMaxPool", "maps.max", vec![]);
+                self.quantise();
+                let inputs = [mean.as_str(), self.value.as_str()];
+                self.nodes.push(node("Concat", &inputs, "maps.mean_max", vec![int("axis", 1)]));
+                "maps.mean_max".clone_into(&mut self.value);
+                self.quantise();
+            }
+        }
+        self.apply("Flatten", &reduce.name, vec![int("axis", 1)]);
+        self.quantise();
+    }
+
+    /// An operator with one input.
+    fn apply(&mut self, operator: &str, output: &str, attributes: Vec<AttributeProto>) {
+        self.nodes.push(node(operator, &[&self.value], output, attributes));
+        output.clone_into(&mut self.value);
+    }
+
+    /// To int8 and back: as `affine`, stored under `name`, or, where there is none, as the value before was.
+    fn hold(&mut self, name: &str, affine: Option<Affine>) {
+        match affine {
+            Some(affine) => self.quantise_as(name, affine),
+            None => self.quantise(),
+        }
+    }
+
+    /// To int8 and back, as `affine`, which is stored under `name`.
+    fn quantise_as(&mut self, name: &str, affine: Affine) {
         let [_, scale, zero_point] = stored(name);
         self.initializers.push(onnx::tensor(scale, &[], &Values::Float(&[affine.scale])));
         self.initializers.push(onnx::tensor(zero_point, &[], &Values::Int8(&[affine.zero_point])));
+        name.clone_into(&mut self.held);
+        self.quantise();
     }
 
-    /// `value` to int8 and back, with the scale and zero point stored under `held`.
-    fn quantise(&mut self, value: &str, held: &str) -> String {
-        let [_, scale, zero_point] = stored(held);
-        let (whole, back) = (format!("{value}.int8"), format!("{value}.dequantised"));
-        self.nodes.push(node("QuantizeLinear", &[value, &scale, &zero_point], &whole, vec![]));
+    /// To int8 and back, with the scale and zero point of before.
+    fn quantise(&mut self) {
+        let [_, scale, zero_point] = stored(&self.held);
+        let (whole, back) = (format!("{}.int8", self.value), format!("{}.dequantised", self.value));
+        self.nodes.push(node("QuantizeLinear", &[&self.value, &scale, &zero_point], &whole, vec![]));
         self.nodes.push(node("DequantizeLinear", &[&whole, &scale, &zero_point], &back, vec![]));
-        back
-    }
-
-    /// An operator that only moves numbers, so that its output is held as its input is.
-    fn move_through(
-        &mut self,
-        op_type: &str,
-        value: &str,
-        output: &str,
-        held: &str,
-        attributes: Vec<AttributeProto>,
-    ) -> String {
-        self.nodes.push(node(op_type, &[value], output, attributes));
-        self.quantise(output, held)
+        self.value = back;
     }
 
     /// Stores a layer's weights and biases and gives the names of their real values.

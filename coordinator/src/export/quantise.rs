@@ -8,11 +8,11 @@
 //!
 //! `max |r|` of a channel is held exactly; every other weight is off by half a scale step at most.
 
-use earshot_common::model::Layer;
+use earshot_common::model::{Operation, Pool, Reduce};
 
 use super::{
     calibrate::Range,
-    network::{Network, Weighted},
+    network::{Network, Step, Weighted},
 };
 
 /// Largest magnitude of a weight: symmetric, so −128 is not used.
@@ -36,7 +36,23 @@ pub(super) struct Quantised {
     /// How the standardised input is held.
     pub(super) input: Affine,
     /// As many as the network's.
-    pub(super) layers: Vec<QuantisedLayer>,
+    pub(super) steps: Vec<QuantisedStep>,
+}
+
+/// One thing that happens to the maps.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum QuantisedStep {
+    Layer(QuantisedLayer),
+    /// `output`: how what leaves is held; none: as what enters.
+    Pool {
+        pool: Pool,
+        output: Option<Affine>,
+    },
+    /// `output`: how what leaves is held; none: as what enters.
+    Reduce {
+        reduce: Reduce,
+        output: Option<Affine>,
+    },
 }
 
 /// One layer in whole numbers.
@@ -45,7 +61,7 @@ pub(super) struct QuantisedLayer {
     /// Prefix of its tensors' names.
     pub(super) name: String,
     /// What it computes and on which shapes.
-    pub(super) layer: Layer,
+    pub(super) operation: Operation,
     /// Extent of every dimension of the weights.
     pub(super) shape: Vec<usize>,
     /// Output channels first.
@@ -79,25 +95,29 @@ impl Affine {
 }
 
 impl Quantised {
-    /// Quantises a network with the calibrated ranges of its standardised input and of every activation but the last.
+    /// Quantises a network with the calibrated ranges of its standardised input and of every step that has a scale.
     pub(super) fn new(network: &Network, ranges: &[Range]) -> Self {
-        let mut activations = ranges.iter().copied().map(Affine::covering);
-        let mut held = activations.next().unwrap_or_else(|| Affine::covering(Range::default()));
+        let mut affines = ranges.iter().copied().map(Affine::covering);
+        let mut held = affines.next().unwrap_or_else(|| Affine::covering(Range::default()));
         let input = held;
-        let mut layers = Vec::with_capacity(network.layers.len());
-        for layer in &network.layers {
-            let output = activations.next();
-            layers.push(quantise_layer(layer, held.scale, output));
+        let mut steps = Vec::with_capacity(network.steps.len());
+        for step in &network.steps {
+            let output = if step.has_scale() { affines.next() } else { None };
+            steps.push(match step {
+                Step::Layer(layer) => QuantisedStep::Layer(quantise_layer(layer, held.scale, output)),
+                Step::Pool(pool) => QuantisedStep::Pool { pool: pool.clone(), output },
+                Step::Reduce(reduce) => QuantisedStep::Reduce { reduce: reduce.clone(), output },
+            });
             held = output.unwrap_or(held);
         }
-        Self { input, layers }
+        Self { input, steps }
     }
 }
 
 fn quantise_layer(layer: &Weighted, input_scale: f32, output: Option<Affine>) -> QuantisedLayer {
     let mut quantised = QuantisedLayer {
         name: layer.name.clone(),
-        layer: layer.layer,
+        operation: layer.operation,
         shape: layer.weight.shape.clone(),
         weights: Vec::with_capacity(layer.weight.values.len()),
         weight_scales: Vec::with_capacity(layer.bias.values.len()),

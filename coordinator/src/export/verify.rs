@@ -69,7 +69,7 @@ pub(super) fn weights(model: &'static str, found: &ModelProto, network: &Network
     const SLACK: f32 = 1e-4;
     let tensors = by_name(found);
     let bytes = |name: &str| tensors.get(name).map_or(&[][..], |tensor| &tensor.raw_data[..]);
-    for layer in &network.layers {
+    for layer in network.layers() {
         let [whole, scale, _] = stored(&format!("{}.weight", layer.name));
         let (whole_bytes, scales) = (bytes(&whole), bytes(&scale));
         let size = whole_bytes.len() / layer.bias.values.len().max(1);

@@ -5,7 +5,7 @@ use tch::{TchError, Tensor};
 
 use crate::{
     features::Features,
-    network::{Network, copy_out},
+    network::{Mode, Network, copy_out},
 };
 
 /// Rows of one forward pass: enough to keep the kernels busy, few enough that activations stay in the cache.
@@ -32,7 +32,7 @@ pub fn evaluate(network: &Network, features: &Features, labels: &[u16]) -> Resul
     for rows in features.validation().chunks(ROWS) {
         let rows = Tensor::f_from_slice(rows)?.f_to_device(features.matrix.device())?;
         let batch = features.matrix.f_index_select(0, &rows)?;
-        logits.extend(copy_out(&network.forward(&batch, None)?)?.values);
+        logits.extend(copy_out(&network.forward(&batch, Mode::Evaluation)?)?.values);
     }
     let classes = logits.len() / labels.len().max(1);
     Ok(Evaluation {

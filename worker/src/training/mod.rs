@@ -17,7 +17,7 @@ use tch::{Device, Kind, Reduction, TchError, Tensor};
 use crate::{
     control::{Control, State},
     features::Features,
-    network::{Network, NetworkError},
+    network::{Mode, Network, NetworkError},
     training::{
         batches::{Batch, Batches},
         best::Best,
@@ -145,7 +145,7 @@ fn train_epoch(
 /// # Errors
 /// libtorch refuses.
 pub fn step(network: &Network, adam: &mut Adam, batch: &Batch) -> Result<Tensor, TchError> {
-    let logits = network.forward(&batch.features, batch.mask.as_ref())?;
+    let logits = network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() })?;
     let loss = logits.f_cross_entropy_loss::<Tensor>(&batch.labels, None, Reduction::Mean, -100, 0.0)?;
     let gradients = Tensor::f_run_backward(&[&loss], &network.parameters(), false, false)?;
     adam.step(&gradients)?;

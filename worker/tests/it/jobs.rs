@@ -4,7 +4,7 @@ use earshot_common::job::Epoch;
 use earshot_common::{
     ids::BlobId,
     job::{Job, Recipe},
-    model::{AudioCnn, Block, Head},
+    model::{AudioCnn, Block, Head, Input, Reduction},
 };
 use earshot_data::{
     shard::{Shard, View},
@@ -39,10 +39,11 @@ pub(crate) fn example(seed: u64) -> Example {
     let split = TrainSplit { train: rows(|row| row / 8 % 4 < 3), validation: rows(|row| row / 8 % 4 == 3) };
     let job = Job {
         model: AudioCnn {
+            input: Input::Mfcc,
             n_mfcc: 8,
             frames: FRAMES as u32,
-            blocks: vec![Block { filters: 4, kernel_size: 3 }, Block { filters: 6, kernel_size: 5 }],
-            head: Head { dropout: 0.3, fc_units: Some(12) },
+            blocks: vec![Block::new(4, 3), Block::new(6, 5)],
+            head: Head { reduction: Reduction::Flatten, dropout: 0.3, fc_units: Some(12) },
             classes: CLASSES as u32,
         },
         recipe: Recipe { learning_rate: 5e-3, batch_size: 16, epochs: 8, patience: None, seed },

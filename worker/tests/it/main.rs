@@ -7,5 +7,6 @@ mod agent;
 mod coordinator;
 mod golden;
 mod jobs;
+mod models;
 mod slot;
 mod training;

@@ -5,17 +5,17 @@ use std::thread;
 use earshot_common::{
     job::Epoch,
     metrics::Confusion,
-    model::AudioCnn,
+    model::{AudioCnn, Input},
     tensors::{checkpoint_shapes, decode_checkpoint, encode},
 };
-use tch::Device;
+use tch::{Device, Tensor};
 use worker::{
     control::{Control, State},
     network::Network,
     training::{self, TrainError, Trained, evaluation::evaluate},
 };
 
-use crate::jobs::{CLASSES, Example, example};
+use crate::jobs::{CLASSES, Example, FRAMES, example};
 
 fn trained(example: &Example) -> (Vec<Epoch>, Trained) {
     let (epochs, trained) = example.train();
@@ -160,4 +160,49 @@ fn a_stop_keeps_what_there_is_and_a_drain_nothing() {
         assert_eq!(epochs, 3);
         assert!(matches!(trained, Err(TrainError::Halted)));
     }
+}
+
+#[test]
+fn the_input_is_standardised_by_the_training_clips_alone() {
+    for input in [Input::Mfcc, Input::Mel] {
+        let mut example = example(9);
+        example.job.model.input = input;
+        let features = example.features();
+        // Of every row over the training clips: mean 0, deviation 1.
+        let train = features.matrix.index_select(0, &Tensor::from_slice(features.train()));
+        let (mean, std) =
+            (train.mean_dim([0, 2].as_slice(), false, None), train.std_dim([0, 2].as_slice(), false, false));
+        assert!(mean.abs().max().double_value(&[]) < 1e-4, "{input:?}: {mean:?}");
+        assert!((std - 1.0).abs().max().double_value(&[]) < 1e-4, "{input:?}");
+
+        // Clips that validate change nothing in what the others are standardised by.
+        let stats = features.input().clone();
+        let frames = example.shards[0].frames;
+        for row in example.split.validation.iter().filter(|&&row| row < 40) {
+            let clip = *row as usize * 10 * frames;
+            example.shards[0].features[clip..clip + 10 * frames].fill(1e4);
+        }
+        assert_eq!(*example.features().input(), stats, "{input:?}");
+    }
+}
+
+#[test]
+fn mel_bands_are_the_inverse_dct_of_the_coefficients() {
+    let mut example = example(9);
+    let row = example.split.train[3] as usize;
+    let clip = 10 * example.shards[0].frames;
+    let frame = |coefficient: usize| example.shards[0].features[row * clip + coefficient * FRAMES + 5];
+    // The first band of an eight-point orthonormal inverse, by its definition.
+    let expected: f64 = (0..8)
+        .map(|k| {
+            let scale = if k == 0 { (1.0 / 8.0_f64).sqrt() } else { 0.5 };
+            scale * f64::from(frame(k)) * (std::f64::consts::PI * k as f64 / 16.0).cos()
+        })
+        .sum();
+    example.job.model.input = Input::Mel;
+    let features = example.features();
+    let stats = features.input();
+    let found = features.matrix.double_value(&[row as i64, 0, 5]) * f64::from(stats.std[0])
+        + f64::from(stats.mean[0]);
+    assert!((found - expected).abs() < 1e-3, "{found} is not {expected}");
 }

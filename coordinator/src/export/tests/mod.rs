@@ -1,22 +1,15 @@
 //! The whole export on small random champions, held against a plain forward pass.
 
-use std::{collections::BTreeMap, fs};
+mod forward;
+mod tiny;
+mod variants;
 
-use earshot_common::{
-    frontend::FrontEnd,
-    ids::BlobId,
-    job::Recipe,
-    metrics::{Confusion, argmax},
-    model::{AudioCnn, Block, Head, Layer},
-    sweep::Space,
-    tensors::{self, Tensor, Tensors, checkpoint_shapes},
-};
-use earshot_data::{
-    manifest::{ClipEntry, ShardEntry},
-    shard::{Shard, View},
-};
+use std::fs;
+
+use earshot_common::{ids::BlobId, model::AudioCnn, tensors};
 use prost::Message;
 
+use self::tiny::{champion, small};
 use super::{network::Network, provenance::PROVENANCE_FILE, quantise::Quantised, session::Session, *};
 
 const FILES: [&str; 8] = [
@@ -29,192 +22,6 @@ const FILES: [&str; 8] = [
     "report.json",
     "report.md",
 ];
-
-/// Numbers from −1 to 1 that look random, the same for the same seed.
-fn noise(seed: &str) -> impl Iterator<Item = f32> {
-    let mut reader = blake3::Hasher::new().update(seed.as_bytes()).finalize_xof();
-    std::iter::from_fn(move || {
-        let mut bytes = [0; 4];
-        reader.fill(&mut bytes);
-        Some(u32::from_le_bytes(bytes) as f32 / u32::MAX as f32 * 2.0 - 1.0)
-    })
-}
-
-fn small(head: Option<u32>) -> AudioCnn {
-    let block = |filters, kernel_size| Block { filters, kernel_size };
-    AudioCnn {
-        n_mfcc: 5,
-        frames: 13,
-        blocks: vec![block(4, 3), block(6, 5)],
-        head: Head { dropout: 0.3, fc_units: head },
-        classes: 3,
-    }
-}
-
-/// Weights of a size that keeps activations around 1, as training does.
-fn random_checkpoint(model: &AudioCnn) -> Tensors {
-    let shapes = checkpoint_shapes(model).unwrap();
-    let tensors = shapes.into_iter().map(|(name, shape)| {
-        let size = shape.iter().product();
-        let fan_in: usize = shape.iter().skip(1).product();
-        let [offset, width] = match name.as_str() {
-            "input.mean" => [-20.0, 30.0],
-            "input.std" => [25.0, 15.0],
-            _ if shape.len() == 1 => [0.0, 0.1],
-            _ => [0.0, (6.0 / fan_in as f32).sqrt()],
-        };
-        let values = noise(&name).take(size).map(|value| offset + width * value).collect();
-        (name, Tensor { shape, values })
-    });
-    tensors.collect()
-}
-
-/// Features of one clip: one of seven spectra, and noise.
-fn clip(model: &AudioCnn, index: usize, n_mfcc: usize) -> Vec<f32> {
-    let frames = model.frames as usize;
-    let spectrum: Vec<f32> = noise(&format!("spectrum {}", index % 7)).take(n_mfcc).collect();
-    let seed = format!("clip {index}");
-    let noise = noise(&seed).take(n_mfcc * frames).enumerate();
-    noise.map(|(i, noise)| 80.0 * spectrum[i / frames] + 15.0 * noise - 15.0).collect()
-}
-
-/// The forward pass, one sum after the other.
-fn forward(model: &AudioCnn, tensors: &Tensors, features: &[f32]) -> Vec<f32> {
-    let frames = model.frames as usize;
-    let mut maps: Vec<f32> = features
-        .iter()
-        .enumerate()
-        .map(|(i, x)| {
-            (x - tensors["input.mean"].values[i / frames]) / tensors["input.std"].values[i / frames]
-        })
-        .collect();
-    let layers = model.layers().unwrap();
-    for (index, layer) in layers.iter().enumerate() {
-        let is_last = index + 1 == layers.len();
-        let name = match layer {
-            Layer::Block { .. } => format!("blocks.{index}"),
-            Layer::Linear { .. } if is_last => "head.out".to_owned(),
-            Layer::Linear { .. } => "head.fc".to_owned(),
-        };
-        let weight = &tensors[&format!("{name}.weight")].values;
-        let bias = &tensors[&format!("{name}.bias")].values;
-        maps = match *layer {
-            Layer::Block { input, block } => {
-                let [channels, rows, columns] = input.map(|extent| extent as usize);
-                let (filters, kernel) = (block.filters as usize, block.kernel_size as usize);
-                let pad = kernel / 2;
-                let at = |f: usize, y: usize, x: usize| {
-                    let mut sum = f64::from(bias[f]);
-                    for (c, i, j) in (0..channels)
-                        .flat_map(|c| (0..kernel * kernel).map(move |k| (c, k / kernel, k % kernel)))
-                    {
-                        let (row, column) = (y + i, x + j);
-                        if (pad..rows + pad).contains(&row) && (pad..columns + pad).contains(&column) {
-                            let value = maps[(c * rows + row - pad) * columns + column - pad];
-                            sum += f64::from(value * weight[((f * channels + c) * kernel + i) * kernel + j]);
-                        }
-                    }
-                    (sum as f32).max(0.0)
-                };
-                let mut pooled = Vec::new();
-                for f in 0..filters {
-                    for y in 0..rows / 2 {
-                        for x in 0..columns / 2 {
-                            let square = [(0, 0), (0, 1), (1, 0), (1, 1)];
-                            let values = square.map(|(i, j)| at(f, 2 * y + i, 2 * x + j));
-                            pooled.push(values.into_iter().fold(0.0, f32::max));
-                        }
-                    }
-                }
-                pooled
-            }
-            Layer::Linear { .. } => bias
-                .iter()
-                .zip(weight.chunks_exact(maps.len()))
-                .map(|(bias, weights)| {
-                    let products = weights.iter().zip(&maps).map(|(w, x)| f64::from(w * x));
-                    let sum = (f64::from(*bias) + products.sum::<f64>()) as f32;
-                    if is_last { sum } else { sum.max(0.0) }
-                })
-                .collect(),
-        };
-    }
-    maps
-}
-
-/// A champion whose labels are its own predictions, but for every tenth clip; half of the rows train, a quarter validates.
-fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
-    let tensors = random_checkpoint(&model);
-    let front_end = FrontEnd {
-        sample_rate_hz: 1000,
-        n_fft: 100,
-        hop_length: 100,
-        duration_s: f64::from(model.frames - 1) / 10.0,
-        ..FrontEnd::default()
-    };
-    let n_mfcc = model.n_mfcc as usize;
-    let logits: Vec<Vec<f32>> =
-        (0..clips).map(|i| forward(&model, &tensors, &clip(&model, i, n_mfcc))).collect();
-    let classes = model.classes as usize;
-    let label = |row: usize| ((argmax(&logits[row]) + usize::from(row.is_multiple_of(10))) % classes) as u16;
-    let shard = Shard {
-        // The shard holds more than the model reads.
-        n_mfcc: n_mfcc + 1,
-        frames: model.frames as usize,
-        labels: (0..clips).map(label).collect(),
-        features: (0..clips)
-            .flat_map(|index| clip(&model, index, n_mfcc).into_iter().chain(vec![0.0; model.frames as usize]))
-            .collect(),
-        front_end: front_end.hash(),
-        view: View::Clean,
-    };
-    let mut features = Features::new(model.n_mfcc, model.frames);
-    features.push(&shard).unwrap();
-    let entry = |row: usize| ClipEntry {
-        name: format!("clip-{row}"),
-        class: label(row),
-        fold: Some(1),
-        source: row.to_string(),
-        content: BlobId::of(b"clip"),
-    };
-    let rows = |range: std::ops::Range<usize>| range.map(|row| row as u32).collect::<Vec<u32>>();
-    let split = Split {
-        train: rows(0..clips / 2),
-        validation: rows(clips / 2..clips * 3 / 4),
-        test: rows(clips * 3 / 4..clips),
-    };
-    let recorded = Tensor {
-        shape: vec![split.validation.len(), classes],
-        values: split.validation.iter().flat_map(|&row| logits[row as usize].clone()).collect(),
-    };
-    let accuracy =
-        Confusion::from_logits(classes, &recorded.values, &features.labels_of(&split.validation)).accuracy();
-    let names = (0..classes).map(|class| format!("class <{class}|&>")).collect();
-    let blob = BlobId::of(b"shard");
-    let shards = vec![ShardEntry { blob, clips: clips as u32, view: View::Clean }];
-    let sweep =
-        "name = \"tiny\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\n[schedule]\nepochs = 2\n";
-    let champion = Champion {
-        sweep: Sweep::parse(sweep, Path::new("tiny.toml"), &[]).unwrap(),
-        trial: TrialId(3),
-        fold: FoldId(1),
-        point: Space::new(BTreeMap::new()).point(0).unwrap(),
-        job: Job {
-            model,
-            recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 2, patience: None, seed: 7 },
-            shards: vec![blob],
-            split: BlobId::of(b"split"),
-            initial_weights: None,
-        },
-        best: Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },
-        checkpoint: tensors::encode(&tensors).unwrap(),
-        logits: tensors::encode(&Tensors::from([("logits".into(), recorded)])).unwrap(),
-        manifest: Manifest::new(front_end, names, shards, (0..clips).map(entry).collect(), vec![]),
-        split,
-        trials_completed: 24,
-    };
-    (champion, features)
-}
 
 fn silent(_: &str) {}
 
@@ -344,7 +151,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     let zero = |champion: &mut Champion, _: &mut Features| {
         change_tensor(&mut champion.checkpoint, "input.std", |std| std[2] = 0.0);
     };
-    check(zero, "input.std of coefficient 2 is 0");
+    check(zero, "input.std of row 2 is 0");
 }
 
 /// A small champion's two models, in numbers and in bytes.
