@@ -5,6 +5,7 @@
 //! disks lie. Temporary files carry the prefix `.incoming-` and are swept away when the store is opened.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     io::Write,
     path::{Path, PathBuf},
@@ -111,6 +112,37 @@ impl BlobStore {
         Ok(id)
     }
 
+    /// Names of all blobs. Files with other names are not of the store and passed over.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when the folder cannot be read.
+    pub fn ids(&self) -> Result<BTreeSet<BlobId>, BlobError> {
+        let mut ids = BTreeSet::new();
+        for shelf in fs::read_dir(&self.root).map_err(io_at(&self.root))? {
+            let shelf = shelf.map_err(io_at(&self.root))?.path();
+            if shelf.is_dir() {
+                for entry in fs::read_dir(&shelf).map_err(io_at(&shelf))? {
+                    let name = entry.map_err(io_at(&shelf))?.file_name();
+                    ids.extend(name.to_str().and_then(|name| name.parse::<BlobId>().ok()));
+                }
+            }
+        }
+        Ok(ids)
+    }
+
+    /// Removes a blob and says how many bytes it had; one that is not here has none.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when the disk refuses.
+    pub fn remove(&self, id: BlobId) -> Result<u64, BlobError> {
+        let path = self.path(id);
+        let removed = fs::metadata(&path).and_then(|file| fs::remove_file(&path).map(|()| file.len()));
+        match removed {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+            removed => removed.map_err(io_at(&path)),
+        }
+    }
+
     /// Starts a blob whose bytes arrive in pieces.
     ///
     /// # Errors
@@ -201,6 +233,16 @@ mod tests {
         let id = store.put(b"features").unwrap();
         assert_eq!(store.read(id).unwrap(), b"features");
         assert_eq!(store.put(b"features").unwrap(), id);
+    }
+
+    #[test]
+    fn blobs_are_listed_and_removed() {
+        let (_folder, store) = store();
+        let ids = [b"one".as_slice(), b"three"].map(|bytes| store.put(bytes).unwrap());
+        fs::write(store.path(ids[0]).with_file_name("notes.txt"), b"mine").unwrap();
+        assert_eq!(store.ids().unwrap(), BTreeSet::from(ids));
+        assert_eq!((store.remove(ids[1]).unwrap(), store.remove(ids[1]).unwrap()), (5, 0));
+        assert_eq!(store.ids().unwrap(), BTreeSet::from([ids[0]]));
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`engine`]: the thread that applies, commits, then answers.
 //! - [`clock`]: the only clock.
 //! - [`dataset`], [`blobs`]: what a sweep's jobs are made of, and where it lies.
+//! - [`upkeep`]: a database's blobs against its log.
 //! - [`views`]: what users are shown, pure.
 //! - [`service`], [`client`]: both ends of the network.
 //! - [`export`]: the champion's bundle.
@@ -29,4 +30,5 @@ pub mod search;
 pub mod service;
 pub mod state;
 pub mod store;
+pub mod upkeep;
 pub mod views;

@@ -4,12 +4,14 @@
 //! - `ask`: status, leaderboard, trial; `source` decides who answers.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
 //! - `sweep`, `data`: what needs no coordinator.
+//! - `db`: a database as such: verify it, print it, tidy its blobs.
 //! - `document`, `render`: answers as table, JSON or CSV.
 //! - `screen`: progress bars and log lines on one terminal.
 
 mod ask;
 mod champion;
 mod data;
+mod db;
 mod document;
 mod export;
 mod render;
@@ -64,6 +66,8 @@ enum Command {
     Sweep(sweep::SweepCommand),
     #[command(subcommand)]
     Data(data::DataCommand),
+    #[command(subcommand)]
+    Db(db::DbCommand),
 }
 
 /// Runs a command and says how it ended.
@@ -75,6 +79,9 @@ pub fn main(args: Args) -> ExitCode {
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Export(args) => export::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
+        Command::Db(db::DbCommand::Check(args)) => db::check(&args),
+        Command::Db(db::DbCommand::Export(args)) => db::export(&args),
+        Command::Db(db::DbCommand::Gc(args)) => db::gc(&args),
         Command::Data(data::DataCommand::Synth(args)) => data::synth(&args),
         Command::Data(data::DataCommand::Prepare(args)) => data::prepare(args),
     };

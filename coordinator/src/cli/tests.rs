@@ -37,6 +37,9 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["export"], Err("--out <DIR>"));
     check(&["export", "--out", "champion", "--db", "x.redb"], Ok(()));
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
+    check(&["db", "check", "--db", "x.redb", "--processed", "features"], Ok(()));
+    check(&["db", "export", "--decisions"], Ok(()));
+    check(&["db", "gc"], Ok(()));
     check(&["data", "synth", "--clips-per-class", "0"], Err("not in 1..=10000"));
     check(&["data", "prepare", "--data", "a", "--out", "b", "--sweep", "s.toml"], Ok(()));
     check(&["data", "prepare", "--on-bad", "fatal"], Ok(()));

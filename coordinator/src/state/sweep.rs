@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use earshot_common::{
-    ids::{FoldId, RunId, SweepId, Token, TrialId, WorkerId},
+    ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, RunResult, Verdict, derive_seed},
     sweep::Sweep,
 };
@@ -55,6 +55,16 @@ impl SweepState {
     /// The features it trains on.
     pub fn dataset(&self) -> &Dataset {
         &self.dataset
+    }
+
+    /// Every blob that its jobs and its results name; of what attempts left that came to nothing, none is named.
+    pub fn blobs(&self) -> BTreeSet<BlobId> {
+        let Dataset { shards, splits, manifest, .. } = &self.dataset;
+        let runs = self.trials.iter().flat_map(|trial| trial.runs.values());
+        let results = runs.filter_map(Run::completed);
+        let results = results.flat_map(|(result, _)| [result.checkpoint, result.logits]);
+        let inputs = shards.iter().chain(splits.values()).chain([manifest]).copied();
+        inputs.chain(results).collect()
     }
 
     /// Trials proposed so far, in order.

@@ -17,7 +17,7 @@ use std::{
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
 
 pub use self::error::StoreError;
-use crate::state::{Event, Refusal, State};
+use crate::state::{Decision, Event, State};
 
 /// Raised when entries appear, or change their meaning, in a way that an older reader would get wrong.
 pub const FORMAT_VERSION: u64 = 2;
@@ -90,11 +90,18 @@ impl EventLog {
     /// [`StoreError::Entry`] for one that is missing, unreadable or refused.
     pub fn replay(&self) -> Result<State, StoreError> {
         let mut state = State::default();
-        self.for_each(|position, event| match state.apply(&event) {
-            Ok(_) => Ok(()),
-            Err(refusal) => Err(self.entry(position, &refused(&refusal))),
-        })?;
+        self.for_each(|position, event| self.decide(&mut state, position, &event).map(drop))?;
         Ok(state)
+    }
+
+    /// Makes an entry's decision again; `state` is the fold of the entries before it.
+    ///
+    /// # Errors
+    /// [`StoreError::Entry`] if it does not follow from those.
+    pub fn decide(&self, state: &mut State, position: u64, event: &Event) -> Result<Decision, StoreError> {
+        state.apply(event).map_err(|refusal| {
+            self.entry(position, &format!("does not follow from those before it ({refusal})"))
+        })
     }
 
     /// Folds the whole log and keeps both together.
@@ -162,10 +169,6 @@ impl EventLog {
         }
         Ok(found)
     }
-}
-
-fn refused(refusal: &Refusal) -> String {
-    format!("does not follow from those before it ({refusal})")
 }
 
 fn open_error(path: &Path, error: DatabaseError) -> StoreError {
