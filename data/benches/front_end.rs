@@ -18,7 +18,7 @@ use std::{
 };
 
 use earshot_common::frontend::FrontEnd;
-use earshot_data::{chain::Chain, condition, dataset::Dataset, decode, mfcc::Extractor, resample};
+use earshot_data::{chain::Chain, condition, dataset::Dataset, decode::Decoder, mfcc::Extractor, resample};
 
 /// Coefficients of the timed MFCC.
 const N_MFCC: u16 = 13;
@@ -76,10 +76,11 @@ fn time<T>(stages: &mut Stages, stage: &'static str, work: impl FnOnce() -> T) -
 /// Every stage once on every clip.
 fn round(files: &[Vec<u8>], front_end: &FrontEnd) -> Stages {
     let mut chain = Chain::new(front_end).unwrap();
+    let mut decoder = Decoder::default();
     let mut extractor = Extractor::new(front_end).unwrap();
     let mut stages = Stages::new();
     for bytes in files {
-        let audio = time(&mut stages, "load", || decode::decode(bytes)).unwrap();
+        let audio = time(&mut stages, "load", || decoder.decode(bytes)).unwrap();
         let mono = resample::to_mono(audio.samples, audio.channels);
         let clean = time(&mut stages, "trim", || condition::clean(mono, front_end)).unwrap();
         let fixed = condition::fixed_length(&clean, front_end);

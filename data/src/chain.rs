@@ -5,7 +5,7 @@ use ndarray::Array2;
 
 use crate::{
     condition,
-    decode::{self, DecodeError},
+    decode::{DecodeError, Decoder},
     mfcc::{Extractor, FrontEndError},
     resample::{ResampleError, Resampler, to_mono},
 };
@@ -27,6 +27,7 @@ pub enum ChainError {
 /// A front end at work, with its plans and buffers; one for each thread.
 pub struct Chain {
     front_end: FrontEnd,
+    decoder: Decoder,
     resampler: Resampler,
     extractor: Extractor,
 }
@@ -36,6 +37,7 @@ impl Clone for Chain {
     fn clone(&self) -> Self {
         Self {
             front_end: self.front_end.clone(),
+            decoder: Decoder::default(),
             resampler: Resampler::new(self.front_end.sample_rate_hz),
             extractor: self.extractor.clone(),
         }
@@ -52,6 +54,7 @@ impl Chain {
             extractor: Extractor::new(front_end)?,
             resampler: Resampler::new(front_end.sample_rate_hz),
             front_end: front_end.clone(),
+            decoder: Decoder::default(),
         })
     }
 
@@ -61,7 +64,7 @@ impl Chain {
     /// # Errors
     /// See [`ChainError`].
     pub fn waveform(&mut self, bytes: &[u8]) -> Result<Vec<f32>, ChainError> {
-        let audio = decode::decode(bytes)?;
+        let audio = self.decoder.decode(bytes)?;
         let mono = to_mono(audio.samples, audio.channels);
         let resampled = self.resampler.resample(mono, audio.sample_rate_hz)?;
         condition::clean(resampled, &self.front_end).ok_or(ChainError::Silent)

@@ -31,7 +31,6 @@ pub fn trim_range(samples: &[f32], top_db: f32) -> std::ops::Range<usize> {
 /// Level of each centred frame in decibels. A frame is four hops, so its power is the sum of four hops' powers.
 fn frame_levels_db(samples: &[f32]) -> Vec<f64> {
     const HOPS: usize = TRIM_FRAME / TRIM_HOP;
-    let power = |hop: &[f32]| hop.iter().map(|sample| f64::from(*sample).powi(2)).sum::<f64>();
     let half = std::iter::repeat_n(0.0, HOPS / 2);
     let hops: Vec<f64> = half.clone().chain(samples.chunks(TRIM_HOP).map(power)).chain(half).collect();
     let frames = samples.len() / TRIM_HOP + 1;
@@ -39,9 +38,32 @@ fn frame_levels_db(samples: &[f32]) -> Vec<f64> {
     levels.take(frames).map(|power| 10.0 * power.max(POWER_MIN).log10()).collect()
 }
 
+/// Numbers that are summed or compared side by side: one running sum would wait for each addition to end.
+const LANES: usize = 8;
+
+/// Sum of squares.
+fn power(samples: &[f32]) -> f64 {
+    let (chunks, rest) = samples.as_chunks::<LANES>();
+    let mut sums = [0.0_f64; LANES];
+    for chunk in chunks {
+        for (sum, sample) in sums.iter_mut().zip(chunk) {
+            *sum += f64::from(*sample) * f64::from(*sample);
+        }
+    }
+    let rest: f64 = rest.iter().map(|sample| f64::from(*sample).powi(2)).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
 /// Largest magnitude; 0 without samples.
 pub fn peak(samples: &[f32]) -> f32 {
-    samples.iter().fold(0.0, |peak, sample| peak.max(sample.abs()))
+    let (chunks, rest) = samples.as_chunks::<LANES>();
+    let mut peaks = [0.0_f32; LANES];
+    for chunk in chunks {
+        for (peak, sample) in peaks.iter_mut().zip(chunk) {
+            *peak = peak.max(sample.abs());
+        }
+    }
+    rest.iter().map(|sample| sample.abs()).chain(peaks).fold(0.0, f32::max)
 }
 
 /// Divides by the largest magnitude, as `librosa.util.normalize(samples)`: a waveform whose peak is below the smallest normal

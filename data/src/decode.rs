@@ -11,7 +11,7 @@ use std::{
 };
 
 use symphonia::core::{
-    codecs::audio::{AudioDecoder, AudioDecoderOptions},
+    codecs::audio::{AudioCodecParameters, AudioDecoder, AudioDecoderOptions, well_known::CODEC_ID_VORBIS},
     errors::Error as SymphoniaError,
     formats::{FormatOptions, FormatReader, TrackType, probe::Hint},
     io::{MediaSourceStream, MediaSourceStreamOptions},
@@ -101,49 +101,93 @@ pub fn read_file(path: &Path) -> Result<Vec<u8>, DecodeError> {
     Ok(bytes)
 }
 
-/// Decodes a file's bytes; the format is told by the bytes, never by a name.
+/// Decodes a file's bytes; the format is told by the bytes, never by a name. For many files see [`Decoder`].
 ///
 /// # Errors
 /// See [`DecodeError`].
 pub fn decode(bytes: &[u8]) -> Result<Audio, DecodeError> {
-    check_most("bytes", bytes.len() as u64, FILE_BYTES_MAX)?;
-    // symphonia promises not to panic and nearly keeps it; one clip's panic must not end a preparation of thousands.
-    catch_unwind(AssertUnwindSafe(|| decode_inner(bytes)))
-        .unwrap_or_else(|_| Err(DecodeError::Damaged("the decoder gave up".to_owned())))
+    Decoder::default().decode(bytes)
 }
 
-fn decode_inner(bytes: &[u8]) -> Result<Audio, DecodeError> {
-    let stream = MediaSourceStream::new(Box::new(Cursor::new(bytes)), MediaSourceStreamOptions::default());
-    let mut reader = symphonia::default::get_probe()
-        .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
-        .map_err(|error| probe_error(&error, bytes))?;
-    let track = reader
-        .default_track(TrackType::Audio)
-        .ok_or_else(|| DecodeError::Unknown("no audio in it".to_owned()))?;
-    let parameters = track
-        .codec_params
-        .as_ref()
-        .and_then(|parameters| parameters.audio())
-        .ok_or_else(|| DecodeError::Unknown("an unknown codec".to_owned()))?;
-    let mut decoder = symphonia::default::get_codecs()
-        .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
-        .map_err(|error| DecodeError::Unknown(error.to_string()))?;
-    // MP3 without an encoder's tag has no length of its own: symphonia's is then a guess from the first frames.
-    let guessed = reader.format_info().short_name == "mp3" && track.delay.is_none();
-    let (track_id, expected) = (track.id, track.num_frames.filter(|_| !guessed));
+/// Decodes one file after another.
+///
+/// A Vorbis file begins with its encoder's code books, and making tables of them is an eighth of the work of decoding five
+/// seconds. Files of one encoder and quality have the same ones, so those of the last file are kept.
+#[derive(Default)]
+pub struct Decoder {
+    vorbis: Option<VorbisDecoder>,
+}
 
-    let audio = read_packets(reader.as_mut(), decoder.as_mut(), track_id)?;
-    let frames = (audio.samples.len() / audio.channels.max(1)) as u64;
-    if expected.is_some_and(|expected| frames < expected) {
-        return Err(DecodeError::Truncated { frames, expected });
+/// A decoder for what follows these headers in any file.
+struct VorbisDecoder {
+    headers: Box<[u8]>,
+    decoder: Box<dyn AudioDecoder>,
+}
+
+impl Decoder {
+    /// Decodes a file's bytes; what came before makes no difference.
+    ///
+    /// # Errors
+    /// See [`DecodeError`].
+    pub fn decode(&mut self, bytes: &[u8]) -> Result<Audio, DecodeError> {
+        check_most("bytes", bytes.len() as u64, FILE_BYTES_MAX)?;
+        // symphonia promises not to panic and nearly keeps it; one clip's panic must not end a preparation of thousands.
+        catch_unwind(AssertUnwindSafe(|| self.decode_inner(bytes)))
+            .unwrap_or_else(|_| Err(DecodeError::Damaged("the decoder gave up".to_owned())))
     }
-    if decoder.finalize().verify_ok == Some(false) {
-        return Err(DecodeError::Damaged("its checksum is wrong".to_owned()));
+
+    fn decode_inner(&mut self, bytes: &[u8]) -> Result<Audio, DecodeError> {
+        let stream =
+            MediaSourceStream::new(Box::new(Cursor::new(bytes)), MediaSourceStreamOptions::default());
+        let mut reader = symphonia::default::get_probe()
+            .probe(&Hint::new(), stream, FormatOptions::default(), MetadataOptions::default())
+            .map_err(|error| probe_error(&error, bytes))?;
+        let track = reader
+            .default_track(TrackType::Audio)
+            .ok_or_else(|| DecodeError::Unknown("no audio in it".to_owned()))?;
+        let parameters = track
+            .codec_params
+            .as_ref()
+            .and_then(|parameters| parameters.audio())
+            .ok_or_else(|| DecodeError::Unknown("an unknown codec".to_owned()))?;
+        let headers = parameters.extra_data.clone().filter(|_| parameters.codec == CODEC_ID_VORBIS);
+        let mut decoder = self.decoder(parameters, headers.as_deref())?;
+        // MP3 without an encoder's tag has no length of its own: symphonia's is then a guess from the first frames.
+        let guessed = reader.format_info().short_name == "mp3" && track.delay.is_none();
+        let (track_id, expected) = (track.id, track.num_frames.filter(|_| !guessed));
+
+        let audio = read_packets(reader.as_mut(), decoder.as_mut(), track_id)?;
+        let frames = (audio.samples.len() / audio.channels.max(1)) as u64;
+        if expected.is_some_and(|expected| frames < expected) {
+            return Err(DecodeError::Truncated { frames, expected });
+        }
+        if decoder.finalize().verify_ok == Some(false) {
+            return Err(DecodeError::Damaged("its checksum is wrong".to_owned()));
+        }
+        // A decoder is kept only after a file without errors.
+        self.vorbis = headers.map(|headers| VorbisDecoder { headers, decoder });
+        match audio.samples.iter().position(|sample| !sample.is_finite()) {
+            _ if audio.samples.is_empty() => Err(DecodeError::Empty),
+            Some(at) => Err(DecodeError::NotFinite(at)),
+            None => Ok(audio),
+        }
     }
-    match audio.samples.iter().position(|sample| !sample.is_finite()) {
-        _ if audio.samples.is_empty() => Err(DecodeError::Empty),
-        Some(at) => Err(DecodeError::NotFinite(at)),
-        None => Ok(audio),
+
+    /// The decoder of the last file if it had the same headers, or a new one.
+    fn decoder(
+        &mut self,
+        parameters: &AudioCodecParameters,
+        headers: Option<&[u8]>,
+    ) -> Result<Box<dyn AudioDecoder>, DecodeError> {
+        match self.vorbis.take() {
+            Some(mut kept) if Some(&*kept.headers) == headers => {
+                kept.decoder.reset();
+                Ok(kept.decoder)
+            }
+            _ => symphonia::default::get_codecs()
+                .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
+                .map_err(|error| DecodeError::Unknown(error.to_string())),
+        }
     }
 }
 
@@ -253,6 +297,19 @@ mod tests {
     fn channels_come_interleaved() {
         let audio = decode(&wav(2, 8_000, 8, &[0, 64, 0, 0, 0, 0, 0, 192])).unwrap();
         assert_eq!(audio, Audio { sample_rate_hz: 8_000, channels: 2, samples: vec![0.5, 0.0, 0.0, -0.5] });
+    }
+
+    #[test]
+    fn a_decoder_forgets_the_last_file() {
+        let mut decoder = Decoder::default();
+        let ogg = signal("chirp_44k.ogg");
+        let expected = decode(&ogg).unwrap();
+        for file in SIGNALS {
+            assert_eq!(decoder.decode(&ogg).unwrap(), expected);
+            assert_eq!(decoder.decode(&ogg).unwrap(), expected);
+            assert!(decoder.decode(&ogg[..ogg.len() / 2]).is_err());
+            assert_eq!(decoder.decode(&signal(file)).unwrap(), decode(&signal(file)).unwrap());
+        }
     }
 
     #[test]

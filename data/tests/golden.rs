@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a golden file that cannot be read fails its test")]
 
 use std::{
+    f64::consts::TAU,
     fs,
     path::{Path, PathBuf},
 };
@@ -47,6 +48,14 @@ struct Resampled {
 }
 
 #[derive(Deserialize)]
+struct Multitone {
+    from_hz: u32,
+    to_hz: u32,
+    #[serde(flatten)]
+    expected: Sampled,
+}
+
+#[derive(Deserialize)]
 struct Trim {
     top_db: f32,
     start: usize,
@@ -59,6 +68,7 @@ struct Features {
     hop_length: u32,
     n_mels: u16,
     n_mfcc: u16,
+    htk: bool,
     spectrogram_db: Columns,
     mel_db: Columns,
     mfcc: Columns,
@@ -148,6 +158,28 @@ fn resampling_is_within_60_db_of_soxr() {
     }
 }
 
+/// `golden/make.py`'s multitone: eight tones up to 0.9 of the lower Nyquist frequency, fading in and out.
+fn multitone(rate_hz: u32, to_hz: u32) -> Vec<f32> {
+    let samples = (f64::from(rate_hz) * 0.25) as usize;
+    let top_hz = 0.9 * f64::from(rate_hz.min(to_hz)) / 2.0;
+    let tones = |i: usize| -> f64 {
+        let t = i as f64 / f64::from(rate_hz);
+        (1..=8).map(|k| 0.1 * (TAU * top_hz * f64::from(k) / 8.0 * t + f64::from(k)).sin()).sum()
+    };
+    let ramp = |i: usize| (i as f64 / (0.1 * samples as f64)).min(1.0);
+    (0..samples).map(|i| (tones(i) * ramp(i) * ramp(samples - 1 - i)) as f32).collect()
+}
+
+#[test]
+fn resampling_passes_the_passband_as_soxr_does() {
+    for Multitone { from_hz, to_hz, expected } in golden::<Vec<Multitone>>("resampled.json") {
+        let resampled = resample::Resampler::new(to_hz).resample(multitone(from_hz, to_hz), from_hz).unwrap();
+        let peak = condition::peak(&resampled);
+        assert!(peak > 0.4, "{from_hz} to {to_hz} Hz is too quiet a test: {peak}");
+        check_samples(&format!("{from_hz} to {to_hz} Hz"), &resampled, &expected, RESAMPLED_TOLERANCE * peak);
+    }
+}
+
 #[test]
 fn trimming_is_librosas_to_the_sample() {
     for (signal, samples) in signals() {
@@ -176,10 +208,12 @@ fn features_are_librosas() {
                 hop_length: expected.hop_length,
                 n_mels: expected.n_mels,
                 n_mfcc: expected.n_mfcc,
+                htk: expected.htk,
                 ..FrontEnd::default()
             };
             let mut extractor = Extractor::new(&front_end).unwrap();
-            let name = |what: &str| format!("{what} of {} at n_fft {}", signal.file, expected.n_fft);
+            let (n_fft, htk) = (expected.n_fft, expected.htk);
+            let name = |what: &str| format!("{what} of {} at n_fft {n_fft}, htk {htk}", signal.file);
             check_columns(
                 &name("spectrogram"),
                 &extractor.spectrogram_db(&samples),

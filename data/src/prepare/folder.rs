@@ -34,7 +34,7 @@ use crate::{
     decode::{self, DecodeError},
     file,
     manifest::{MANIFEST_FILE, Manifest, Problem},
-    mfcc::Extractor,
+    mfcc::{Extractor, Power, in_db},
 };
 
 /// The blob store with the shards, relative to the prepared folder.
@@ -42,7 +42,7 @@ pub const BLOBS: &str = "blobs";
 
 /// Version of everything this crate derives from a recording. Raised whenever a change makes other features from the same
 /// recording and front end, so that old results are made again.
-const OUTPUT_VERSION: u32 = 1;
+const OUTPUT_VERSION: u32 = 2;
 
 /// Coefficients of the exported `{clip}_mfcc.npy`, librosa's and the reference network's number.
 const EXPORTED_N_MFCC: usize = 13;
@@ -167,10 +167,10 @@ impl Folder {
         let [audio, mfcc, spectrogram] = self.exports(clip);
         let rate = extractor.sample_rate_hz();
         file::write_whole(&audio, |file| write_wav(file, waveform, rate)).map_err(io_at(&audio))?;
-        for (path, features) in [
-            (mfcc, extractor.mfcc(waveform, EXPORTED_N_MFCC)),
-            (spectrogram, extractor.spectrogram_db(waveform)),
-        ] {
+        let Power { mels, spectrum } = extractor.power(waveform);
+        for (path, features) in
+            [(mfcc, extractor.mfcc_of(mels, EXPORTED_N_MFCC)), (spectrogram, in_db(spectrum).reversed_axes())]
+        {
             file::write_whole(&path, |file| features.write_npy(file).map_err(io::Error::other))
                 .map_err(io_at(&path))?;
         }

@@ -76,6 +76,17 @@ fn a_shared_source_is_named() {
     assert_eq!(shared["7"], BTreeSet::from([SplitPart::Train, SplitPart::Validation]));
 }
 
+#[test]
+fn where_a_blind_split_shares_sources_the_grouped_one_does_not() {
+    let clips = clips();
+    for seed in 0..20 {
+        let blind = Split::holdout(&labels(&clips), 0.25, 0.2, seed).unwrap();
+        assert!(!blind.shared_sources(&clips).is_empty(), "seed {seed}");
+        let grouped = Split::grouped(&clips, 0.25, 0.2, seed).unwrap();
+        assert!(grouped.shared_sources(&clips).is_empty(), "seed {seed}");
+    }
+}
+
 /// Every row is in exactly one part.
 fn is_partition(split: &Split, rows: usize) -> bool {
     let mut all: Vec<u32> = [&split.train[..], &split.validation, &split.test].concat();

@@ -22,8 +22,19 @@ from sklearn.model_selection import train_test_split
 HERE = pathlib.Path(__file__).parent
 SIGNALS = HERE / "signals"
 
-# (n_fft, hop_length, n_mels, n_mfcc)
-FRONT_ENDS = [(2048, 512, 128, 13), (2048, 512, 128, 64), (1024, 256, 64, 20), (512, 160, 40, 40), (4096, 1000, 200, 30)]
+# (n_fft, hop_length, n_mels, n_mfcc, htk); the first two for every signal
+FRONT_ENDS = [
+    (2048, 512, 128, 13, False), (1024, 400, 80, 20, True),
+    (2048, 512, 128, 64, False), (2048, 512, 128, 64, True), (1024, 256, 64, 20, False), (1024, 256, 64, 20, True),
+    (512, 160, 40, 40, False), (512, 160, 40, 13, True), (4096, 1000, 200, 30, False), (400, 160, 80, 13, True),
+]
+# (rows, classes, test_size, seed)
+SPLITS = [
+    (50, 5, 0.2, 42), (97, 4, 0.3, 0), (400, 10, 0.2, 42), (1000, 50, 0.2, 42), (61, 3, 0.1, 7),
+    (120, 7, 0.5, 4294967295), (30, 2, 0.5, 3), (77, 6, 0.33, 99), (250, 25, 0.4, 2024), (513, 9, 0.15, 65535),
+]
+RATES_HZ = [8000, 11025, 22050, 32000, 48000, 96000]
+TO_RATES_HZ = [16000, 44100]
 TOP_DB = [60, 30, 10]
 
 
@@ -94,18 +105,19 @@ def columns(matrix, row_step=1):
     return {"shape": list(matrix.shape), "columns": at, "row_step": row_step, "values": floats(matrix[::row_step, at])}
 
 
-def features(y, rate, n_fft, hop_length, n_mels, n_mfcc):
+def features(y, rate, n_fft, hop_length, n_mels, n_mfcc, htk):
     frame = dict(n_fft=n_fft, hop_length=hop_length)
     spectrum = np.abs(librosa.stft(y, **frame)) ** 2
-    mel = librosa.feature.melspectrogram(y=y, sr=rate, n_mels=n_mels, **frame)
+    mel = librosa.feature.melspectrogram(y=y, sr=rate, n_mels=n_mels, htk=htk, **frame)
     return {
         "n_fft": n_fft,
         "hop_length": hop_length,
         "n_mels": n_mels,
         "n_mfcc": n_mfcc,
+        "htk": htk,
         "spectrogram_db": columns(librosa.power_to_db(spectrum), row_step=n_fft // 64 + 1),
         "mel_db": columns(librosa.power_to_db(mel), row_step=5),
-        "mfcc": columns(librosa.feature.mfcc(y=y, sr=rate, n_mfcc=n_mfcc, n_mels=n_mels, **frame)),
+        "mfcc": columns(librosa.feature.mfcc(y=y, sr=rate, n_mfcc=n_mfcc, n_mels=n_mels, htk=htk, **frame)),
     }
 
 
@@ -126,8 +138,20 @@ def of_signal(path):
 
 
 def front_ends(name):
-    """All of them for two signals, the default for the others: the files must stay small."""
-    return FRONT_ENDS if name in ("chirp_22k.flac", "bursts_44k.flac") else FRONT_ENDS[:1]
+    """All of them for two signals, two for the others: the files must stay small."""
+    return FRONT_ENDS if name in ("chirp_22k.flac", "bursts_44k.flac") else FRONT_ENDS[:2]
+
+
+def multitone(rate, to_hz):
+    """Eight tones up to 0.9 of the lower Nyquist frequency, faded; `tests/golden.rs` has the same formula."""
+    t = times(rate, 0.25)
+    top_hz = 0.9 * min(rate, to_hz) / 2
+    return faded(sum(0.1 * np.sin(2 * np.pi * top_hz * k / 8 * t + k) for k in range(1, 9))).astype(np.float32)
+
+
+def of_resampling(rate, to_hz):
+    resampled = librosa.resample(multitone(rate, to_hz), orig_sr=rate, target_sr=to_hz, res_type="soxr_hq")
+    return {"from_hz": rate, "to_hz": to_hz, **sampled(resampled, 150)}
 
 
 def labels(rows, classes):
@@ -175,9 +199,10 @@ def main():
     SIGNALS.mkdir(exist_ok=True)
     write_signals()
     signals = [of_signal(path) for path in sorted(SIGNALS.iterdir())]
-    splits = [of_split(*case) for case in [(50, 5, 0.2, 42), (97, 4, 0.3, 0), (400, 10, 0.2, 42), (1000, 50, 0.2, 42), (61, 3, 0.1, 7), (120, 7, 0.5, 4294967295)]]
-    (HERE / "signals.json").write_text("[\n" + ",\n".join(json.dumps(signal) for signal in signals) + "\n]\n")
-    (HERE / "splits.json").write_text("[\n" + ",\n".join(json.dumps(split) for split in splits) + "\n]\n")
+    splits = [of_split(*case) for case in SPLITS]
+    resampled = [of_resampling(rate, to_hz) for rate in RATES_HZ for to_hz in TO_RATES_HZ]
+    for name, cases in [("signals", signals), ("splits", splits), ("resampled", resampled)]:
+        (HERE / f"{name}.json").write_text("[\n" + ",\n".join(json.dumps(case) for case in cases) + "\n]\n")
 
 
 if __name__ == "__main__":
