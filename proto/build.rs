@@ -6,8 +6,18 @@ use prost::Message;
 
 /// What a user's command prints is a message of the user-facing service, so that it prints the same whether it asked the
 /// running coordinator or opened the database itself.
-const PRINTED: [&str; 8] =
-    ["Status", "Worker", "Leaderboard", "LeaderboardRow", "Assignment", "Trial", "Run", "Epoch"];
+const PRINTED: [&str; 10] = [
+    "Status",
+    "Worker",
+    "SweepList",
+    "Sweep",
+    "Leaderboard",
+    "LeaderboardRow",
+    "Assignment",
+    "Trial",
+    "Run",
+    "Epoch",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);

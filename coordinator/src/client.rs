@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use earshot_common::{ids::BlobId, wire};
 use earshot_proto::earshot::v1::{
-    Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest, GetTrialRequest,
-    Leaderboard, Status as SweepStatus, Trial, blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest,
+    GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, ResumeSweepRequest,
+    Status as SweepStatus, Sweep, SweepList, Trial, blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
 use tonic::{
     Status,
@@ -130,6 +131,42 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn champion(&mut self) -> Result<Champion, ClientError> {
         let answer = self.sweeps.get_champion(GetChampionRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Every sweep, oldest first.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn list(&mut self) -> Result<SweepList, ClientError> {
+        let answer = self.sweeps.list_sweeps(ListSweepsRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Hands out no more of a sweep's runs for now; without a name, of the newest.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn pause(&mut self, sweep: Option<String>) -> Result<Sweep, ClientError> {
+        let answer = self.sweeps.pause_sweep(PauseSweepRequest { sweep }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Lets a paused sweep go on; without a name, the newest.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn resume(&mut self, sweep: Option<String>) -> Result<Sweep, ClientError> {
+        let answer = self.sweeps.resume_sweep(ResumeSweepRequest { sweep }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Ends a sweep for good.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn cancel(&mut self, sweep: String) -> Result<Sweep, ClientError> {
+        let answer = self.sweeps.cancel_sweep(CancelSweepRequest { sweep }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

@@ -13,7 +13,7 @@ use earshot_common::{
 };
 use earshot_proto::earshot::v1 as proto;
 
-use crate::state::{Attempt, AttemptEnd, Run, RunStatus, State, SweepState, Trial, TrialStatus};
+use crate::state::{Attempt, AttemptEnd, Phase, Run, RunStatus, State, SweepState, Trial, TrialStatus};
 
 /// Why there is nothing to show.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
@@ -21,6 +21,9 @@ pub enum ViewError {
     /// An empty database.
     #[error("no sweep was started yet; start one with `coordinator start --sweep FILE`")]
     NoSweep,
+    /// A name without a sweep.
+    #[error("there is no sweep {0:?}; `coordinator list` shows those there are")]
+    NoSweepNamed(String),
     /// A number without a trial.
     #[error("there is no trial {trial}: {proposed} of {total} trials have been proposed, numbered from 0")]
     NoTrial {
@@ -46,7 +49,7 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
     let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
-        state: if sweep.is_completed() { "completed" } else { "running" }.to_owned(),
+        state: sweep_state(sweep).to_owned(),
         trials_total: sweep.sweep().trials() as u32,
         trials_completed: sweep.count(TrialStatus::Completed),
         trials_failed: sweep.count(TrialStatus::Failed),
@@ -68,6 +71,44 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
             })
             .collect(),
     })
+}
+
+/// Every sweep, oldest first.
+pub fn sweeps(state: &State) -> proto::SweepList {
+    proto::SweepList { sweeps: state.sweeps().map(|(_, sweep)| sweep_view(sweep)).collect() }
+}
+
+/// The sweep of that name; without a name the newest.
+///
+/// # Errors
+/// [`ViewError::NoSweep`], [`ViewError::NoSweepNamed`].
+pub fn find<'a>(state: &'a State, name: Option<&str>) -> Result<(SweepId, &'a SweepState), ViewError> {
+    match name {
+        Some(name) => state.sweep_named(name).ok_or_else(|| ViewError::NoSweepNamed(name.to_owned())),
+        None => newest(state),
+    }
+}
+
+/// One sweep, as lists show it.
+pub fn sweep_view(sweep: &SweepState) -> proto::Sweep {
+    proto::Sweep {
+        sweep: sweep.sweep().name.clone(),
+        state: sweep_state(sweep).to_owned(),
+        trials_total: sweep.sweep().trials() as u32,
+        trials_completed: sweep.count(TrialStatus::Completed),
+        trials_failed: sweep.count(TrialStatus::Failed),
+        trials_infeasible: sweep.count(TrialStatus::Infeasible),
+        runs_leased: sweep.leased() as u32,
+    }
+}
+
+fn sweep_state(sweep: &SweepState) -> &'static str {
+    match sweep.phase() {
+        Phase::Cancelled => "cancelled",
+        _ if sweep.is_completed() => "completed",
+        Phase::Paused => "paused",
+        Phase::Running => "running",
+    }
 }
 
 /// The newest sweep's completed trials, the best first, `top` at most; 0: all.

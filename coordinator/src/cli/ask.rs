@@ -97,7 +97,7 @@ pub(super) fn trial(args: &TrialArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn answer(
+pub(super) fn answer(
     output: OutputArgs,
     ask: impl Future<Output = anyhow::Result<Document>>,
 ) -> anyhow::Result<ExitCode> {

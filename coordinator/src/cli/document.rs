@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use earshot_proto::earshot::v1::{Assignment, Leaderboard, LeaderboardRow, Run, Status, Trial};
+use earshot_proto::earshot::v1::{Assignment, Leaderboard, LeaderboardRow, Run, Status, SweepList, Trial};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -31,6 +31,31 @@ pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
     ];
     let csv = one_row(&facts);
     Ok(Document { json: json(status)?, facts, grids: vec![workers], csv })
+}
+
+/// Sweeps, a row each.
+pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
+    let mut grid = Grid::new([
+        "sweep",
+        "state",
+        "trials_total",
+        "trials_completed",
+        "trials_failed",
+        "trials_infeasible",
+        "runs_leased",
+    ]);
+    grid.rows.extend(list.sweeps.iter().map(|sweep| {
+        let numbers = [
+            sweep.trials_total,
+            sweep.trials_completed,
+            sweep.trials_failed,
+            sweep.trials_infeasible,
+            sweep.runs_leased,
+        ];
+        let words = [sweep.sweep.clone(), sweep.state.clone()];
+        words.into_iter().chain(numbers.map(|number| number.to_string())).collect()
+    }));
+    Ok(Document { json: json(list)?, facts: Vec::new(), grids: vec![grid.clone()], csv: grid })
 }
 
 /// Completed trials, the best first.

@@ -2,6 +2,7 @@
 //!
 //! - `start`: serves a sweep; `signals` and `serving` are parts of it.
 //! - `ask`: status, leaderboard, trial; `source` decides who answers.
+//! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
 //! - `sweep`, `data`: what needs no coordinator.
 //! - `db`: a database as such: verify it, print it, tidy its blobs.
@@ -20,6 +21,7 @@ mod serving;
 mod signals;
 mod source;
 mod start;
+mod steer;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,10 @@ pub struct Args {
 enum Command {
     Start(start::StartArgs),
     Status(ask::StatusArgs),
+    List(steer::ListArgs),
+    Pause(steer::PauseArgs),
+    Resume(steer::ResumeArgs),
+    Cancel(steer::CancelArgs),
     Leaderboard(ask::LeaderboardArgs),
     #[command(subcommand)]
     Trial(ask::TrialCommand),
@@ -75,6 +81,10 @@ pub fn main(args: Args) -> ExitCode {
     let done = match args.command {
         Command::Start(args) => start::run(&args),
         Command::Status(args) => ask::status(&args),
+        Command::List(args) => steer::list(&args),
+        Command::Pause(args) => steer::pause(args),
+        Command::Resume(args) => steer::resume(args),
+        Command::Cancel(args) => steer::cancel(args),
         Command::Leaderboard(args) => ask::leaderboard(&args),
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Export(args) => export::run(&args),

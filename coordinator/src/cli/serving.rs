@@ -109,7 +109,7 @@ impl Serving {
 fn conclude(board: &Leaderboard) -> anyhow::Result<ExitCode> {
     if board.rows.is_empty() {
         tracing::error!(
-            "the sweep is complete, and no trial of it completed; `coordinator trial show N` says why"
+            "the sweep has ended, and no trial of it completed; `coordinator trial show N` says why"
         );
         return Ok(ExitCode::from(NONE_COMPLETED));
     }

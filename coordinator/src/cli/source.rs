@@ -10,10 +10,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use clap::Args;
 use earshot_common::{ids::TrialId, sweep::Sweep};
-use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, Trial};
+use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, SweepList, Trial};
 use tokio::time;
 use tonic::transport::Uri;
 
@@ -119,6 +119,26 @@ impl Source {
             Self::Running(client) => Ok(client.status().await?),
             // Without a coordinator nobody is present.
             Self::File { state, .. } => Ok(views::status(state, &BTreeSet::new())?),
+        }
+    }
+
+    /// Every sweep.
+    pub(super) async fn list(&mut self) -> anyhow::Result<SweepList> {
+        match self {
+            Self::Running(client) => Ok(client.list().await?),
+            Self::File { state, .. } => Ok(views::sweeps(state)),
+        }
+    }
+
+    /// The running coordinator, for what only that can do.
+    pub(super) fn running(self) -> anyhow::Result<Client> {
+        match self {
+            Self::Running(client) => Ok(*client),
+            Self::File { db, .. } => bail!(
+                "no coordinator has {} open; start it with `coordinator start --sweep FILE --db {}`",
+                db.display(),
+                db.display()
+            ),
         }
     }
 

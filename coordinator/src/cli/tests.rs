@@ -37,6 +37,10 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["export"], Err("--out <DIR>"));
     check(&["export", "--out", "champion", "--db", "x.redb"], Ok(()));
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
+    check(&["list", "--format", "csv"], Ok(()));
+    check(&["pause"], Ok(()));
+    check(&["resume", "grid", "--coordinator", "http://h:1"], Ok(()));
+    check(&["cancel"], Err("<NAME>"));
     check(&["db", "check", "--db", "x.redb", "--processed", "features"], Ok(()));
     check(&["db", "export", "--decisions"], Ok(()));
     check(&["db", "gc"], Ok(()));

@@ -16,8 +16,8 @@ pub(super) fn of_engine(error: &EngineError) -> Status {
 fn of_refusal(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::UnknownWorker(_) => Status::not_found(text),
-        Refusal::LeaseEnded(_) => Status::failed_precondition(text),
+        Refusal::UnknownWorker(_) | Refusal::UnknownSweep(_) => Status::not_found(text),
+        Refusal::LeaseEnded(_) | Refusal::SweepEnded(_) => Status::failed_precondition(text),
         Refusal::NameTaken(_) => Status::already_exists(text),
         Refusal::EpochOutOfOrder { .. } | Refusal::BestEpoch { .. } | Refusal::Slots { .. } => {
             Status::invalid_argument(text)
@@ -59,7 +59,7 @@ pub(super) fn of_piece(error: &PieceError) -> Status {
 pub(super) fn of_view(error: &ViewError) -> Status {
     let text = error.to_string();
     match error {
-        ViewError::NoTrial { .. } => Status::not_found(text),
+        ViewError::NoTrial { .. } | ViewError::NoSweepNamed(_) => Status::not_found(text),
         ViewError::NoSweep | ViewError::NoneCompleted(_) => Status::failed_precondition(text),
     }
 }

@@ -1,16 +1,17 @@
 //! The `Sweeps` service: what users ask.
 
-use earshot_common::ids::TrialId;
+use earshot_common::ids::{SweepId, TrialId};
 use earshot_proto::earshot::v1::{
-    Champion, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest, GetTrialRequest, Leaderboard,
-    Status as SweepStatus, Trial, sweeps_server,
+    CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest,
+    GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, ResumeSweepRequest,
+    Status as SweepStatus, Sweep, SweepList, Trial, sweeps_server,
 };
 use tonic::{Request, Response, Status};
 
 use super::{codes, presence::Presence};
 use crate::{
     engine::Engine,
-    state::State,
+    state::{EventKind, State},
     views::{self, ViewError},
 };
 
@@ -27,6 +28,18 @@ impl SweepService {
     ) -> Result<Response<T>, Status> {
         let seen = self.engine.read(look).await.map_err(|error| codes::of_engine(&error))?;
         seen.map(Response::new).map_err(|error| codes::of_view(&error))
+    }
+
+    /// Does something to the sweep of that name, or to the newest, and shows what has become of it.
+    async fn change(
+        &self,
+        name: Option<String>,
+        change: impl FnOnce(SweepId) -> EventKind,
+    ) -> Result<Response<Sweep>, Status> {
+        let found = self.view(move |state| views::find(state, name.as_deref()).map(|(id, _)| id)).await?;
+        let id = found.into_inner();
+        self.engine.submit(change(id)).await.map_err(|error| codes::of_engine(&error))?;
+        self.view(move |state| state.sweep(id).map(views::sweep_view).ok_or(ViewError::NoSweep)).await
     }
 }
 
@@ -52,5 +65,21 @@ impl sweeps_server::Sweeps for SweepService {
 
     async fn get_champion(&self, _: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
         self.view(views::champion).await
+    }
+
+    async fn list_sweeps(&self, _: Request<ListSweepsRequest>) -> Result<Response<SweepList>, Status> {
+        self.view(|state| Ok(views::sweeps(state))).await
+    }
+
+    async fn pause_sweep(&self, request: Request<PauseSweepRequest>) -> Result<Response<Sweep>, Status> {
+        self.change(request.into_inner().sweep, |sweep| EventKind::Paused { sweep }).await
+    }
+
+    async fn resume_sweep(&self, request: Request<ResumeSweepRequest>) -> Result<Response<Sweep>, Status> {
+        self.change(request.into_inner().sweep, |sweep| EventKind::Resumed { sweep }).await
+    }
+
+    async fn cancel_sweep(&self, request: Request<CancelSweepRequest>) -> Result<Response<Sweep>, Status> {
+        self.change(Some(request.into_inner().sweep), |sweep| EventKind::Cancelled { sweep }).await
     }
 }

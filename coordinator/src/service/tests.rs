@@ -341,3 +341,31 @@ async fn health_and_an_empty_coordinator_are_told() {
     check(status, Code::FailedPrecondition, "no sweep was started yet");
     site.stop().await;
 }
+
+#[tokio::test]
+async fn a_sweep_is_paused_resumed_and_cancelled_by_its_name() {
+    let site = Site::new(Some(sweep())).await;
+    let worker = site.join().await;
+    let mut client = Client::connect(&site.url()).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.pause(None).await.unwrap().state, "paused");
+    }
+    let mut waiter = site.cluster();
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "nothing is handed out");
+    assert_eq!(client.resume(Some("t".to_owned())).await.unwrap().state, "running");
+    let answer = waiting.await.unwrap().into_inner().answer;
+    let Some(Answer::Grant(grant)) = answer else { panic!("{answer:?}") };
+
+    let error = client.cancel("u".to_owned()).await.unwrap_err().to_string();
+    assert!(error.contains("no sweep \"u\""), "{error}");
+    let cancelled = client.cancel("t".to_owned()).await.unwrap();
+    assert_eq!((cancelled.state.as_str(), cancelled.runs_leased), ("cancelled", 0));
+    check(site.report(worker, grant.token, epoch(1)).await, Code::FailedPrecondition, "has ended");
+    assert!(matches!(site.lease(worker).await, Answer::Finished(_)));
+    let error = client.resume(None).await.unwrap_err().to_string();
+    assert!(error.contains("has ended"), "{error}");
+    let listed = client.list().await.unwrap().sweeps;
+    assert_eq!(listed.iter().map(|sweep| sweep.state.as_str()).collect::<Vec<_>>(), ["cancelled"]);
+    site.stop().await;
+}

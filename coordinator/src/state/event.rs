@@ -30,6 +30,21 @@ pub enum EventKind {
         /// With which features.
         dataset: Dataset,
     },
+    /// A user wants no more runs of a sweep handed out for now; those that are train on.
+    Paused {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// A user wants a paused sweep to go on.
+    Resumed {
+        /// Which.
+        sweep: SweepId,
+    },
+    /// A user wants nothing more of a sweep; what has completed is kept.
+    Cancelled {
+        /// Which.
+        sweep: SweepId,
+    },
     /// A worker introduced itself.
     Joined {
         /// For people.
@@ -152,6 +167,12 @@ pub enum Refusal {
     /// Sweeps are told apart by their names.
     #[error("there is a sweep {0:?} already; give this one another name, or another database")]
     NameTaken(String),
+    /// No sweep of that number.
+    #[error("there is no sweep {0}")]
+    UnknownSweep(SweepId),
+    /// Nothing can be paused, resumed or cancelled any more.
+    #[error("sweep {0:?} has ended")]
+    SweepEnded(String),
     /// A worker without slots cannot train.
     #[error("a worker needs from 1 to {most} slots, got {got}")]
     Slots {

@@ -27,7 +27,7 @@ use serde::Serialize;
 pub use self::{
     event::{Dataset, Decision, Event, EventKind, Grant, Refusal},
     ranking::MeanMetrics,
-    sweep::SweepState,
+    sweep::{Phase, SweepState},
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 
@@ -89,6 +89,20 @@ impl State {
                 self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone()));
                 Decision::Submitted(id)
             }
+            EventKind::Paused { sweep } => {
+                self.running(*sweep)?.set_phase(Phase::Paused);
+                Decision::Noted
+            }
+            EventKind::Resumed { sweep } => {
+                self.running(*sweep)?.set_phase(Phase::Running);
+                Decision::Noted
+            }
+            EventKind::Cancelled { sweep } => {
+                for token in self.running(*sweep)?.cancel() {
+                    self.release(token);
+                }
+                Decision::Noted
+            }
             EventKind::Joined { name, slots, device } => self.join(name, *slots, device)?,
             EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
             EventKind::Reported { worker, token, epoch } => {
@@ -120,14 +134,19 @@ impl State {
         self.sweeps.values().any(SweepState::has_work)
     }
 
-    /// Whether there is a sweep, and every run of every one has ended.
+    /// Whether there is a sweep, and none from which anything is to come.
     pub fn is_done(&self) -> bool {
-        !self.sweeps.is_empty() && self.sweeps.values().all(SweepState::is_completed)
+        !self.sweeps.is_empty() && self.sweeps.values().all(SweepState::has_ended)
     }
 
     /// Sweeps, oldest first.
     pub fn sweeps(&self) -> impl Iterator<Item = (SweepId, &SweepState)> {
         self.sweeps.iter().map(|(&id, sweep)| (id, sweep))
+    }
+
+    /// A sweep.
+    pub fn sweep(&self, id: SweepId) -> Option<&SweepState> {
+        self.sweeps.get(&id)
     }
 
     /// The newest sweep: the one commands speak of.
@@ -212,13 +231,25 @@ impl State {
     fn grant(&mut self, id: WorkerId, at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
         self.present(id)?;
-        let granted = self.sweeps.values_mut().find_map(|sweep| sweep.grant(id, token, at_ms));
-        let Some(grant) = granted else { return Ok(Decision::NothingLeft) };
+        let Some(grant) = self.grant_fairly(id, token, at_ms) else { return Ok(Decision::NothingLeft) };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
         }
         self.attempts.insert(token, grant.run);
         Ok(Decision::Granted(Box::new(grant)))
+    }
+
+    /// Takes a run of the sweep that has the fewest at work; of equals, of the oldest.
+    fn grant_fairly(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
+        let with_work = self.sweeps.iter().filter(|(_, sweep)| sweep.has_work());
+        let mut shares: Vec<(usize, SweepId)> = with_work.map(|(&id, sweep)| (sweep.leased(), id)).collect();
+        shares.sort_unstable();
+        shares.into_iter().find_map(|(_, id)| self.sweeps.get_mut(&id)?.grant(worker, token, at_ms))
+    }
+
+    fn running(&mut self, id: SweepId) -> Result<&mut SweepState, Refusal> {
+        let sweep = self.sweeps.get_mut(&id).ok_or(Refusal::UnknownSweep(id))?;
+        if sweep.has_ended() { Err(Refusal::SweepEnded(sweep.sweep().name.clone())) } else { Ok(sweep) }
     }
 
     fn finish(&mut self, worker: WorkerId, token: Token, outcome: &Outcome) -> Result<Decision, Refusal> {

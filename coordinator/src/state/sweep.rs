@@ -1,6 +1,9 @@
 //! One sweep: its trials, the runs that wait, and its search.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
@@ -16,12 +19,25 @@ use super::{
 };
 use crate::search;
 
+/// What the user wants of a sweep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub enum Phase {
+    /// That it goes on.
+    #[default]
+    Running,
+    /// That nothing more is handed out for now.
+    Paused,
+    /// Nothing any more.
+    Cancelled,
+}
+
 /// A sweep under way.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SweepState {
     id: SweepId,
     sweep: Sweep,
     dataset: Dataset,
+    phase: Phase,
     /// By number, from 0 without gaps.
     trials: Vec<Trial>,
     /// Runs to hand out, the oldest trial first.
@@ -39,6 +55,7 @@ impl SweepState {
             id,
             sweep,
             dataset,
+            phase: Phase::default(),
             trials: Vec::new(),
             waiting: BTreeSet::new(),
             leased: BTreeSet::new(),
@@ -92,14 +109,29 @@ impl SweepState {
         self.leased.len()
     }
 
+    /// What the user wants of it.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
     /// Whether asking may give a run.
     pub fn has_work(&self) -> bool {
-        !self.waiting.is_empty() || !self.is_exhausted()
+        self.phase == Phase::Running && self.is_unfinished()
     }
 
     /// Whether every run has ended and the search has no more to propose.
     pub fn is_completed(&self) -> bool {
-        !self.has_work() && self.leased.is_empty()
+        self.phase != Phase::Cancelled && !self.is_unfinished() && self.leased.is_empty()
+    }
+
+    /// Whether nothing more is to come of it.
+    pub fn has_ended(&self) -> bool {
+        self.phase == Phase::Cancelled || self.is_completed()
+    }
+
+    /// Whether there are runs that were not handed out.
+    fn is_unfinished(&self) -> bool {
+        !self.waiting.is_empty() || !self.is_exhausted()
     }
 
     fn is_exhausted(&self) -> bool {
@@ -129,6 +161,27 @@ impl SweepState {
             let trial = self.trial(id)?;
             Some((id, trial, MeanMetrics::of(trial)?))
         })
+    }
+
+    pub(super) fn set_phase(&mut self, phase: Phase) {
+        self.phase = phase;
+    }
+
+    /// Ends every attempt, and returns their tokens. Their runs wait again, for ever.
+    pub(super) fn cancel(&mut self) -> Vec<Token> {
+        self.phase = Phase::Cancelled;
+        let mut ended = Vec::new();
+        for (trial, fold) in mem::take(&mut self.leased) {
+            self.change(RunId { sweep: self.id, trial, fold }, |run| {
+                if let RunStatus::Leased(token) = run.status {
+                    run.end(token, AttemptEnd::Abandoned);
+                    run.status = RunStatus::Waiting;
+                    ended.push(token);
+                }
+            });
+            self.waiting.insert((trial, fold));
+        }
+        ended
     }
 
     pub(super) fn grant(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {

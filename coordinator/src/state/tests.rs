@@ -245,6 +245,35 @@ fn infeasible_trials_are_counted_and_never_trained() {
     assert_eq!((trained, infeasible, cluster.state.is_done()), (3, 3, true));
 }
 
+#[test]
+fn a_paused_sweep_hands_out_nothing_and_a_cancelled_one_ends_what_is_at_work() {
+    let (mut cluster, worker) = Cluster::new(sweep("[1, 2]", ""));
+    let id = SweepId(0);
+    let grant = cluster.ask(worker).unwrap();
+    cluster.does(EventKind::Paused { sweep: id });
+    assert!(!cluster.state.has_work() && !cluster.state.is_done());
+    assert_eq!(cluster.ask(worker), None);
+    cluster.train(worker, grant.token, 0.5);
+    cluster.does(EventKind::Resumed { sweep: id });
+    let grant = cluster.ask(worker).unwrap();
+    cluster.does(EventKind::Cancelled { sweep: id });
+    assert!(cluster.state.is_done() && !cluster.only().is_completed());
+    assert_eq!(cluster.report(worker, grant.token, epoch(1, 0.5)), Err(Refusal::LeaseEnded(grant.token)));
+    assert_eq!(cluster.says(EventKind::Resumed { sweep: id }), Err(Refusal::SweepEnded("t".into())));
+    assert_eq!(cluster.says(EventKind::Paused { sweep: SweepId(7) }), Err(Refusal::UnknownSweep(SweepId(7))));
+}
+
+#[test]
+fn sweeps_share_the_workers() {
+    let (mut cluster, worker) = Cluster::new(sweep("[1]", ""));
+    let other = Sweep { name: "u".into(), ..sweep("[1]", "") };
+    cluster.does(EventKind::Submitted { sweep: Box::new(other.clone()), dataset: dataset() });
+    let again = cluster.says(EventKind::Submitted { sweep: Box::new(other), dataset: dataset() });
+    assert_eq!(again, Err(Refusal::NameTaken("u".into())));
+    let served = [(); 4].map(|()| cluster.ask(worker).unwrap().run.sweep.0);
+    assert_eq!(served, [0, 1, 0, 1]);
+}
+
 /// What may happen next, with numbers that pick among what is there.
 #[derive(Debug, Clone)]
 enum Step {

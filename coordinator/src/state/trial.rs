@@ -101,7 +101,7 @@ pub enum AttemptEnd {
     Unclaimed,
     /// The worker left.
     Left,
-    /// The trial's other run failed, so nobody needs this one.
+    /// The trial's other run failed, or the sweep was cancelled, so nobody needs this one.
     Abandoned,
 }
 

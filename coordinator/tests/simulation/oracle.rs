@@ -34,6 +34,8 @@ pub(crate) struct Oracle {
     runs: BTreeMap<RunId, History>,
     completed: BTreeMap<RunId, (Token, RunResult)>,
     failed_trials: BTreeSet<(SweepId, TrialId)>,
+    paused: BTreeSet<SweepId>,
+    cancelled: BTreeSet<SweepId>,
     /// What workers were told that it is kept.
     acknowledged: Vec<(Token, RunResult)>,
     /// When each attempt's worker last showed life, as far as this life of the coordinator knows.
@@ -146,6 +148,20 @@ impl Oracle {
                     self.ends(token);
                 }
             }
+            (EventKind::Paused { sweep }, Decision::Noted) => {
+                self.covered.paused_sweeps += u64::from(self.paused.insert(*sweep));
+            }
+            (EventKind::Resumed { sweep }, Decision::Noted) => {
+                self.covered.resumed_sweeps += u64::from(self.paused.remove(sweep));
+            }
+            (EventKind::Cancelled { sweep }, Decision::Noted) => {
+                self.covered.cancelled_sweeps += u64::from(self.cancelled.insert(*sweep));
+                let lost = self.alive.iter().filter(|(_, alive)| alive.run.sweep == *sweep);
+                for token in lost.map(|(&token, _)| token).collect::<Vec<_>>() {
+                    self.covered.cancelled_attempts += 1;
+                    self.ends(token);
+                }
+            }
             (EventKind::Joined { .. }, Decision::Joined(_))
             | (EventKind::Submitted { .. }, Decision::Submitted(_))
             | (EventKind::Asked { .. }, Decision::NothingLeft) => {}
@@ -158,6 +174,9 @@ impl Oracle {
         assert_eq!(token.0, self.decisions.len() as u64, "a token is the position of its grant");
         assert!(!self.completed.contains_key(run), "run {run} has completed and is trained again");
         assert!(!self.failed_trials.contains(&(run.sweep, run.trial)), "run {run} was given up");
+        let is_wanted = !self.paused.contains(&run.sweep) && !self.cancelled.contains(&run.sweep);
+        assert!(is_wanted, "run {run} of a paused or cancelled sweep was handed out");
+        self.check_share(run.sweep);
         let is_alive = self.alive.values().any(|alive| alive.run == *run);
         assert!(!is_alive, "run {run} is trained twice at once");
         let history = self.runs.entry(*run).or_default();
@@ -172,6 +191,15 @@ impl Oracle {
         assert_eq!((&job.model, job.recipe.seed), (&model, seed), "trial {} is another point", run.trial);
         let epochs = Vec::new();
         self.alive.insert(*token, Alive { worker, run: *run, epochs });
+    }
+
+    /// A sweep whose runs wait has no fewer at work than the one that just got another.
+    fn check_share(&self, served: SweepId) {
+        let share = |id: SweepId| self.alive.values().filter(|alive| alive.run.sweep == id).count();
+        let waiting = self.shadow.sweeps().filter(|(_, sweep)| sweep.has_work() && sweep.waiting() > 0);
+        for (id, _) in waiting {
+            assert!(share(served) <= share(id), "sweep {served} was served where sweep {id} has less");
+        }
     }
 
     fn observe_end(&mut self, worker: WorkerId, token: Token, outcome: &Outcome) {
@@ -293,6 +321,10 @@ impl Oracle {
     /// Exact budget, exact coverage of the grid, and each run with its one end.
     fn conclude_sweep(&mut self, id: SweepId, sweep: &SweepState) {
         let space = &sweep.sweep().space;
+        if self.cancelled.contains(&id) {
+            assert!(sweep.has_ended() && sweep.leased() == 0);
+            return;
+        }
         assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "the budget is exact");
         for (trial_id, trial) in sweep.trials() {
             assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");

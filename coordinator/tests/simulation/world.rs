@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coordinator::state::{EventKind, Refusal};
+use earshot_common::ids::SweepId;
 
 use crate::{
     agent::{Agent, Timer},
@@ -17,6 +18,9 @@ use crate::{
 
 /// After the faults have ended everything must come to its end in this time: a hundred leases and attempts in a row.
 const REST_MS_MAX: u64 = 3_600_000;
+
+/// Messages sent while there were faults have arrived by then.
+const LATE_MS_MAX: u64 = 90_000;
 
 #[derive(Debug)]
 pub(crate) enum Happening {
@@ -36,6 +40,7 @@ pub(crate) enum Happening {
     LinksAreMended(Vec<usize>),
     Lie,
     UserActs,
+    UserConcludes,
     Calm,
 }
 
@@ -117,6 +122,21 @@ impl Stage {
     }
 }
 
+/// Sweeps are paused and resumed, and some cancelled, once they were handed in.
+fn with_second_thoughts(mut wishes: Vec<Request>, dice: &mut Dice) -> Vec<Request> {
+    for number in 0..wishes.len() as u32 {
+        let sweep = SweepId(number);
+        if dice.chance(0.4) {
+            wishes.push(Request::User(EventKind::Paused { sweep }));
+            wishes.push(Request::User(EventKind::Resumed { sweep }));
+        }
+        if dice.chance(0.15) {
+            wishes.push(Request::User(EventKind::Cancelled { sweep }));
+        }
+    }
+    wishes
+}
+
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
@@ -131,6 +151,7 @@ impl World {
             Request::User(EventKind::Submitted { sweep: Box::new(sweep), dataset })
         });
         let wishes = wishes.collect();
+        let wishes = with_second_thoughts(wishes, &mut dice);
         let stage = Stage {
             seed,
             now_ms: 0,
@@ -273,9 +294,11 @@ impl World {
                 stage.recurring(stage.plan.lie_mean_ms, Happening::Lie);
             }
             Happening::UserActs => self.user_acts(),
+            Happening::UserConcludes => self.user_concludes(),
             Happening::Calm => {
                 stage.plan.calm();
                 stage.cut.clear();
+                stage.later(LATE_MS_MAX, Happening::UserConcludes);
             }
         }
     }
@@ -317,13 +340,21 @@ impl World {
         stage.later(ANSWER_MS, Happening::UserActs);
     }
 
+    /// A pause that was late may have come after its end.
+    fn user_concludes(&mut self) {
+        let sweeps = (0..self.stage.plan.sweeps as u32).map(SweepId);
+        self.wishes.extend(sweeps.map(|sweep| Request::User(EventKind::Resumed { sweep })));
+        self.stage.later(0, Happening::UserActs);
+    }
+
     fn user_is_answered(&mut self, call: Call, reply: &Reply) {
         if self.wish_call != Some(call) {
             self.stage.covered.answers_nobody_waited_for += 1;
             return;
         }
         self.wish_call = None;
-        let is_done = matches!(reply, Reply::Decided(_) | Reply::Refused(Refusal::NameTaken(_)));
+        let ended = matches!(reply, Reply::Refused(Refusal::NameTaken(_) | Refusal::SweepEnded(_)));
+        let is_done = ended || matches!(reply, Reply::Decided(_));
         assert!(is_done, "the user was refused: {reply:?}");
         self.wishes.remove(0);
     }
