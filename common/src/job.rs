@@ -8,19 +8,121 @@ use crate::{
     model::AudioCnn,
 };
 
-/// How to train: Adam (β 0.9 and 0.999, ε 1e-8, as PyTorch's defaults) on cross-entropy.
+/// Masks of one kind over one clip at most: more would leave little of it.
+pub const MASKS_MAX: u32 = 10;
+/// Largest α of mixup: beyond, most clips are blended half and half.
+pub const MIXUP_ALPHA_MAX: f64 = 2.0;
+
+/// How to train: Adam or AdamW (β 0.9 and 0.999, ε 1e-8, as PyTorch's defaults) on cross-entropy.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
-    /// Adam's step size.
+    /// Which of the two.
+    #[serde(default)]
+    pub optimizer: Optimizer,
+    /// The step size; the largest one where the scheduler changes it.
     pub learning_rate: f64,
+    /// Adam adds so many times each parameter to its gradient; AdamW takes so many times the step size of each parameter away.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// How the step size changes from step to step.
+    #[serde(default)]
+    pub lr_scheduler: LrScheduler,
+    /// Part of every target that is spread evenly over all classes; in training only.
+    #[serde(default)]
+    pub label_smoothing: f64,
     /// Clips of one step; the last batch of an epoch may be smaller.
     pub batch_size: u32,
     /// Passes over the training part at most.
     pub epochs: u32,
     /// Epochs without a lower validation loss after which training stops; none: it never stops early.
     pub patience: Option<u32>,
-    /// Everything random in the run (weights, order, dropout) is drawn from this.
+    /// What is done to features in training.
+    #[serde(default)]
+    pub augmentation: Augmentation,
+    /// Everything random in the run (weights, order, dropout, augmentation) is drawn from this.
     pub seed: u64,
+}
+
+/// What turns gradients into steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Optimizer {
+    /// `torch.optim.Adam` (Kingma and Ba 2015).
+    #[default]
+    Adam,
+    /// `torch.optim.AdamW`: weight decay apart from the gradients (Loshchilov and Hutter 2019).
+    #[serde(rename = "adamw")]
+    AdamW,
+}
+
+/// How the step size changes from step to step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrScheduler {
+    /// Not at all.
+    #[default]
+    Constant,
+    /// `torch.optim.lr_scheduler.CosineAnnealingLR`, to 0 over all steps of the run.
+    Cosine,
+    /// `torch.optim.lr_scheduler.OneCycleLR` over all steps of the run, with its defaults.
+    OneCycle,
+}
+
+/// What is done to features in training, clip by clip and epoch by epoch anew. All zeros: nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Augmentation {
+    /// Largest offset of the 0th coefficient, either way: `√n_mels` times a gain in decibels, because the DCT is orthonormal.
+    pub gain: f64,
+    /// Largest circular shift in time, either way, as a part of the clip.
+    pub roll: f64,
+    /// Masks over frames.
+    pub time_masks: u32,
+    /// Frames of one of them at most.
+    pub time_mask_param: u32,
+    /// Masks over mel bands, of which there are as many as coefficients.
+    pub freq_masks: u32,
+    /// Bands of one of them at most.
+    pub freq_mask_param: u32,
+    /// α of mixup's Beta(α, α); 0: no mixup.
+    pub mixup_alpha: f64,
+}
+
+impl Recipe {
+    /// Adam at a constant rate to the last epoch, with nothing else.
+    pub fn plain(learning_rate: f64, batch_size: u32, epochs: u32, seed: u64) -> Self {
+        Self {
+            optimizer: Optimizer::default(),
+            learning_rate,
+            weight_decay: 0.0,
+            lr_scheduler: LrScheduler::default(),
+            label_smoothing: 0.0,
+            batch_size,
+            epochs,
+            patience: None,
+            augmentation: Augmentation::default(),
+            seed,
+        }
+    }
+
+    /// What is out of its range, if anything; every number is finite.
+    pub fn out_of_range(&self) -> Option<&'static str> {
+        let Augmentation { gain, roll, time_masks, freq_masks, mixup_alpha, .. } = self.augmentation;
+        let ranges = [
+            ("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite()),
+            ("weight_decay", (0.0..=1.0).contains(&self.weight_decay)),
+            ("label_smoothing", (0.0..1.0).contains(&self.label_smoothing)),
+            ("batch_size", self.batch_size > 0),
+            ("epochs", self.epochs > 0),
+            ("patience", self.patience != Some(0)),
+            ("gain", gain >= 0.0 && gain.is_finite()),
+            ("roll", (0.0..=0.5).contains(&roll)),
+            ("time_masks", time_masks <= MASKS_MAX),
+            ("freq_masks", freq_masks <= MASKS_MAX),
+            ("mixup_alpha", (0.0..=MIXUP_ALPHA_MAX).contains(&mixup_alpha)),
+        ];
+        ranges.into_iter().find(|(_, is_right)| !is_right).map(|(name, _)| name)
+    }
 }
 
 /// What a worker is asked to do.

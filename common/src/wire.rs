@@ -7,7 +7,10 @@ use earshot_proto::earshot::v1 as proto;
 
 use crate::{
     ids::BlobId,
-    job::{Epoch, Failure, Job, Outcome, Reason, Recipe, RunResult, Verdict},
+    job::{
+        Augmentation, Epoch, Failure, Job, LrScheduler, Optimizer, Outcome, Reason, Recipe, RunResult,
+        Verdict,
+    },
     model::{AudioCnn, Block, Convolution, Head, Input, Pooling, Reduction},
 };
 
@@ -136,6 +139,8 @@ twins! {
     Convolution: "a block's convolution", Ordinary | DepthwiseSeparable;
     Pooling: "a block's pooling", Max | Average;
     Reduction: "the head's reduction", Flatten | Mean | MeanMax;
+    Optimizer: "the recipe's optimizer", Adam | AdamW;
+    LrScheduler: "the recipe's lr_scheduler", Constant | Cosine | OneCycle;
     Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Drained;
     Verdict: "the verdict", Continue | Stop;
 }
@@ -143,10 +148,15 @@ twins! {
 impl From<&Recipe> for proto::Recipe {
     fn from(recipe: &Recipe) -> Self {
         Self {
+            optimizer: proto::Optimizer::from(recipe.optimizer).into(),
             learning_rate: recipe.learning_rate,
+            weight_decay: recipe.weight_decay,
+            lr_scheduler: proto::LrScheduler::from(recipe.lr_scheduler).into(),
+            label_smoothing: recipe.label_smoothing,
             batch_size: recipe.batch_size,
             epochs: recipe.epochs,
             patience: recipe.patience,
+            augmentation: Some(recipe.augmentation.into()),
             seed: recipe.seed,
         }
     }
@@ -156,21 +166,53 @@ impl TryFrom<proto::Recipe> for Recipe {
     type Error = WireError;
 
     fn try_from(recipe: proto::Recipe) -> Result<Self, WireError> {
-        let in_range = recipe.learning_rate.is_finite()
-            && recipe.learning_rate > 0.0
-            && recipe.batch_size > 0
-            && recipe.epochs > 0
-            && recipe.patience != Some(0);
-        if !in_range {
-            return Err(WireError::Range("the recipe"));
-        }
-        Ok(Self {
+        let (optimizer, lr_scheduler) = (recipe.optimizer(), recipe.lr_scheduler());
+        let recipe = Self {
+            optimizer: optimizer.try_into()?,
             learning_rate: recipe.learning_rate,
+            weight_decay: recipe.weight_decay,
+            lr_scheduler: lr_scheduler.try_into()?,
+            label_smoothing: recipe.label_smoothing,
             batch_size: recipe.batch_size,
             epochs: recipe.epochs,
             patience: recipe.patience,
+            augmentation: recipe.augmentation.unwrap_or_default().into(),
             seed: recipe.seed,
-        })
+        };
+        match recipe.out_of_range() {
+            Some(what) => Err(WireError::Range(what)),
+            None => Ok(recipe),
+        }
+    }
+}
+
+impl From<Augmentation> for proto::Augmentation {
+    fn from(augmentation: Augmentation) -> Self {
+        let Augmentation {
+            gain,
+            roll,
+            time_masks,
+            time_mask_param,
+            freq_masks,
+            freq_mask_param,
+            mixup_alpha,
+        } = augmentation;
+        Self { gain, roll, time_masks, time_mask_param, freq_masks, freq_mask_param, mixup_alpha }
+    }
+}
+
+impl From<proto::Augmentation> for Augmentation {
+    fn from(augmentation: proto::Augmentation) -> Self {
+        let proto::Augmentation {
+            gain,
+            roll,
+            time_masks,
+            time_mask_param,
+            freq_masks,
+            freq_mask_param,
+            mixup_alpha,
+        } = augmentation;
+        Self { gain, roll, time_masks, time_mask_param, freq_masks, freq_mask_param, mixup_alpha }
     }
 }
 
@@ -281,7 +323,7 @@ mod tests {
     fn job() -> Job {
         Job {
             model: AudioCnn::reference(13, 431, 10),
-            recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 10, patience: Some(3), seed: 7 },
+            recipe: Recipe { patience: Some(3), ..Recipe::plain(1e-3, 32, 10, 7) },
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
             initial_weights: None,
@@ -309,6 +351,27 @@ mod tests {
     }
 
     #[test]
+    fn recipes_survive_the_wire() {
+        let recipe = Recipe {
+            optimizer: Optimizer::AdamW,
+            weight_decay: 1e-2,
+            lr_scheduler: LrScheduler::OneCycle,
+            label_smoothing: 0.1,
+            augmentation: Augmentation {
+                gain: 1.0,
+                roll: 0.5,
+                time_masks: 2,
+                time_mask_param: 3,
+                freq_masks: 4,
+                freq_mask_param: 5,
+                mixup_alpha: 0.2,
+            },
+            ..job().recipe
+        };
+        assert_eq!(Recipe::try_from(proto::Recipe::from(&recipe)), Ok(recipe));
+    }
+
+    #[test]
     fn malformed_jobs_are_refused_by_part() {
         let good = || proto::Job::from(&job());
         let check = |wrong: proto::Job, expected| assert_eq!(Job::try_from(wrong), Err(expected));
@@ -318,7 +381,10 @@ mod tests {
         let model = proto::AudioCnn { input: 0, ..(&job().model).into() };
         check(proto::Job { model: Some(model), ..good() }, WireError::Kind("the model's input"));
         let recipe = proto::Recipe { learning_rate: f64::NAN, ..(&job().recipe).into() };
-        check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("the recipe"));
+        check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("learning_rate"));
+        let augmentation = Some(proto::Augmentation { time_masks: 11, ..Default::default() });
+        let recipe = proto::Recipe { augmentation, ..(&job().recipe).into() };
+        check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("time_masks"));
     }
 
     #[test]

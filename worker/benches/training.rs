@@ -23,7 +23,7 @@ use worker::{
     memory,
     network::{Mode, Network},
     randomness::Weights,
-    training::{batches::Batches, evaluation::evaluate, optimiser::Adam, step},
+    training::{batches::Batches, evaluation::evaluate, optimiser::Adam, schedule::Schedule, step},
 };
 
 /// Clips of the made-up dataset: one shard, as many as a shard holds.
@@ -72,16 +72,17 @@ fn measure() -> Rates {
     tch::set_num_threads(1);
     let (job, features) = example();
     let network = Network::fresh(&job.model, 1, Device::Cpu).unwrap();
-    let mut adam = Adam::new(&network.parameters(), 1e-3).unwrap();
-    let mut batches = Batches::new(&job, &features, &network, Device::Cpu);
+    let mut adam = Adam::new(&network.parameters(), &job.recipe).unwrap();
+    let mut batches = Batches::new(&job, &features, &network, Device::Cpu).unwrap();
     batches.shuffle().unwrap();
+    let pace = Schedule::new(&job.recipe, batches.count()).pace(0);
     let batch_count = batches.count();
     let labels = features.validation_labels();
 
     let training = fastest(ROUNDS, || {
         for index in 0..STEPS {
             let batch = batches.get(index % batch_count).unwrap();
-            drop(black_box(step(&network, &mut adam, &batch).unwrap()));
+            drop(black_box(step(&network, &mut adam, &batch, pace, 0.0).unwrap()));
         }
     });
     let evaluation = fastest(ROUNDS, || {
@@ -108,7 +109,7 @@ fn measure() -> Rates {
                 ));
             }),
         ),
-        ("adam", part(&mut || adam.step(&gradients).unwrap())),
+        ("adam", part(&mut || adam.step(&gradients, pace).unwrap())),
     ];
     Rates {
         training: (STEPS * 32) as f64 / training.as_secs_f64(),
@@ -148,7 +149,7 @@ fn example() -> (Job, Features) {
     let split = TrainSplit { train: (0..clips).collect(), validation: (0..clips).collect() };
     let job = Job {
         model: AudioCnn::reference(N_MFCC as u32, FRAMES as u32, 50),
-        recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 1, patience: None, seed: 1 },
+        recipe: Recipe::plain(1e-3, 32, 1, 1),
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,

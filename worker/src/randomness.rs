@@ -41,13 +41,63 @@ impl Order {
         Self(ChaCha8Rng::from_seed(stream(seed, "order")))
     }
 
-    /// Shuffles in place (Fisher and Yates). Own code, because the order must not change with a library's version.
+    /// Shuffles in place.
     pub fn shuffle<T>(&mut self, rows: &mut [T]) {
-        for last in (1..rows.len()).rev() {
-            // Multiply-shift instead of a remainder; its bias is below 2^-32 for any dataset that fits in memory.
-            let chosen = (u128::from(self.0.next_u64()) * (last as u128 + 1)) >> 64;
-            rows.swap(last, chosen as usize);
+        shuffle(&mut self.0, rows);
+    }
+}
+
+/// What is done to features.
+#[derive(Debug)]
+pub struct Draws(ChaCha8Rng);
+
+impl Draws {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::from_seed(stream(seed, "augmentation")))
+    }
+
+    /// Uniform from 0 to below 1.
+    pub fn unit(&mut self) -> f64 {
+        const STEPS: f64 = (1_u64 << 53) as f64; // as many as a double has between 0 and 1 at equal distance
+        (self.0.next_u64() >> 11) as f64 / STEPS
+    }
+
+    /// A whole number from `low` to `high`, both included.
+    pub fn whole(&mut self, low: i64, high: i64) -> i64 {
+        low + below(&mut self.0, (high - low).unsigned_abs() + 1) as i64
+    }
+
+    /// Shuffles in place.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        shuffle(&mut self.0, items);
+    }
+
+    /// From Beta(α, α), by rejection (Jöhnk 1964): for an α of 2 one draw in six is taken, for smaller ones more.
+    pub fn beta(&mut self, alpha: f64) -> f64 {
+        loop {
+            // Logarithms, because a small α makes both powers too small for a double.
+            let [x, y] = [(); 2].map(|()| (1.0 - self.unit()).ln() / alpha);
+            let larger = x.max(y);
+            let log_sum = larger + ((x - larger).exp() + (y - larger).exp()).ln();
+            if log_sum <= 0.0 {
+                return (x - log_sum).exp();
+            }
         }
+    }
+}
+
+/// Uniform from 0 to below `bound`, which is above 0: multiply-shift instead of a remainder; its bias is below 2^-32 for any
+/// dataset that fits in memory.
+fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
+    ((u128::from(rng.next_u64()) * u128::from(bound)) >> 64) as u64
+}
+
+/// Fisher and Yates. Own code, because the order must not change with a library's version.
+fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
+    for last in (1..items.len()).rev() {
+        let chosen = below(rng, last as u64 + 1);
+        items.swap(last, chosen as usize);
     }
 }
 
@@ -113,6 +163,31 @@ mod tests {
         assert_ne!(first, rows);
         rows.sort_unstable();
         assert!(rows.iter().copied().eq(0..100));
+    }
+
+    #[test]
+    fn beta_has_its_mean_and_variance() {
+        for alpha in [0.1, 0.4, 1.0, 2.0] {
+            let mut draws = Draws::new(11);
+            let values: Vec<f64> = (0..20_000).map(|_| draws.beta(alpha)).collect();
+            let mean = values.iter().sum::<f64>() / values.len() as f64;
+            let variance =
+                values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / values.len() as f64;
+            let expected = 1.0 / (4.0 * (2.0 * alpha + 1.0));
+            assert!((mean - 0.5).abs() < 0.01, "{alpha}: {mean}");
+            assert!((variance / expected - 1.0).abs() < 0.05, "{alpha}: {variance} is not {expected}");
+            assert!(values.iter().all(|value| (0.0..=1.0).contains(value)));
+        }
+    }
+
+    #[test]
+    fn whole_numbers_reach_both_ends() {
+        let mut draws = Draws::new(12);
+        let mut seen: Vec<i64> = (0..200).map(|_| draws.whole(-2, 1)).collect();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, [-2, -1, 0, 1]);
+        assert_eq!(draws.whole(5, 5), 5);
     }
 
     #[test]

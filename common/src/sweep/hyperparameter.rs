@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::Value;
 use crate::{
     frontend::N_MFCC_MAX,
+    job::{MASKS_MAX, MIXUP_ALPHA_MAX},
     model::{BLOCKS, FC_UNITS_MAX, FILTERS_MAX},
 };
 
@@ -56,6 +57,15 @@ hyperparameters! {
     /// Clips of one step.
     BatchSize = "batch_size", Kind::Int(1..=4096), Value::Int(32);
 
+    /// What turns gradients into steps.
+    Optimizer = "optimizer", Kind::Word(&["adam", "adamw"]), word("adam");
+    /// Added to gradients (Adam) or taken from parameters (AdamW), as many times the parameter.
+    WeightDecay = "weight_decay", Kind::Float(Included(0.0), Included(1.0)), Value::Float(0.0);
+    /// How the step size changes from step to step; `learning_rate` is then the largest.
+    LrScheduler = "lr_scheduler", Kind::Word(&["constant", "cosine", "one_cycle"]), word("constant");
+    /// Part of every target that is spread evenly over all classes.
+    LabelSmoothing = "label_smoothing", Kind::Float(Included(0.0), Excluded(1.0)), Value::Float(0.0);
+
     // What to train.
     /// What the rows of the first block's input are: the MFCCs, or as many mel bands turned back from them.
     Input = "input", Kind::Word(&["mfcc", "mel"]), word("mfcc");
@@ -78,6 +88,22 @@ hyperparameters! {
     Dropout = "dropout", Kind::Float(Included(0.0), Excluded(1.0)), Value::Float(0.3);
     /// Units of the hidden layer.
     FcUnits = "fc_units", Kind::IntOrNone(1..=FC_UNITS_MAX as i64), Value::Int(64);
+
+    // What to do to features in training.
+    /// Largest gain in decibels, either way.
+    GainDb = "gain_db", Kind::Float(Included(0.0), Included(40.0)), Value::Float(0.0);
+    /// Largest circular shift in time, either way, as a part of the clip.
+    Roll = "roll", Kind::Float(Included(0.0), Included(0.5)), Value::Float(0.0);
+    /// Frames of a time mask at most.
+    TimeMaskParam = "time_mask_param", Kind::Int(0..=10_000), Value::Int(0);
+    /// Time masks over a clip.
+    TimeMasks = "time_masks", Kind::Int(0..=MASKS_MAX as i64), Value::Int(1);
+    /// Mel bands of a band mask at most; there are as many bands as coefficients.
+    FreqMaskParam = "freq_mask_param", Kind::Int(0..=N_MFCC_MAX as i64), Value::Int(0);
+    /// Band masks over a clip.
+    FreqMasks = "freq_masks", Kind::Int(0..=MASKS_MAX as i64), Value::Int(1);
+    /// α of mixup's Beta(α, α).
+    MixupAlpha = "mixup_alpha", Kind::Float(Included(0.0), Included(MIXUP_ALPHA_MAX)), Value::Float(0.0);
 }
 
 fn word(text: &str) -> Value {

@@ -12,7 +12,8 @@ use serde::{
 
 use super::{Hyperparameter, Schedule, Value};
 use crate::{
-    job::Recipe,
+    frontend::FrontEnd,
+    job::{Augmentation, Recipe},
     model::{AudioCnn, Block, Convolution, Head},
 };
 
@@ -104,13 +105,28 @@ impl Point {
         }
     }
 
-    /// The recipe this point describes.
-    pub fn recipe(&self, schedule: &Schedule, seed: u64) -> Recipe {
+    /// The recipe this point describes, for features of this front end.
+    pub fn recipe(&self, schedule: &Schedule, front_end: &FrontEnd, seed: u64) -> Recipe {
+        // A gain of 1 dB adds 1 to every mel band, and so √n_mels to the 0th coefficient of their orthonormal DCT.
+        let gain_of_db = f64::from(front_end.n_mels).sqrt();
         Recipe {
+            optimizer: self.word(Hyperparameter::Optimizer),
             learning_rate: self.float(Hyperparameter::LearningRate),
+            weight_decay: self.float(Hyperparameter::WeightDecay),
+            lr_scheduler: self.word(Hyperparameter::LrScheduler),
+            label_smoothing: self.float(Hyperparameter::LabelSmoothing),
             batch_size: self.int(Hyperparameter::BatchSize),
             epochs: schedule.epochs,
             patience: schedule.patience,
+            augmentation: Augmentation {
+                gain: gain_of_db * self.float(Hyperparameter::GainDb),
+                roll: self.float(Hyperparameter::Roll),
+                time_masks: self.int(Hyperparameter::TimeMasks),
+                time_mask_param: self.int(Hyperparameter::TimeMaskParam),
+                freq_masks: self.int(Hyperparameter::FreqMasks),
+                freq_mask_param: self.int(Hyperparameter::FreqMaskParam),
+                mixup_alpha: self.float(Hyperparameter::MixupAlpha),
+            },
             seed,
         }
     }
@@ -139,7 +155,7 @@ mod tests {
                     let point =
                         Point { named: BTreeMap::from([(hyperparameter, Value::Text(word.to_owned()))]) };
                     let schedule = Schedule { epochs: 1, patience: None };
-                    let job = (point.model(431, 50), point.recipe(&schedule, 1));
+                    let job = (point.model(431, 50), point.recipe(&schedule, &FrontEnd::default(), 1));
                     let json = serde_json::to_string(&job).unwrap();
                     assert!(json.contains(&format!("{word:?}")), "{word} is not in {json}");
                     json

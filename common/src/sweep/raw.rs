@@ -291,6 +291,15 @@ fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
             format!("the grid has {} points, at most {GRID_SIZE_MAX} are allowed", space.size()),
         ));
     }
+    for (masks, param, key) in [
+        (Hyperparameter::TimeMasks, Hyperparameter::TimeMaskParam, "space.time_masks"),
+        (Hyperparameter::FreqMasks, Hyperparameter::FreqMaskParam, "space.freq_masks"),
+    ] {
+        if space.names(masks) && space.values(param) == [Value::Int(0)] {
+            let (masks, param) = (masks.name(), param.name());
+            return Err((key, format!("{masks} has no effect without {param}, the width of a mask at most")));
+        }
+    }
     for n_mfcc in &space.values(Hyperparameter::NMfcc) {
         if matches!(n_mfcc, Value::Int(count) if *count > i64::from(front_end.n_mfcc)) {
             let message =

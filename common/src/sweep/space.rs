@@ -41,6 +41,11 @@ impl Space {
         Self { named }
     }
 
+    /// Whether the sweep names `hyperparameter`.
+    pub fn names(&self, hyperparameter: Hyperparameter) -> bool {
+        self.named.contains_key(&hyperparameter)
+    }
+
     /// The values that `hyperparameter` may take, named or not.
     pub fn values(&self, hyperparameter: Hyperparameter) -> Vec<Value> {
         match self.named.get(&hyperparameter) {

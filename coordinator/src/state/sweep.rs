@@ -143,7 +143,11 @@ impl SweepState {
         let trial = self.trial(run.trial)?;
         Some(Job {
             model: trial.model.clone(),
-            recipe: trial.point.recipe(&self.sweep.schedule, derive_seed(self.sweep.seed, run)),
+            recipe: trial.point.recipe(
+                &self.sweep.schedule,
+                &self.sweep.front_end,
+                derive_seed(self.sweep.seed, run),
+            ),
             shards: self.dataset.shards.clone(),
             split: *self.dataset.splits.get(&run.fold)?,
             initial_weights: None,

@@ -1,12 +1,13 @@
-//! Which rows come when, gathered from the resident matrix, and their dropout masks.
+//! Which rows come when, gathered from the resident matrix and augmented, with their targets and their dropout masks.
 
 use earshot_common::job::Job;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
     features::Features,
     network::Network,
     randomness::{Masks, Order},
+    training::augmentation::Augmenter,
 };
 
 /// The training rows of one run, batch by batch.
@@ -19,6 +20,8 @@ pub struct Batches<'a> {
     index: Tensor,
     order: Order,
     masks: Masks,
+    augmenter: Augmenter,
+    classes: i64,
     /// Where masks are made, kept from batch to batch.
     buffer: Vec<f32>,
     /// Elements of one clip's mask.
@@ -32,26 +35,36 @@ pub struct Batches<'a> {
 pub struct Batch {
     /// `(clips, n_mfcc, frames)`.
     pub features: Tensor,
-    /// `(clips)`.
-    pub labels: Tensor,
+    /// Classes `(clips)`, or, blended, probabilities `(clips, classes)`.
+    pub targets: Tensor,
     /// `(clips, features)`; none without dropout.
     pub mask: Option<Tensor>,
 }
 
 impl<'a> Batches<'a> {
     /// The batches of this job.
-    pub fn new(job: &Job, features: &'a Features, network: &Network, device: Device) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn new(
+        job: &Job,
+        features: &'a Features,
+        network: &Network,
+        device: Device,
+    ) -> Result<Self, TchError> {
+        Ok(Self {
             features,
             rows: features.train().to_vec(),
             index: Tensor::new(),
             order: Order::new(job.recipe.seed),
             masks: Masks::new(job.recipe.seed, job.model.head.dropout),
+            augmenter: Augmenter::new(job, features.input(), device)?,
+            classes: i64::from(job.model.classes),
             buffer: Vec::new(),
             mask_width: network.features(),
             size: (job.recipe.batch_size as usize).max(1),
             device,
-        }
+        })
     }
 
     /// Training rows of an epoch.
@@ -74,7 +87,7 @@ impl<'a> Batches<'a> {
         Ok(())
     }
 
-    /// The batch of this index, with a mask of its own.
+    /// The batch of this index, augmented anew and with a mask of its own.
     ///
     /// # Errors
     /// libtorch refuses.
@@ -82,11 +95,23 @@ impl<'a> Batches<'a> {
         let start = index * self.size;
         let clips = self.size.min(self.rows.len().saturating_sub(start)) as i64;
         let rows = self.index.f_narrow(0, start as i64, clips)?;
-        Ok(Batch {
-            features: self.features.matrix.f_index_select(0, &rows)?,
-            labels: self.features.labels.f_index_select(0, &rows)?,
-            mask: self.masks.is_active().then(|| self.mask(clips)).transpose()?,
-        })
+        let features = self.features.matrix.f_index_select(0, &rows)?;
+        let labels = self.features.labels.f_index_select(0, &rows)?;
+        if self.augmenter.is_active() {
+            for clip in 0..clips {
+                let draw = self.augmenter.draw();
+                self.augmenter.apply(&features.f_get(clip)?, &draw)?;
+            }
+        }
+        let (features, targets) = match self.augmenter.mix(clips as usize) {
+            Some(mix) => {
+                let targets = labels.f_one_hot(self.classes)?.f_to_kind(Kind::Float)?;
+                (mix.apply(&features)?, mix.apply(&targets)?)
+            }
+            None => (features, labels),
+        };
+        let mask = self.masks.is_active().then(|| self.mask(clips)).transpose()?;
+        Ok(Batch { features, targets, mask })
     }
 
     fn mask(&mut self, clips: i64) -> Result<Tensor, TchError> {

@@ -1,7 +1,8 @@
 //! One job, from features to the best epoch's weights: a plain loop over epochs.
 //!
-//! - [`batches`]: which rows come when, and their dropout masks.
-//! - [`optimiser`]: one step of Adam.
+//! - [`batches`]: which rows come when, their targets and their dropout masks.
+//! - [`augmentation`]: what is done to their features.
+//! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
 //!
@@ -23,13 +24,16 @@ use crate::{
         best::Best,
         evaluation::evaluate,
         optimiser::Adam,
+        schedule::{Pace, Schedule},
     },
 };
 
+pub mod augmentation;
 pub mod batches;
 pub mod best;
 pub mod evaluation;
 pub mod optimiser;
+pub mod schedule;
 
 /// Why training ended without a result.
 #[derive(Debug, thiserror::Error)]
@@ -79,13 +83,20 @@ pub fn train(
         Some(checkpoint) => Network::from_checkpoint(&job.model, checkpoint, device)?,
         None => Network::fresh(&job.model, recipe.seed, device)?,
     };
-    let mut adam = Adam::new(&network.parameters(), recipe.learning_rate)?;
-    let mut batches = Batches::new(job, features, &network, device);
+    let batches = Batches::new(job, features, &network, device)?;
+    let mut trainer = Trainer {
+        network: &network,
+        adam: Adam::new(&network.parameters(), recipe)?,
+        schedule: Schedule::new(recipe, batches.count()),
+        label_smoothing: recipe.label_smoothing,
+        batches,
+        steps: 0,
+    };
     let labels = features.validation_labels();
     let mut best: Option<Best> = None;
 
     for epoch in 1..=recipe.epochs {
-        let Some(train_loss) = train_epoch(&network, &mut adam, &mut batches, control)? else {
+        let Some(train_loss) = trainer.epoch(control)? else {
             break;
         };
         let evaluation = evaluate(&network, features, &labels)?;
@@ -113,42 +124,64 @@ pub fn train(
     }
 }
 
-/// One pass over the training rows: the mean loss per clip as it was seen, or nothing when told to end.
-fn train_epoch(
-    network: &Network,
-    adam: &mut Adam,
-    batches: &mut Batches,
-    control: &Control,
-) -> Result<Option<f64>, TrainError> {
-    // Summed on the device: asking for each batch's loss would make a GPU wait at every step.
-    let mut total: Option<Tensor> = None;
-    batches.shuffle()?;
-    for index in 0..batches.count() {
-        if control.state() > State::Running {
-            return Ok(None);
+/// What changes from step to step.
+struct Trainer<'a> {
+    network: &'a Network,
+    adam: Adam,
+    schedule: Schedule,
+    label_smoothing: f64,
+    batches: Batches<'a>,
+    /// Taken so far.
+    steps: u64,
+}
+
+impl Trainer<'_> {
+    /// One pass over the training rows: the mean loss per clip as it was seen, or nothing when told to end.
+    fn epoch(&mut self, control: &Control) -> Result<Option<f64>, TrainError> {
+        // Summed on the device: asking for each batch's loss would make a GPU wait at every step.
+        let mut total: Option<Tensor> = None;
+        self.batches.shuffle()?;
+        for index in 0..self.batches.count() {
+            if control.state() > State::Running {
+                return Ok(None);
+            }
+            let batch = self.batches.get(index)?;
+            let pace = self.schedule.pace(self.steps);
+            let loss = step(self.network, &mut self.adam, &batch, pace, self.label_smoothing)?;
+            self.steps += 1;
+            let clips = batch.targets.size().first().copied().unwrap_or(0);
+            let sum = loss.f_to_kind(Kind::Double)?.f_mul_scalar(clips)?;
+            total = Some(match total {
+                Some(total) => total.f_add(&sum)?,
+                None => sum,
+            });
         }
-        let batch = batches.get(index)?;
-        let loss = step(network, adam, &batch)?;
-        let clips = batch.labels.size().first().copied().unwrap_or(0);
-        let sum = loss.f_to_kind(Kind::Double)?.f_mul_scalar(clips)?;
-        total = Some(match total {
-            Some(total) => total.f_add(&sum)?,
-            None => sum,
-        });
+        let total = total.map_or(Ok(0.0), |total| total.f_double_value(&[]))?;
+        Ok(Some(total / self.batches.rows() as f64))
     }
-    let total = total.map_or(Ok(0.0), |total| total.f_double_value(&[]))?;
-    Ok(Some(total / batches.rows() as f64))
 }
 
 /// One step on one batch: forward, backward, Adam. The mean loss over the batch, before the step.
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn step(network: &Network, adam: &mut Adam, batch: &Batch) -> Result<Tensor, TchError> {
+pub fn step(
+    network: &Network,
+    adam: &mut Adam,
+    batch: &Batch,
+    pace: Pace,
+    label_smoothing: f64,
+) -> Result<Tensor, TchError> {
     let logits = network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() })?;
-    let loss = logits.f_cross_entropy_loss::<Tensor>(&batch.labels, None, Reduction::Mean, -100, 0.0)?;
+    let loss = logits.f_cross_entropy_loss::<Tensor>(
+        &batch.targets,
+        None,
+        Reduction::Mean,
+        -100,
+        label_smoothing,
+    )?;
     let gradients = Tensor::f_run_backward(&[&loss], &network.parameters(), false, false)?;
-    adam.step(&gradients)?;
+    adam.step(&gradients, pace)?;
     loss.f_detach()
 }
 

@@ -1,12 +1,14 @@
-//! Adam, with PyTorch's defaults and PyTorch's arithmetic (Kingma and Ba 2015, algorithm 1).
+//! Adam, with PyTorch's defaults and PyTorch's arithmetic (Kingma and Ba 2015, algorithm 1), and AdamW (Loshchilov and
+//! Hutter 2019, algorithm 2).
 //!
 //! A step over a large tensor is bound by memory, not by arithmetic. So it goes in pieces that stay in the core's cache
 //! through all of the step's operations, instead of one operation after another over the whole tensor.
 
+use earshot_common::job::{Optimizer, Recipe};
 use tch::{Device, TchError, Tensor};
 
-/// Decay of the mean of gradients.
-const BETA_1: f64 = 0.9;
+use super::schedule::Pace;
+
 /// Decay of the mean of squared gradients.
 const BETA_2: f64 = 0.999;
 /// Added to the denominator.
@@ -18,10 +20,30 @@ const PIECE: usize = 48 * 1024;
 /// The optimiser's state for one network.
 #[derive(Debug)]
 pub struct Adam {
-    learning_rate: f64,
+    decay: Decay,
     /// Steps taken.
     steps: i32,
     parameters: Vec<Parameter>,
+}
+
+/// What weight decay does.
+#[derive(Debug, Clone, Copy)]
+enum Decay {
+    None,
+    /// Adds so many times the parameter to the gradient.
+    Coupled(f64),
+    /// Takes so many times the step size of the parameter away.
+    Decoupled(f64),
+}
+
+/// The numbers of one step.
+#[derive(Debug, Clone, Copy)]
+struct Numbers {
+    pace: Pace,
+    decay: Decay,
+    /// Of the denominator.
+    scale: f64,
+    epsilon: f64,
 }
 
 /// One trained tensor, in pieces along its first dimension.
@@ -49,29 +71,34 @@ impl Adam {
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn new(parameters: &[&Tensor], learning_rate: f64) -> Result<Self, TchError> {
+    pub fn new(parameters: &[&Tensor], recipe: &Recipe) -> Result<Self, TchError> {
         let _no_grad = tch::no_grad_guard();
         let parameters = parameters.iter().map(|tensor| Parameter::new(tensor)).collect::<Result<_, _>>()?;
-        Ok(Self { learning_rate, steps: 0, parameters })
+        let decay = match recipe.optimizer {
+            _ if recipe.weight_decay == 0.0 => Decay::None,
+            Optimizer::Adam => Decay::Coupled(recipe.weight_decay),
+            Optimizer::AdamW => Decay::Decoupled(recipe.weight_decay),
+        };
+        Ok(Self { decay, steps: 0, parameters })
     }
 
     /// One step; gradients in the order of the tensors.
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn step(&mut self, gradients: &[Tensor]) -> Result<(), TchError> {
+    pub fn step(&mut self, gradients: &[Tensor], pace: Pace) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
         self.steps = self.steps.saturating_add(1);
-        let correction_1 = 1.0 - BETA_1.powi(self.steps);
+        let correction_1 = 1.0 - pace.beta_1.powi(self.steps);
         let correction_2 = 1.0 - BETA_2.powi(self.steps);
         // PyTorch's value - (lr / c1) · mean / (√square / √c2 + ε), with the scalars drawn into the denominator so that one
         // in-place division does the rest.
-        let step = -self.learning_rate / correction_1;
+        let step = -pace.learning_rate / correction_1;
         let scale = 1.0 / (step * correction_2.sqrt());
-        let epsilon = EPSILON / step;
+        let numbers = Numbers { pace, decay: self.decay, scale, epsilon: EPSILON / step };
         for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
             for piece in &mut parameter.pieces {
-                piece.step(gradient, scale, epsilon)?;
+                piece.step(gradient, numbers)?;
             }
         }
         Ok(())
@@ -103,9 +130,20 @@ impl Parameter {
 }
 
 impl Piece {
-    fn step(&mut self, gradient: &Tensor, scale: f64, epsilon: f64) -> Result<(), TchError> {
-        let gradient = gradient.f_narrow(0, self.start, self.length)?;
-        let _ = self.mean.f_lerp_(&gradient, 1.0 - BETA_1)?;
+    fn step(&mut self, gradient: &Tensor, numbers: Numbers) -> Result<(), TchError> {
+        let Numbers { pace, decay, scale, epsilon } = numbers;
+        let mut gradient = gradient.f_narrow(0, self.start, self.length)?;
+        match decay {
+            Decay::None => {}
+            Decay::Coupled(decay) => {
+                let _ = self.value.f_mul_scalar_out(&self.scratch, decay)?;
+                let _ = gradient.f_add_(&self.scratch)?;
+            }
+            Decay::Decoupled(decay) => {
+                let _ = self.value.f_mul_scalar_(1.0 - pace.learning_rate * decay)?;
+            }
+        }
+        let _ = self.mean.f_lerp_(&gradient, 1.0 - pace.beta_1)?;
         let _ = gradient.f_square_out(&self.scratch)?;
         let _ = self.square.f_lerp_(&self.scratch, 1.0 - BETA_2)?;
         let _ = self.square.f_sqrt_out(&self.scratch)?;

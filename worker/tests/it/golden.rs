@@ -1,10 +1,13 @@
 //! Golden tensors, and three steps of Adam that agree with PyTorch's. `tests/golden/make.py` made the numbers.
 
-use earshot_common::tensors::{self, Tensors};
+use earshot_common::{
+    job::Recipe,
+    tensors::{self, Tensors},
+};
 use tch::{Device, Tensor};
 use worker::{
     network::Network,
-    training::{batches::Batch, optimiser::Adam, step},
+    training::{batches::Batch, optimiser::Adam, schedule::Schedule, step},
 };
 
 use crate::jobs::example;
@@ -40,13 +43,15 @@ fn three_steps_agree_with_pytorch() {
     let golden = tensors::decode(include_bytes!("../golden/steps.safetensors")).unwrap();
     let spec = example(0).job.model;
     let network = Network::from_checkpoint(&spec, &part(&golden, "initial."), Device::Cpu).unwrap();
-    let mut adam = Adam::new(&network.parameters(), 5e-3).unwrap();
+    let recipe = Recipe::plain(5e-3, 16, 1, 0);
+    let pace = Schedule::new(&recipe, 3).pace(0);
+    let mut adam = Adam::new(&network.parameters(), &recipe).unwrap();
     let batch = Batch {
         features: tensor(&golden, "features"),
-        labels: tensor(&golden, "labels").to_kind(tch::Kind::Int64),
+        targets: tensor(&golden, "labels").to_kind(tch::Kind::Int64),
         mask: None,
     };
-    let losses: Vec<Tensor> = (0..3).map(|_| step(&network, &mut adam, &batch).unwrap()).collect();
+    let losses: Vec<Tensor> = (0..3).map(|_| step(&network, &mut adam, &batch, pace, 0.0).unwrap()).collect();
     assert_near("losses", &Tensor::stack(&losses, 0), &golden["losses"]);
     let values = network.values().unwrap();
     for (name, expected) in part(&golden, "final.") {

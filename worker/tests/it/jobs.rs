@@ -46,7 +46,7 @@ pub(crate) fn example(seed: u64) -> Example {
             head: Head { reduction: Reduction::Flatten, dropout: 0.3, fc_units: Some(12) },
             classes: CLASSES as u32,
         },
-        recipe: Recipe { learning_rate: 5e-3, batch_size: 16, epochs: 8, patience: None, seed },
+        recipe: Recipe::plain(5e-3, 16, 8, seed),
         shards: shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect(),
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,

@@ -8,5 +8,6 @@ mod coordinator;
 mod golden;
 mod jobs;
 mod models;
+mod recipes;
 mod slot;
 mod training;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use earshot_common::{
+    job::Recipe,
     model::AudioCnn,
     tensors::{self, Tensors, checkpoint_shapes},
 };
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use tch::{Device, Tensor};
 use worker::{
     network::{Mode, Network},
-    training::{batches::Batch, optimiser::Adam, step},
+    training::{batches::Batch, optimiser::Adam, schedule::Schedule, step},
 };
 
 use crate::golden::{assert_near, part, tensor};
@@ -38,7 +39,7 @@ fn for_each(check: impl Fn(&str, &AudioCnn, &Tensors)) {
 fn batch(golden: &Tensors) -> Batch {
     Batch {
         features: tensor(golden, "features"),
-        labels: tensor(golden, "labels").to_kind(tch::Kind::Int64),
+        targets: tensor(golden, "labels").to_kind(tch::Kind::Int64),
         mask: Some(tensor(golden, "mask")),
     }
 }
@@ -74,7 +75,7 @@ fn gradients_are_pytorchs() {
         let network = Network::from_checkpoint(spec, &part(golden, "initial."), Device::Cpu).unwrap();
         let batch = batch(golden);
         let logits = network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() }).unwrap();
-        let loss = logits.cross_entropy_for_logits(&batch.labels);
+        let loss = logits.cross_entropy_for_logits(&batch.targets);
         let gradients = Tensor::run_backward(&[&loss], &network.parameters(), false, false);
         let shapes = checkpoint_shapes(spec).unwrap();
         let trained = shapes.iter().skip(2).filter(|(tensor, _)| !tensor.contains("running"));
@@ -88,9 +89,12 @@ fn gradients_are_pytorchs() {
 fn three_steps_and_an_evaluation_agree_with_pytorch() {
     for_each(|name, spec, golden| {
         let network = Network::from_checkpoint(spec, &part(golden, "initial."), Device::Cpu).unwrap();
-        let mut adam = Adam::new(&network.parameters(), 5e-3).unwrap();
+        let recipe = Recipe::plain(5e-3, 16, 1, 0);
+        let pace = Schedule::new(&recipe, 3).pace(0);
+        let mut adam = Adam::new(&network.parameters(), &recipe).unwrap();
         let batch = batch(golden);
-        let losses: Vec<Tensor> = (0..3).map(|_| step(&network, &mut adam, &batch).unwrap()).collect();
+        let losses: Vec<Tensor> =
+            (0..3).map(|_| step(&network, &mut adam, &batch, pace, 0.0).unwrap()).collect();
         assert_near(&format!("{name}: losses"), &Tensor::stack(&losses, 0), &golden["losses"]);
         let values = network.values().unwrap();
         for (tensor, expected) in part(golden, "final.") {

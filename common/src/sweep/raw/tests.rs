@@ -63,6 +63,7 @@ fn wrong_types_and_ranges_name_their_line() {
 fn impossible_combinations_are_refused() {
     check("[[16, 32], [32, 64]]", "[[8, 8], [8, 8, 8, 8]]", 9, "pools 1×53 features to nothing");
     check("[space]", "[space]\nn_mfcc = 65", 8, "from 1 to 64");
+    check("[space]", "[space]\ntime_masks = 2", 8, "no effect without time_mask_param");
     let error = load(&["front_end.n_mfcc=10"]).unwrap_err();
     assert!(error.to_string().contains("the front end keeps 10"), "{error}");
 }

@@ -131,7 +131,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         point: Space::new(BTreeMap::new()).point(0).unwrap(),
         job: Job {
             model,
-            recipe: Recipe { learning_rate: 1e-3, batch_size: 32, epochs: 2, patience: None, seed: 7 },
+            recipe: Recipe::plain(1e-3, 32, 2, 7),
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
