@@ -47,8 +47,9 @@ audit: tools ## the dependencies against the advisory database (needs the networ
 	cargo deny check
 
 .PHONY: bench
-bench: build ## measure against Optuna with PyTorch (DATA=folder as in demo), ending in a table of ratios
+bench: build ## measure against librosa, and Optuna with PyTorch (DATA=folder as in demo), ending in tables of ratios
 	python3 benches/run.py $(if $(DATA),--data "$(DATA)")
+	python3 benches/front_end.py $(if $(DATA),--data "$(DATA)")
 
 .PHONY: clean
 clean: ## remove what was built here; the cache folder stays

@@ -59,26 +59,23 @@ def run(*command: str | Path) -> str:
 # --- The peers' environment -------------------------------------------------------------------------------
 
 
-def peer_python() -> Path:
+def peer_python(name: str, requirements: Path) -> Path:
     """The interpreter of a virtual environment with the pinned peers, made anew when the pins change."""
     if sys.version_info < (3, 10):
-        sys.exit("bench: PyTorch 2.11 needs Python 3.10 or newer; make setup, test and demo do not")
-    pins = hashlib.sha256(REQUIREMENTS.read_bytes() + sys.version.encode()).hexdigest()
-    folder = CACHE / "bench-venv"
+        sys.exit("bench: the peers need Python 3.10 or newer; make setup, test and demo do not")
+    pins = hashlib.sha256(requirements.read_bytes() + sys.version.encode()).hexdigest()
+    folder = CACHE / name
     stamp = folder / "pins"
     python = folder / "bin" / "python"
     if stamp.is_file() and stamp.read_text(encoding="utf-8") == pins:
         return python
-    print(
-        f"installing the peers into {folder} (PyTorch brings its CUDA libraries: 2.6 GB, 4.7 GB on disk)",
-        flush=True,
-    )
+    print(f"installing the peers into {folder}", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     try:
         venv.create(folder, with_pip=True)
     except subprocess.CalledProcessError:
         sys.exit("bench: Python cannot make virtual environments: sudo apt-get install -y python3-venv")
-    run(python, "-m", "pip", "install", "--no-cache-dir", "--quiet", "-r", REQUIREMENTS)
+    run(python, "-m", "pip", "install", "--no-cache-dir", "--quiet", "-r", requirements)
     stamp.write_text(pins, encoding="utf-8")
     return python
 
@@ -196,7 +193,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3, help="how often each side runs (default 3)")
     arguments = parser.parse_args()
 
-    python = peer_python()
+    # PyTorch brings its CUDA libraries: 2.6 GB to fetch, 4.7 GB on disk.
+    python = peer_python("bench-venv", REQUIREMENTS)
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
     data = choose_data(arguments.data)
