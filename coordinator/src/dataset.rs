@@ -11,7 +11,7 @@ use earshot_common::{
     sweep::{self, Sweep},
 };
 use earshot_data::{
-    manifest::Manifest,
+    manifest::{ClipEntry, Manifest},
     split::{Split, SplitError},
 };
 
@@ -52,14 +52,15 @@ pub enum DatasetError {
 ///
 /// # Errors
 /// [`DatasetError::Split`] names the fold.
-pub fn splits(split: &sweep::Split, manifest: &Manifest) -> Result<BTreeMap<FoldId, Split>, DatasetError> {
+pub fn splits(split: &sweep::Split, clips: &[ClipEntry]) -> Result<BTreeMap<FoldId, Split>, DatasetError> {
     let make = |fold: u32| match split {
-        sweep::Split::Folds { test, .. } => Split::by_folds(&manifest.clips, fold, test),
+        sweep::Split::Folds { test, .. } => Split::by_folds(clips, fold, test),
         sweep::Split::Grouped(sizes) => {
-            Split::grouped(&manifest.clips, sizes.validation_size, sizes.test_size, sizes.seed)
+            Split::grouped(clips, sizes.validation_size, sizes.test_size, sizes.seed)
         }
         sweep::Split::Holdout(sizes) => {
-            Split::holdout(&manifest.labels(), sizes.validation_size, sizes.test_size, sizes.seed)
+            let labels: Vec<u16> = clips.iter().map(|clip| clip.class).collect();
+            Split::holdout(&labels, sizes.validation_size, sizes.test_size, sizes.seed)
         }
     };
     let folds = split.folds().into_iter();
@@ -78,7 +79,7 @@ pub fn splits(split: &sweep::Split, manifest: &Manifest) -> Result<BTreeMap<Fold
 pub fn dataset(sweep: &Sweep, manifest: &Manifest, blobs: &Blobs) -> Result<Dataset, DatasetError> {
     check_classes(manifest)?;
     check_feasible(sweep, manifest.frames, manifest.classes.len() as u32)?;
-    let splits = splits(&sweep.split, manifest)?;
+    let splits = splits(&sweep.split, &manifest.clips)?;
     let store = |bytes: &[u8]| blobs.put(bytes).map_err(DatasetError::Store);
     let splits = splits.into_iter().map(|(fold, split)| {
         let bytes = split.to_blob().map_err(|source| DatasetError::Split { fold, source })?;
@@ -133,11 +134,7 @@ mod tests {
     use std::path::Path;
 
     use earshot_common::{frontend::FrontEnd, ids::BlobId};
-    use earshot_data::{
-        manifest::{ClipEntry, ShardEntry},
-        shard::View,
-        split::TrainSplit,
-    };
+    use earshot_data::{manifest::ShardEntry, shard::View, split::TrainSplit};
 
     use super::*;
 
@@ -167,7 +164,7 @@ mod tests {
         match (dataset(sweep, manifest, &blobs), expected) {
             (Ok(dataset), Ok(runs)) => {
                 assert_eq!(dataset.splits.len(), runs);
-                let expected = splits(&sweep.split, manifest).unwrap();
+                let expected = splits(&sweep.split, &manifest.clips).unwrap();
                 for (fold, blob) in &dataset.splits {
                     let stored = TrainSplit::read(&blobs.read(*blob).unwrap()).unwrap();
                     assert_eq!(stored.validation, expected[fold].validation);

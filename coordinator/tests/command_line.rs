@@ -20,7 +20,14 @@ fn coordinator(arguments: &[&str]) -> (Option<i32>, String, String) {
 
 #[test]
 fn help_teaches_with_examples() {
-    for verb in [&["start"][..], &["leaderboard"], &["export"], &["data", "prepare"], &["sweep", "check"]] {
+    for verb in [
+        &["start"][..],
+        &["leaderboard"],
+        &["export"],
+        &["data", "prepare"],
+        &["data", "inspect"],
+        &["sweep", "check"],
+    ] {
         let (code, help, _) = coordinator(&[verb, &["--help"]].concat());
         assert_eq!(code, Some(0), "{verb:?}");
         assert!(help.contains("Examples:"), "{verb:?}:\n{help}");
@@ -76,4 +83,27 @@ fn bad_clips_are_skipped_or_fatal_and_listed_either_way() {
         assert_eq!(code, expected, "{errors}");
         assert!(errors.contains("left out rain__2: rain/2.wav: not a WAV, FLAC"), "{errors}");
     }
+}
+
+#[test]
+fn inspecting_prints_every_format_and_writes_a_page() {
+    let root = recordings();
+    let [data, page] = [root.path().to_owned(), root.path().join("report.html")]
+        .map(|path| path.to_str().unwrap().to_owned());
+    let (code, json, errors) =
+        coordinator(&["data", "inspect", "--data", &data, "--format", "json", "--html", &page]);
+    assert_eq!(code, Some(0), "{errors}");
+    let report: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(report["totals"]["clips"], 2, "{report:#}");
+    assert_eq!(report["problems"][0]["kind"], "unreadable");
+    assert_eq!(report["clips"][0]["clip"], "dog__1");
+    assert!(std::fs::read_to_string(page).unwrap().contains("rain/2.wav"));
+
+    let (code, csv, _) =
+        coordinator(&["data", "inspect", "--data", &data, "--format", "csv", "--on-bad", "fatal"]);
+    assert_eq!(code, Some(1));
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines.len() == 3 && lines[0].starts_with("clip,file,class,fold,source,bytes,"), "{csv}");
+    let (_, table, _) = coordinator(&["data", "inspect", "--data", &data]);
+    assert!(table.contains("unreadable") && table.contains("dog/1.wav"), "{table}");
 }

@@ -11,6 +11,7 @@
 //! - [`manifest`]: the shards, their clips in row order, and the problems found on the way.
 //! - [`prepare`]: all of it for a whole dataset, in parallel, doing only what is not done yet.
 //! - [`split`]: which rows train, validate and test.
+//! - [`quality`]: what the recordings are like, and what is wrong with them.
 //! - [`synth`]: a made-up dataset for demonstrations and tests.
 //!
 //! Byte for byte, the formats are in `SHARDS.md`. The recordings lie in `raw/` and `processed/` beside this crate, where git
@@ -30,6 +31,7 @@ pub mod manifest;
 pub mod mel;
 pub mod mfcc;
 pub mod prepare;
+pub mod quality;
 mod randomstate;
 pub mod resample;
 pub mod shard;

@@ -89,7 +89,7 @@ impl Shelf {
 
 /// The champion's split, test rows included. Made anew, it must be the one that the run was trained with.
 fn split(sweep: &Sweep, manifest: &Manifest, fold: FoldId, trained: BlobId) -> anyhow::Result<Split> {
-    let split = dataset::splits(&sweep.split, manifest)?.remove(&fold);
+    let split = dataset::splits(&sweep.split, &manifest.clips)?.remove(&fold);
     let split = split.with_context(|| format!("the sweep has no validation fold {fold}"))?;
     let made = BlobId::of(&split.to_blob()?);
     ensure!(

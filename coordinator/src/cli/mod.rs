@@ -94,6 +94,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Db(db::DbCommand::Gc(args)) => db::gc(&args),
         Command::Data(data::DataCommand::Synth(args)) => data::synth(&args),
         Command::Data(data::DataCommand::Prepare(args)) => data::prepare(args),
+        Command::Data(data::DataCommand::Inspect(args)) => data::inspect(&args),
     };
     done.unwrap_or_else(|error| {
         // Not through tracing: it must be seen whatever RUST_LOG says.

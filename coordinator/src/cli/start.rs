@@ -215,7 +215,7 @@ fn differ(path: &str, theirs: &Value, ours: &Value, differences: &mut Vec<String
 
 /// A split that ignores sources lets a model recognise recordings instead of sounds.
 fn warn_of_leakage(sweep: &Sweep, manifest: &Manifest) -> anyhow::Result<()> {
-    for (fold, split) in dataset::splits(&sweep.split, manifest)? {
+    for (fold, split) in dataset::splits(&sweep.split, &manifest.clips)? {
         let shared = split.shared_sources(&manifest.clips).len();
         if shared == 0 {
             continue;

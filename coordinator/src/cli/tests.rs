@@ -47,6 +47,7 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["data", "synth", "--clips-per-class", "0"], Err("not in 1..=10000"));
     check(&["data", "prepare", "--data", "a", "--out", "b", "--sweep", "s.toml"], Ok(()));
     check(&["data", "prepare", "--on-bad", "fatal"], Ok(()));
+    check(&["data", "inspect", "--data", "a", "--html", "b.html", "--format", "csv"], Ok(()));
     check(&["start", "--sweep", "s.toml", "--on-bad", "ignore"], Err("possible values: skip, fatal"));
     check(&["leaderbord"], Err("similar subcommand exists: 'leaderboard'"));
 }

@@ -301,7 +301,8 @@ fn entry(clip: &Clip, content: BlobId) -> ClipEntry {
     }
 }
 
-fn problem(clip: &Clip, error: &ChainError) -> Problem {
+/// Why a clip is left out.
+pub(crate) fn problem(clip: &Clip, error: &ChainError) -> Problem {
     let kind = match error {
         ChainError::Silent => ProblemKind::Silent,
         ChainError::Decode(DecodeError::Truncated { .. }) => ProblemKind::Truncated,

@@ -2,8 +2,10 @@
 //!
 //! - `synth`: made-up recordings.
 //! - `prepare`: features of recordings; `start` does the same.
+//! - `inspect`: what recordings are like.
 //! - `on_bad`: what a clip that cannot be used means to a command.
 
+mod inspect;
 mod on_bad;
 mod prepare;
 mod synth;
@@ -11,6 +13,7 @@ mod synth;
 use clap::Subcommand;
 
 pub(super) use self::{
+    inspect::inspect,
     on_bad::OnBadArgs,
     prepare::{prepare, prepared},
     synth::synth,
@@ -21,4 +24,5 @@ pub(super) use self::{
 pub(super) enum DataCommand {
     Synth(synth::SynthArgs),
     Prepare(prepare::PrepareArgs),
+    Inspect(inspect::InspectArgs),
 }
