@@ -18,6 +18,8 @@ use symphonia::core::{
     meta::MetadataOptions,
 };
 
+use crate::vorbis;
+
 /// Bytes a file may have: a quarter of an hour of CD-quality stereo.
 pub const FILE_BYTES_MAX: u64 = 160 * 1024 * 1024;
 
@@ -184,9 +186,13 @@ impl Decoder {
                 kept.decoder.reset();
                 Ok(kept.decoder)
             }
-            _ => symphonia::default::get_codecs()
-                .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
-                .map_err(|error| DecodeError::Unknown(error.to_string())),
+            _ => {
+                let values = vorbis::codebook_values(headers.unwrap_or_default());
+                check_most("codebook values", values, vorbis::CODEBOOK_VALUES_MAX)?;
+                symphonia::default::get_codecs()
+                    .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
+                    .map_err(|error| DecodeError::Unknown(error.to_string()))
+            }
         }
     }
 }

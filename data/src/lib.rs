@@ -13,6 +13,7 @@
 //! - [`split`]: which rows train, validate and test.
 //! - [`quality`]: what the recordings are like, and what is wrong with them.
 //! - [`synth`]: a made-up dataset for demonstrations and tests.
+//! - [`fuzz`]: every reader of untrusted bytes, as a fuzzer calls it.
 //!
 //! Byte for byte, the formats are in `SHARDS.md`. The recordings lie in `raw/` and `processed/` beside this crate, where git
 //! ignores them.
@@ -27,6 +28,7 @@ pub mod dataset;
 pub mod decibels;
 pub mod decode;
 mod file;
+pub mod fuzz;
 pub mod manifest;
 pub mod mel;
 pub mod mfcc;
@@ -38,3 +40,4 @@ pub mod shard;
 mod spectrum;
 pub mod split;
 pub mod synth;
+mod vorbis;

@@ -182,7 +182,15 @@ impl Manifest {
     /// The file cannot be read, is not a manifest of this version, or contradicts itself.
     pub fn load(path: &Path) -> Result<Self, ManifestError> {
         let bytes = fs::read(path).map_err(|source| ManifestError::Io { path: path.to_owned(), source })?;
-        let manifest: Self = serde_json::from_slice(&bytes)
+        Self::read(path, &bytes)
+    }
+
+    /// Reads a manifest's bytes and checks that it agrees with itself; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// They are not a manifest of this version, or contradict themselves.
+    pub fn read(path: &Path, bytes: &[u8]) -> Result<Self, ManifestError> {
+        let manifest: Self = serde_json::from_slice(bytes)
             .map_err(|source| ManifestError::Json { path: path.to_owned(), source })?;
         match manifest.contradiction() {
             Some(what) => Err(ManifestError::Inconsistent { path: path.to_owned(), what }),
