@@ -4,6 +4,7 @@
 //! - [`ids`]: newtypes for everything that is numbered or named.
 //! - [`frontend`]: how a waveform becomes features.
 //! - [`model`]: which AudioCNN to build, and its exact cost before any training.
+//! - [`views`]: renderings of a clip, and the bank of them that a sweep needs.
 //! - [`job`]: the one kind of work: model, recipe, shards; and what comes back from it.
 //! - [`metrics`]: accuracy, macro-F1 and the confusion matrix they are read from.
 //! - [`sweep`]: the sweep file, from TOML to a validated [`sweep::Sweep`], and the space it spans.
@@ -21,4 +22,5 @@ pub mod metrics;
 pub mod model;
 pub mod sweep;
 pub mod tensors;
+pub mod views;
 pub mod wire;

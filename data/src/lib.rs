@@ -7,6 +7,7 @@
 //! - [`condition`]: trimmed, peak-normalised, brought to the fixed length.
 //! - `spectrum`, [`mel`], [`decibels`], [`mfcc`]: librosa's features of that waveform.
 //! - [`chain`]: the five steps above as one reusable worker.
+//! - [`views`]: that waveform under graded augmentations, for training.
 //! - [`shard`]: features of many clips as one immutable file.
 //! - [`manifest`]: the shards, their clips in row order, and the problems found on the way.
 //! - [`prepare`]: all of it for a whole dataset, in parallel, doing only what is not done yet.
@@ -40,4 +41,5 @@ pub mod shard;
 mod spectrum;
 pub mod split;
 pub mod synth;
+pub mod views;
 mod vorbis;
