@@ -33,6 +33,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for message in PRINTED {
         config = config.type_attribute(format!(".earshot.v1.{message}"), "#[derive(serde::Serialize)]");
     }
+    // A grant carries its whole job, an answer without one nothing; there is one answer a lease.
+    config =
+        config.type_attribute(".earshot.v1.LeaseResponse.answer", "#[allow(clippy::large_enum_variant)]");
     config.compile_fds(earshot)?;
 
     let onnx = protox::compile(["onnx.proto"], ["."])?;

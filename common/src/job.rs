@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{BlobId, RunId},
     model::AudioCnn,
+    views::{Augmentation, Range},
 };
 
 /// Masks of one kind over one clip at most: more would leave little of it.
@@ -38,7 +39,7 @@ pub struct Recipe {
     pub patience: Option<u32>,
     /// What is done to features in training.
     #[serde(default)]
-    pub augmentation: Augmentation,
+    pub augmentation: FeatureAugmentation,
     /// Everything random in the run (weights, order, dropout, augmentation) is drawn from this.
     pub seed: u64,
 }
@@ -71,7 +72,7 @@ pub enum LrScheduler {
 /// What is done to features in training, clip by clip and epoch by epoch anew. All zeros: nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Augmentation {
+pub struct FeatureAugmentation {
     /// Largest offset of the 0th coefficient, either way: `√n_mels` times a gain in decibels, because the DCT is orthonormal.
     pub gain: f64,
     /// Largest circular shift in time, either way, as a part of the clip.
@@ -100,14 +101,14 @@ impl Recipe {
             batch_size,
             epochs,
             patience: None,
-            augmentation: Augmentation::default(),
+            augmentation: FeatureAugmentation::default(),
             seed,
         }
     }
 
     /// What is out of its range, if anything; every number is finite.
     pub fn out_of_range(&self) -> Option<&'static str> {
-        let Augmentation { gain, roll, time_masks, freq_masks, mixup_alpha, .. } = self.augmentation;
+        let FeatureAugmentation { gain, roll, time_masks, freq_masks, mixup_alpha, .. } = self.augmentation;
         let ranges = [
             ("learning_rate", self.learning_rate > 0.0 && self.learning_rate.is_finite()),
             ("weight_decay", (0.0..=1.0).contains(&self.weight_decay)),
@@ -125,6 +126,22 @@ impl Recipe {
     }
 }
 
+/// An augmentation that a run's training clips may be seen under.
+///
+/// Each epoch, each training clip: every augmentation comes up with its probability; of those that come up one is taken at
+/// random, and of the clip's views under it whose strength is in the range, one at random. Without any, the clip stays clean.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Augment {
+    /// What was done.
+    pub augmentation: Augmentation,
+    /// Probability that it comes up, above 0.
+    pub p: f64,
+    /// Strengths that may be taken.
+    pub range: Range,
+    /// For each level of the bank that has such strengths: its shards, with the rows of [`Job::shards`] in the same order.
+    pub levels: Vec<Vec<BlobId>>,
+}
+
 /// What a worker is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -134,6 +151,9 @@ pub struct Job {
     pub recipe: Recipe,
     /// Shards whose rows, in this order, are numbered from 0.
     pub shards: Vec<BlobId>,
+    /// Views that training clips may be seen under; validation sees clean clips only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augment>,
     /// Blob that lists the rows that train and those that validate.
     pub split: BlobId,
     /// Checkpoint to start from; none: fresh weights drawn from the recipe's seed.

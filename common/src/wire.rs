@@ -8,10 +8,11 @@ use earshot_proto::earshot::v1 as proto;
 use crate::{
     ids::BlobId,
     job::{
-        Augmentation, Epoch, Failure, Job, LrScheduler, Optimizer, Outcome, Reason, Recipe, RunResult,
-        Verdict,
+        Augment, Epoch, Failure, FeatureAugmentation, Job, LrScheduler, Optimizer, Outcome, Reason, Recipe,
+        RunResult, Verdict,
     },
     model::{AudioCnn, Block, Convolution, Head, Input, Pooling, Reduction},
+    views::{Augmentation, LEVELS_MAX, Range},
 };
 
 /// Letters a failure's message keeps at most.
@@ -186,9 +187,9 @@ impl TryFrom<proto::Recipe> for Recipe {
     }
 }
 
-impl From<Augmentation> for proto::Augmentation {
-    fn from(augmentation: Augmentation) -> Self {
-        let Augmentation {
+impl From<FeatureAugmentation> for proto::FeatureAugmentation {
+    fn from(augmentation: FeatureAugmentation) -> Self {
+        let FeatureAugmentation {
             gain,
             roll,
             time_masks,
@@ -201,9 +202,9 @@ impl From<Augmentation> for proto::Augmentation {
     }
 }
 
-impl From<proto::Augmentation> for Augmentation {
-    fn from(augmentation: proto::Augmentation) -> Self {
-        let proto::Augmentation {
+impl From<proto::FeatureAugmentation> for FeatureAugmentation {
+    fn from(augmentation: proto::FeatureAugmentation) -> Self {
+        let proto::FeatureAugmentation {
             gain,
             roll,
             time_masks,
@@ -213,6 +214,46 @@ impl From<proto::Augmentation> for Augmentation {
             mixup_alpha,
         } = augmentation;
         Self { gain, roll, time_masks, time_mask_param, freq_masks, freq_mask_param, mixup_alpha }
+    }
+}
+
+impl From<&Augment> for proto::Augment {
+    fn from(augment: &Augment) -> Self {
+        let shards = |level: &Vec<BlobId>| level.iter().copied().map(blob_bytes).collect();
+        Self {
+            augmentation: augment.augmentation.name().to_owned(),
+            p: augment.p,
+            min: augment.range.min,
+            max: augment.range.max,
+            levels: augment.levels.iter().map(|level| proto::Level { shards: shards(level) }).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::Augment> for Augment {
+    type Error = WireError;
+
+    fn try_from(augment: proto::Augment) -> Result<Self, WireError> {
+        let range = Range { min: augment.min, max: augment.max };
+        let in_range = augment.p > 0.0
+            && augment.p <= 1.0
+            && range.min <= range.max
+            && range.min.is_finite()
+            && range.max.is_finite()
+            && augment.levels.len() <= usize::from(LEVELS_MAX);
+        if !in_range {
+            return Err(WireError::Range("an augmentation"));
+        }
+        let shards = |level: proto::Level| {
+            level.shards.iter().map(|bytes| blob_id(bytes, "a view's shard")).collect::<Result<_, _>>()
+        };
+        Ok(Self {
+            augmentation: Augmentation::from_name(&augment.augmentation)
+                .ok_or(WireError::Kind("an augmentation"))?,
+            p: augment.p,
+            range,
+            levels: augment.levels.into_iter().map(shards).collect::<Result<_, _>>()?,
+        })
     }
 }
 
@@ -224,6 +265,7 @@ impl From<&Job> for proto::Job {
             shards: job.shards.iter().copied().map(blob_bytes).collect(),
             split: blob_bytes(job.split),
             initial_weights: job.initial_weights.map(blob_bytes),
+            augment: job.augment.iter().map(Into::into).collect(),
         }
     }
 }
@@ -236,7 +278,14 @@ impl TryFrom<proto::Job> for Job {
         if job.shards.is_empty() {
             return Err(WireError::Missing("the job's shards"));
         }
+        let augment: Vec<Augment> =
+            job.augment.into_iter().map(Augment::try_from).collect::<Result<_, _>>()?;
+        let mut levels = augment.iter().flat_map(|augment| &augment.levels);
+        if levels.any(|shards| shards.len() != job.shards.len()) {
+            return Err(WireError::Range("the number of an augmentation's shards"));
+        }
         Ok(Self {
+            augment,
             model: job.model.ok_or(WireError::Missing("the job's model"))?.try_into()?,
             recipe: job.recipe.ok_or(WireError::Missing("the job's recipe"))?.try_into()?,
             shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
@@ -327,6 +376,12 @@ mod tests {
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            augment: vec![Augment {
+                augmentation: Augmentation::PitchShift,
+                p: 0.5,
+                range: Range { min: -2.0, max: 1.5 },
+                levels: vec![vec![BlobId::of(b"c"), BlobId::of(b"d")]],
+            }],
         }
     }
 
@@ -357,7 +412,7 @@ mod tests {
             weight_decay: 1e-2,
             lr_scheduler: LrScheduler::OneCycle,
             label_smoothing: 0.1,
-            augmentation: Augmentation {
+            augmentation: FeatureAugmentation {
                 gain: 1.0,
                 roll: 0.5,
                 time_masks: 2,
@@ -372,6 +427,23 @@ mod tests {
     }
 
     #[test]
+    fn malformed_augmentations_are_refused() {
+        let check = |change: fn(&mut Augment), expected| {
+            let mut job = job();
+            job.augment.iter_mut().for_each(change);
+            assert_eq!(Job::try_from(proto::Job::from(&job)), Err(expected));
+        };
+        check(|augment| augment.p = 0.0, WireError::Range("an augmentation"));
+        check(|augment| augment.range.max = -3.0, WireError::Range("an augmentation"));
+        check(|augment| augment.range.min = f64::NAN, WireError::Range("an augmentation"));
+        let shards = "the number of an augmentation's shards";
+        check(|augment| augment.levels = vec![vec![BlobId::of(b"c")]], WireError::Range(shards));
+        let mut unknown = proto::Job::from(&job());
+        unknown.augment[0].augmentation = "reverb".into();
+        assert_eq!(Job::try_from(unknown), Err(WireError::Kind("an augmentation")));
+    }
+
+    #[test]
     fn malformed_jobs_are_refused_by_part() {
         let good = || proto::Job::from(&job());
         let check = |wrong: proto::Job, expected| assert_eq!(Job::try_from(wrong), Err(expected));
@@ -382,7 +454,7 @@ mod tests {
         check(proto::Job { model: Some(model), ..good() }, WireError::Kind("the model's input"));
         let recipe = proto::Recipe { learning_rate: f64::NAN, ..(&job().recipe).into() };
         check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("learning_rate"));
-        let augmentation = Some(proto::Augmentation { time_masks: 11, ..Default::default() });
+        let augmentation = Some(proto::FeatureAugmentation { time_masks: 11, ..Default::default() });
         let recipe = proto::Recipe { augmentation, ..(&job().recipe).into() };
         check(proto::Job { recipe: Some(recipe), ..good() }, WireError::Range("time_masks"));
     }

@@ -9,13 +9,17 @@ use earshot_common::{
     ids::FoldId,
     model::Cost,
     sweep::{self, Sweep},
+    views::Range,
 };
 use earshot_data::{
-    manifest::{ClipEntry, Manifest},
+    manifest::{ClipEntry, Manifest, ViewEntry},
     split::{Split, SplitError},
 };
 
-use crate::{blobs::Blobs, state::Dataset};
+use crate::{
+    blobs::Blobs,
+    state::{Dataset, DatasetView},
+};
 
 /// Why a sweep cannot run on its data.
 #[derive(Debug, thiserror::Error)]
@@ -89,9 +93,18 @@ pub fn dataset(sweep: &Sweep, manifest: &Manifest, blobs: &Blobs) -> Result<Data
         labels: manifest.classes.clone(),
         frames: manifest.frames,
         shards: manifest.shards.iter().map(|shard| shard.blob).collect(),
+        views: manifest.views.iter().filter_map(view).collect(),
         splits: splits.collect::<Result<_, _>>()?,
         manifest: store(&serde_json::to_vec(manifest).map_err(DatasetError::Manifest)?)?,
     })
+}
+
+/// A level as jobs need it; none for one without clips.
+fn view(entry: &ViewEntry) -> Option<DatasetView> {
+    let draws = entry.shards.iter().flat_map(|shard| &shard.draws).map(|&draw| f64::from(draw));
+    let drawn = draws.map(|draw| Range { min: draw, max: draw }).reduce(|all, draw| all.hull(&draw))?;
+    let shards = entry.shards.iter().map(|shard| shard.blob).collect();
+    Some(DatasetView { augmentation: entry.level.augmentation, drawn, shards })
 }
 
 fn check_classes(manifest: &Manifest) -> Result<(), DatasetError> {

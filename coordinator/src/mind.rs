@@ -157,6 +157,7 @@ mod tests {
             labels: vec!["dog".into(), "rain".into()],
             frames: 40,
             shards: vec![BlobId::of(b"shard")],
+            views: vec![],
             splits: [(FoldId(1), BlobId::of(b"split"))].into(),
             manifest: BlobId::of(b"manifest"),
         };

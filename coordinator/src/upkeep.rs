@@ -75,10 +75,11 @@ mod tests {
         ids::{FoldId, WorkerId},
         job::{Epoch, Outcome, RunResult},
         sweep::Sweep,
+        views::{Augmentation, Range},
     };
 
     use super::*;
-    use crate::state::{Dataset, Decision, Event, EventKind};
+    use crate::state::{Dataset, Decision, Event, EventKind, dataset::DatasetView};
 
     /// A sweep of one run, completed, with all that it names.
     fn site() -> (tempfile::TempDir, State, Stores) {
@@ -91,6 +92,11 @@ mod tests {
             labels: vec!["dog".into(), "rain".into()],
             frames: 40,
             shards: vec![prepared.put(b"shard").unwrap()],
+            views: vec![DatasetView {
+                augmentation: Augmentation::PitchShift,
+                drawn: Range { min: -1.0, max: 1.0 },
+                shards: vec![prepared.put(b"view").unwrap()],
+            }],
             splits: [(FoldId(1), own.put(b"split").unwrap())].into(),
             manifest: own.put(b"manifest").unwrap(),
         };
@@ -112,11 +118,11 @@ mod tests {
     #[test]
     fn what_is_missing_or_damaged_is_named() {
         let (_folder, state, stores) = site();
-        assert_eq!(check(&state, &stores).unwrap(), Findings { sound: 5, ..Findings::default() });
+        assert_eq!(check(&state, &stores).unwrap(), Findings { sound: 6, ..Findings::default() });
         stores.own.remove(BlobId::of(b"logits")).unwrap();
         fs::write(stores.prepared[0].path(BlobId::of(b"shard")), b"shart").unwrap();
         let findings = check(&state, &stores).unwrap();
-        assert_eq!((findings.sound, findings.problems.len()), (3, 2));
+        assert_eq!((findings.sound, findings.problems.len()), (4, 2));
         for part in [format!("{} is not in the store", BlobId::of(b"logits")), "is corrupt".to_owned()] {
             assert!(findings.problems.iter().any(|problem| problem.contains(&part)), "{findings:?}");
         }
@@ -128,6 +134,6 @@ mod tests {
         let lost = stores.own.put(b"weights of an attempt that was fenced").unwrap();
         assert_eq!(check(&state, &stores).unwrap().garbage, BTreeSet::from([lost]));
         assert_eq!(clear(&stores.own, &reachable(&state)).unwrap(), (1, 37));
-        assert_eq!(check(&state, &stores).unwrap(), Findings { sound: 5, ..Findings::default() });
+        assert_eq!(check(&state, &stores).unwrap(), Findings { sound: 6, ..Findings::default() });
     }
 }

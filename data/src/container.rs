@@ -81,13 +81,17 @@ struct HeaderEntry {
 }
 
 impl<'a> Container<'a> {
-    /// Opens a file that must hold exactly the tensors `names`.
-    pub(crate) fn open(bytes: &'a [u8], names: &[&'static str]) -> Result<Self, ContainerError> {
+    /// Opens a file; what it holds is for [`Container::expect`] to check.
+    pub(crate) fn open(bytes: &'a [u8]) -> Result<Self, ContainerError> {
         check_offsets(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes)?;
         let metadata = header.metadata().as_ref().and_then(|map| map.get(METADATA_KEY)).cloned();
-        let tensors = SafeTensors::deserialize(bytes)?;
-        let mut found = tensors.names();
+        Ok(Self { tensors: SafeTensors::deserialize(bytes)?, metadata })
+    }
+
+    /// Refuses a file that does not hold exactly the tensors `names`.
+    pub(crate) fn expect(&self, names: &[&'static str]) -> Result<(), ContainerError> {
+        let mut found = self.tensors.names();
         found.sort_unstable();
         let mut expected = names.to_vec();
         expected.sort_unstable();
@@ -95,7 +99,7 @@ impl<'a> Container<'a> {
             let (expected, found) = (format!("{expected:?}"), format!("{found:?}"));
             return Err(ContainerError::Tensors { expected, found });
         }
-        Ok(Self { tensors, metadata })
+        Ok(())
     }
 
     /// Shape and little-endian bytes of a tensor of that type and rank.
@@ -172,6 +176,6 @@ mod tests {
         let header = format!(r#"{{"a":{{"dtype":"U8","shape":[{end}],"data_offsets":[0,{end}]}}}}"#);
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(header.as_bytes());
-        assert!(matches!(Container::open(&bytes, &["a"]), Err(ContainerError::Format(_))));
+        assert!(matches!(Container::open(&bytes), Err(ContainerError::Format(_))));
     }
 }

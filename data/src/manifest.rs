@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use earshot_common::{frontend::FrontEnd, ids::BlobId};
+use earshot_common::{frontend::FrontEnd, ids::BlobId, views::Level};
 use serde::{Deserialize, Serialize};
 
 use crate::{file, shard::View};
@@ -29,6 +29,25 @@ pub struct ShardEntry {
     pub clips: u32,
     /// What was done to the recordings.
     pub view: View,
+}
+
+/// One level of the bank of views, rendered for every row.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ViewEntry {
+    /// Augmentation, number and stratum.
+    #[serde(flatten)]
+    pub level: Level,
+    /// One for each of [`Manifest::shards`], with the same rows.
+    pub shards: Vec<ViewShard>,
+}
+
+/// A shard of an augmented view.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ViewShard {
+    /// Name of its bytes in the blob store.
+    pub blob: BlobId,
+    /// Strength of each row's augmentation, in its unit.
+    pub draws: Vec<f32>,
 }
 
 /// One clip, and so one row.
@@ -99,6 +118,9 @@ pub struct Manifest {
     pub frames: u32,
     /// Shards, in the order of the rows.
     pub shards: Vec<ShardEntry>,
+    /// The same rows under augmentations; none where no sweep asked for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub views: Vec<ViewEntry>,
     /// Clips, in the order of the rows.
     pub clips: Vec<ClipEntry>,
     /// What was left out, and why.
@@ -157,6 +179,7 @@ impl Manifest {
             front_end,
             classes,
             shards,
+            views: Vec::new(),
             clips,
             problems,
             warnings: Vec::new(),
@@ -166,6 +189,12 @@ impl Manifest {
     /// Class index of every row.
     pub fn labels(&self) -> Vec<u16> {
         self.clips.iter().map(|clip| clip.class).collect()
+    }
+
+    /// Every shard, of the clips as they are and of their views.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        let views = self.views.iter().flat_map(|view| &view.shards).map(|shard| shard.blob);
+        self.shards.iter().map(|shard| shard.blob).chain(views)
     }
 
     /// The dataset's folds that have rows, ascending.
@@ -218,6 +247,7 @@ impl Manifest {
             (self.n_mfcc == u32::from(self.front_end.n_mfcc), "n_mfcc and front end"),
             (self.frames as usize == self.front_end.frames(), "frames and front end"),
             (rows == self.clips.len() as u64, "rows of the shards and clips"),
+            (self.views.iter().all(|view| self.has_rows_of(view)), "rows of the shards and of their views"),
             (
                 self.clips.iter().all(|clip| usize::from(clip.class) < self.classes.len()),
                 "a class without a name",
@@ -225,6 +255,11 @@ impl Manifest {
             (self.data_hash == data_hash(&self.classes, &self.clips), "clips and data hash"),
         ];
         checks.into_iter().find(|(holds, _)| !holds).map(|(_, what)| what)
+    }
+
+    fn has_rows_of(&self, view: &ViewEntry) -> bool {
+        let drawn = view.shards.iter().map(|shard| shard.draws.len());
+        drawn.eq(self.shards.iter().map(|shard| shard.clips as usize))
     }
 }
 

@@ -1,9 +1,11 @@
 //! A shard: features of many clips of one view and one front end, in one immutable file.
 //!
-//! The container is safetensors with the tensors `features` and `labels` and one metadata string; `SHARDS.md` has the bytes.
+//! The container is safetensors with the tensors `features` and `labels`, for an augmented view also `draws`, and one metadata
+//! string; `SHARDS.md` has the bytes.
 //! A shard does not name its clips: row *i* is the *i*-th clip of the shard's entry in the manifest, so that adding a clip to
 //! a dataset leaves the other shards as they are, byte for byte.
 
+pub use earshot_common::views::View;
 use earshot_common::{frontend::N_MFCC_MAX, ids::BlobId};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -18,16 +20,8 @@ pub const SHARD_VERSION: u32 = 1;
 /// Clips a shard holds at most: about 14 MB at the default front end, one fetch and one checksum.
 pub const SHARD_CLIPS_MAX: usize = 128;
 
-const NAMES: [&str; 2] = ["features", "labels"];
-
-/// One rendering of a clip.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-pub enum View {
-    /// The recording as it is.
-    #[default]
-    Clean,
-}
+/// Tensors of a shard of recordings as they are, and those of a shard of an augmented view.
+const NAMES: [&str; 3] = ["features", "labels", "draws"];
 
 /// Features and labels of up to [`SHARD_CLIPS_MAX`] clips.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +38,8 @@ pub struct Shard {
     pub front_end: BlobId,
     /// What was done to the recordings.
     pub view: View,
+    /// How strongly, in the augmentation's unit, for each clip; empty where nothing was done.
+    pub draws: Vec<f32>,
 }
 
 /// Why bytes are not a shard, or fields do not make one.
@@ -67,6 +63,16 @@ pub enum ShardError {
         features: [usize; 3],
         /// Number of labels.
         labels: usize,
+    },
+    /// Strengths that are missing, too many or not finite.
+    #[error("{draws} draws do not belong to {clips} clips of the view {view}")]
+    Draws {
+        /// Finite draws.
+        draws: usize,
+        /// Number of clips.
+        clips: usize,
+        /// The view.
+        view: View,
     },
     /// A feature that is not a finite number.
     #[error("a feature of clip {clip} of the shard is not a finite number")]
@@ -116,7 +122,15 @@ impl Shard {
             shape: vec![self.clips()],
             data: &bytes_of_u16(&self.labels),
         };
-        Ok(encode(&[features, labels], Some(metadata))?)
+        let draws = Part {
+            name: "draws",
+            dtype: Dtype::F32,
+            shape: vec![self.draws.len()],
+            data: &bytes_of_f32(&self.draws),
+        };
+        let parts = [features, labels, draws];
+        let kept = names(self.view).len();
+        Ok(encode(parts.get(..kept).unwrap_or(&parts), Some(metadata))?)
     }
 
     /// Decodes and validates a shard; bytes are untrusted.
@@ -124,7 +138,7 @@ impl Shard {
     /// # Errors
     /// Whatever is wrong with them.
     pub fn read(bytes: &[u8]) -> Result<Self, ShardError> {
-        let container = Container::open(bytes, &NAMES)?;
+        let container = Container::open(bytes)?;
         let metadata = container.metadata.as_deref().ok_or(ShardError::Metadata(None))?;
         let unreadable = |error| ShardError::Metadata(Some(error));
         let version: Versioned = serde_json::from_str(metadata).map_err(unreadable)?;
@@ -132,11 +146,16 @@ impl Shard {
             return Err(ShardError::Version(version.format_version));
         }
         let metadata: Metadata = serde_json::from_str(metadata).map_err(unreadable)?;
+        container.expect(names(metadata.view))?;
         let ([clips, n_mfcc, frames], features) = container.tensor::<3>("features", Dtype::F32)?;
         let ([rows], labels) = container.tensor::<1>("labels", Dtype::U16)?;
         if clips != rows {
             return Err(ShardError::Shape { features: [clips, n_mfcc, frames], labels: rows });
         }
+        let draws = match metadata.view {
+            View::Clean => Vec::new(),
+            View::Augmented { .. } => f32_of_bytes(container.tensor::<1>("draws", Dtype::F32)?.1),
+        };
         let shard = Self {
             n_mfcc,
             frames,
@@ -144,6 +163,7 @@ impl Shard {
             features: f32_of_bytes(features),
             front_end: metadata.front_end,
             view: metadata.view,
+            draws,
         };
         shard.check()?;
         Ok(shard)
@@ -159,6 +179,11 @@ impl Shard {
         if !in_range || size != Some(self.features.len()) {
             return Err(ShardError::Shape { features, labels: self.labels.len() });
         }
+        let draws = self.draws.iter().filter(|draw| draw.is_finite()).count();
+        let wanted = if self.view == View::Clean { 0 } else { self.clips() };
+        if (self.draws.len(), draws) != (wanted, wanted) {
+            return Err(ShardError::Draws { draws, clips: self.clips(), view: self.view });
+        }
         let clips = self.features.chunks_exact(self.n_mfcc * self.frames);
         match clips.enumerate().find(|(_, clip)| !clip.iter().all(|value| value.is_finite())) {
             Some((clip, _)) => Err(ShardError::NotFinite { clip }),
@@ -167,8 +192,17 @@ impl Shard {
     }
 }
 
+/// Names of the tensors that a shard of this view has.
+fn names(view: View) -> &'static [&'static str] {
+    match view {
+        View::Clean => NAMES.split_last().map_or(&[], |(_, clean)| clean),
+        View::Augmented { .. } => &NAMES,
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use earshot_common::views::Augmentation;
     use proptest::prelude::*;
 
     use super::*;
@@ -181,6 +215,15 @@ mod tests {
             features: (0..clips * n_mfcc * frames).map(|i| (i as f32).sin() * 100.0).collect(),
             front_end: BlobId::of(b"front end"),
             view: View::Clean,
+            draws: vec![],
+        }
+    }
+
+    fn augmented(clips: usize, n_mfcc: usize, frames: usize) -> Shard {
+        Shard {
+            view: View::Augmented { augmentation: Augmentation::PitchShift, level: 2 },
+            draws: (0..clips).map(|clip| clip as f32 / 8.0 - 1.0).collect(),
+            ..shard(clips, n_mfcc, frames)
         }
     }
 
@@ -202,7 +245,12 @@ mod tests {
         check(&shard(1, 65, 1), &message("[1, 65, 1]", 1));
         let mut features = good.features.clone();
         features[13] = f32::NAN;
-        check(&Shard { features, ..good }, "a feature of clip 1 of the shard is not a finite number");
+        check(&Shard { features, ..good.clone() }, "a feature of clip 1 of the shard is not a finite number");
+        check(&Shard { draws: vec![1.0], ..good }, "1 draws do not belong to 2 clips of the view clean");
+        let good = augmented(2, 3, 4);
+        let message = |draws| format!("{draws} draws do not belong to 2 clips of the view pitch_shift/2");
+        check(&Shard { draws: vec![], ..good.clone() }, &message(0));
+        check(&Shard { draws: vec![1.0, f32::NAN], ..good }, &message(1));
     }
 
     /// The example of `SHARDS.md`.
@@ -241,6 +289,8 @@ mod tests {
             let bytes = shard.write().unwrap();
             prop_assert_eq!(&bytes, &shard.write().unwrap());
             prop_assert_eq!(Shard::read(&bytes).unwrap(), shard);
+            let shard = augmented(clips, n_mfcc, frames);
+            prop_assert_eq!(Shard::read(&shard.write().unwrap()).unwrap(), shard);
         }
 
         #[test]

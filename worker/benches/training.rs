@@ -19,7 +19,7 @@ use earshot_data::{
 };
 use tch::Device;
 use worker::{
-    features::Features,
+    features::{Features, FeaturesError},
     memory,
     network::{Mode, Network},
     randomness::Weights,
@@ -144,6 +144,7 @@ fn example() -> (Job, Features) {
         features: Weights::new(1).uniform(50.0, CLIPS * N_MFCC * FRAMES),
         front_end: BlobId::of(b"front end"),
         view: View::Clean,
+        draws: vec![],
     };
     let clips = CLIPS as u32;
     let split = TrainSplit { train: (0..clips).collect(), validation: (0..clips).collect() };
@@ -153,7 +154,9 @@ fn example() -> (Job, Features) {
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,
+        augment: vec![],
     };
-    let features = Features::new(&job, &[shard], &split, Device::Cpu).unwrap();
+    let features =
+        Features::new(&job, &split, Device::Cpu, |_| Ok::<_, FeaturesError>(shard.clone())).unwrap();
     (job, features)
 }

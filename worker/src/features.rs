@@ -3,17 +3,22 @@
 //! A matrix belongs to its shards, its split, its number of coefficients and what the model's input makes of them: each
 //! coefficient or mel band is standardised by the mean and the standard deviation over all frames of the *training* rows, so
 //! nothing of the validation rows leaks into what is trained on.
+//!
+//! Behind the clean rows of all clips lie the training rows of each augmented view, standardised as the clean ones are; which
+//! of them an epoch sees is for [`crate::training::views`] to choose.
 
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
 use earshot_common::{
     ids::BlobId,
     job::Job,
-    model::{Input, input::inverse_dct},
+    model::{AudioCnn, Input, input::inverse_dct},
     tensors::Tensor as Values,
+    views::{Augmentation, View},
 };
 use earshot_data::{shard::Shard, split::TrainSplit};
 use tch::{Device, TchError, Tensor};
@@ -27,6 +32,8 @@ const STD_MIN: f64 = 1e-6;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Key {
     shards: Vec<BlobId>,
+    /// By augmentation, then by level.
+    views: Vec<Vec<Vec<BlobId>>>,
     split: BlobId,
     n_mfcc: u32,
     input: Input,
@@ -39,6 +46,7 @@ impl Key {
     pub fn of(job: &Job, device: Device) -> Self {
         Self {
             shards: job.shards.clone(),
+            views: job.augment.iter().map(|augment| augment.levels.clone()).collect(),
             split: job.split,
             n_mfcc: job.model.n_mfcc,
             input: job.model.input,
@@ -70,6 +78,18 @@ pub enum FeaturesError {
         expected: usize,
         /// The shard's.
         found: usize,
+    },
+    /// A shard of another view than the job says, or of other clips.
+    #[error(
+        "shard {shard} has the view {view} of clips that are not those of the job's {augmentation} shards"
+    )]
+    View {
+        /// The shard.
+        shard: BlobId,
+        /// Its view.
+        view: View,
+        /// The job's augmentation.
+        augmentation: &'static str,
     },
     /// A row that no shard has.
     #[error("the split names row {row}, the shards have {rows} rows")]
@@ -119,7 +139,7 @@ impl InputStats {
 /// Features and labels of all rows, as one slot holds them: on its device, sharing memory with slots of the same [`Key`].
 #[derive(Debug)]
 pub struct Features {
-    /// `(rows, n_mfcc, frames)`, standardised.
+    /// `(rows, n_mfcc, frames)`, standardised; behind the clean rows, those of the views.
     pub matrix: Tensor,
     /// `(rows)`, 64-bit, as `cross_entropy` takes them.
     pub labels: Tensor,
@@ -134,22 +154,50 @@ struct Shared {
     labels: Vec<u16>,
     train: Vec<i64>,
     validation: Vec<i64>,
+    views: ViewRows,
     input: InputStats,
 }
 
+/// Where the views of training rows lie in the matrix.
+#[derive(Debug, Default)]
+pub struct ViewRows {
+    /// Of each row, its number among the training rows in ascending order.
+    ranks: BTreeMap<i64, usize>,
+    /// By the job's augmentations, then by its levels.
+    levels: Vec<Vec<LevelRows>>,
+}
+
+/// The training rows on one level.
+#[derive(Debug)]
+struct LevelRows {
+    /// The first one's row in the matrix.
+    first: i64,
+    /// Strength of each.
+    draws: Vec<f32>,
+}
+
+impl ViewRows {
+    /// Views of a training row under the job's augmentation of that number: strength, and row of the matrix.
+    pub fn of(&self, augmentation: usize, row: i64) -> impl Iterator<Item = (f32, i64)> {
+        let rank = self.ranks.get(&row).copied();
+        let levels = self.levels.get(augmentation).map_or(&[][..], Vec::as_slice);
+        levels.iter().filter_map(move |level| Some((*level.draws.get(rank?)?, level.first + rank? as i64)))
+    }
+}
+
 impl Features {
-    /// Builds the matrix from decoded shards, for the first `job.model.n_mfcc` coefficients.
+    /// Builds the matrix for the first `job.model.n_mfcc` coefficients. `shard` gives one shard after another, and none is
+    /// kept: they hold up to five times as many coefficients.
     ///
     /// # Errors
-    /// The first thing that does not fit together.
-    pub fn new(
+    /// The first thing that does not fit together, or what `shard` answers.
+    pub fn new<E: From<FeaturesError>>(
         job: &Job,
-        shards: &[Shard],
         split: &TrainSplit,
         device: Device,
-    ) -> Result<Self, FeaturesError> {
-        let shared = Arc::new(Shared::new(job, shards, split, device)?);
-        Ok(Self::of(shared))
+        shard: impl FnMut(BlobId) -> Result<Shard, E>,
+    ) -> Result<Self, E> {
+        Ok(Self::of(Arc::new(Shared::new(job, split, device, shard)?)))
     }
 
     fn of(shared: Arc<Shared>) -> Self {
@@ -176,6 +224,11 @@ impl Features {
         self.shared.validation.iter().filter_map(label).collect()
     }
 
+    /// Where the views of the training rows are.
+    pub fn views(&self) -> &ViewRows {
+        &self.shared.views
+    }
+
     /// What the matrix was standardised by.
     pub fn input(&self) -> &InputStats {
         &self.shared.input
@@ -195,34 +248,127 @@ impl Features {
 }
 
 impl Shared {
-    fn new(job: &Job, shards: &[Shard], split: &TrainSplit, device: Device) -> Result<Self, FeaturesError> {
-        let (n_mfcc, frames) = (job.model.n_mfcc as usize, job.model.frames as usize);
-        let labels: Vec<u16> = shards.iter().flat_map(|shard| shard.labels.iter().copied()).collect();
-        let mut values = Vec::with_capacity(labels.len() * n_mfcc * frames);
-        for (&id, shard) in job.shards.iter().zip(shards) {
-            let shape = |what, expected, found| FeaturesError::Shape { shard: id, what, expected, found };
-            if shard.n_mfcc < n_mfcc {
-                return Err(shape("coefficients", n_mfcc, shard.n_mfcc));
-            }
-            if shard.frames != frames {
-                return Err(shape("frames", frames, shard.frames));
-            }
+    fn new<E: From<FeaturesError>>(
+        job: &Job,
+        split: &TrainSplit,
+        device: Device,
+        mut shard: impl FnMut(BlobId) -> Result<Shard, E>,
+    ) -> Result<Self, E> {
+        let mut gathered = Gathered::new(&job.model);
+        let mut clips = Vec::with_capacity(job.shards.len());
+        for &id in &job.shards {
+            let shard = shard(id)?;
+            gathered.push(id, &shard, |_| true)?;
+            clips.push(shard.clips());
+        }
+        let clean = gathered.labels.len();
+        let train = rows(&split.train, "training", clean)?;
+        let validation = rows(&split.validation, "validation", clean)?;
+        let mut ascending = train.clone();
+        ascending.sort_unstable();
+        let ranks =
+            if job.augment.is_empty() { BTreeMap::new() } else { ascending.into_iter().zip(0..).collect() };
+        let mut views = ViewRows { ranks, levels: Vec::new() };
+        for augment in &job.augment {
+            let levels = augment.levels.iter().map(|ids| {
+                let first = gathered.labels.len() as i64;
+                let mut draws = Vec::with_capacity(views.ranks.len());
+                let mut row = 0;
+                for (&id, &clips) in ids.iter().zip(&clips) {
+                    let shard = shard(id)?;
+                    gathered.check_view(id, &shard, augment.augmentation, row..row + clips)?;
+                    let trains = |at: usize| views.ranks.contains_key(&((row + at) as i64));
+                    gathered.push(id, &shard, trains)?;
+                    draws.extend(
+                        shard.draws.iter().enumerate().filter(|(at, _)| trains(*at)).map(|(_, draw)| draw),
+                    );
+                    row += shard.clips();
+                }
+                Ok(LevelRows { first, draws })
+            });
+            let levels = levels.collect::<Result<_, E>>()?;
+            views.levels.push(levels);
+        }
+        Ok(gathered.finish(clean, train, validation, views, device)?)
+    }
+}
+
+/// Rows as they come in, shard after shard.
+struct Gathered {
+    input: Input,
+    n_mfcc: usize,
+    frames: usize,
+    labels: Vec<u16>,
+    /// `(rows, n_mfcc, frames)`.
+    values: Vec<f32>,
+}
+
+impl Gathered {
+    fn new(model: &AudioCnn) -> Self {
+        let (n_mfcc, frames) = (model.n_mfcc as usize, model.frames as usize);
+        Self { input: model.input, n_mfcc, frames, labels: Vec::new(), values: Vec::new() }
+    }
+
+    /// Adds those rows of a shard whose place in it is wanted.
+    fn push(
+        &mut self,
+        id: BlobId,
+        shard: &Shard,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Result<(), FeaturesError> {
+        let (n_mfcc, frames) = (self.n_mfcc, self.frames);
+        let shape = |what, expected, found| FeaturesError::Shape { shard: id, what, expected, found };
+        if shard.n_mfcc < n_mfcc {
+            return Err(shape("coefficients", n_mfcc, shard.n_mfcc));
+        }
+        if shard.frames != frames {
+            return Err(shape("frames", frames, shard.frames));
+        }
+        let clips = shard.features.chunks_exact(shard.n_mfcc * frames).zip(&shard.labels);
+        for (_, (clip, label)) in clips.enumerate().filter(|(at, _)| is_wanted(*at)) {
             // The first n of the coefficients are the n-coefficient MFCC.
-            for clip in shard.features.chunks_exact(shard.n_mfcc * frames) {
-                values.extend(clip.iter().take(n_mfcc * frames));
-            }
+            self.values.extend(clip.iter().take(n_mfcc * frames));
+            self.labels.push(*label);
         }
-        let train = rows(&split.train, "training", labels.len())?;
-        let validation = rows(&split.validation, "validation", labels.len())?;
-        let shape = [labels.len(), n_mfcc, frames].map(|extent| extent as i64);
-        if job.model.input == Input::Mel {
-            values = mel_bands(&values, shape)?;
+        Ok(())
+    }
+
+    /// Whether a shard holds that augmentation of these clips.
+    fn check_view(
+        &self,
+        id: BlobId,
+        shard: &Shard,
+        wanted: Augmentation,
+        rows: Range<usize>,
+    ) -> Result<(), FeaturesError> {
+        let is_wanted = matches!(shard.view, View::Augmented { augmentation, .. } if augmentation == wanted);
+        let clean = self.labels.get(rows);
+        if is_wanted && clean == Some(&shard.labels) {
+            return Ok(());
         }
-        let input = standardise(&mut values, &train, n_mfcc, frames);
-        let matrix = Tensor::f_from_slice(&values)?.f_view(shape)?.f_to_device(device)?;
-        let classes: Vec<i64> = labels.iter().copied().map(i64::from).collect();
+        Err(FeaturesError::View { shard: id, view: shard.view, augmentation: wanted.name() })
+    }
+
+    /// Standardises and moves to the device. The first `clean` rows are those of the clean clips.
+    fn finish(
+        mut self,
+        clean: usize,
+        train: Vec<i64>,
+        validation: Vec<i64>,
+        views: ViewRows,
+        device: Device,
+    ) -> Result<Shared, FeaturesError> {
+        let shape = [self.labels.len(), self.n_mfcc, self.frames].map(|extent| extent as i64);
+        if self.input == Input::Mel {
+            self.values = mel_bands(&self.values, shape)?;
+        }
+        let input = standardise(&mut self.values, &train, self.n_mfcc, self.frames);
+        let matrix = Tensor::f_from_slice(&self.values)?.f_view(shape)?.f_to_device(device)?;
+        let classes: Vec<i64> = self.labels.iter().copied().map(i64::from).collect();
         let classes = Tensor::f_from_slice(&classes)?.f_to_device(device)?;
-        Ok(Self { tensors: Mutex::new((matrix, classes)), labels, train, validation, input })
+        self.labels.truncate(clean);
+        let tensors = Mutex::new((matrix, classes));
+        Ok(Shared { tensors, labels: self.labels, train, validation, views, input })
     }
 }
 
@@ -290,16 +436,17 @@ pub struct FeatureCache(Arc<Mutex<BTreeMap<Key, Arc<Place>>>>);
 type Place = Mutex<Weak<Shared>>;
 
 impl FeatureCache {
-    /// The matrix of this key; `load` fetches its shards and its split if no slot has it. Slots that want the same one at the
+    /// The matrix of this key; `split` and `shard` fetch what it is made of if no slot has it. Slots that want the same one at the
     /// same time wait for the first of them.
     ///
     /// # Errors
-    /// Whatever `load` or [`Features::new`] answers.
+    /// Whatever `split`, `shard` or [`Features::new`] answers.
     pub fn get_or_load<E: From<FeaturesError>>(
         &self,
         job: &Job,
         device: Device,
-        load: impl FnOnce() -> Result<(Vec<Shard>, TrainSplit), E>,
+        split: impl FnOnce() -> Result<TrainSplit, E>,
+        shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Features, E> {
         let place = {
             let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,8 +460,7 @@ impl FeatureCache {
         if let Some(shared) = shared.upgrade() {
             return Ok(Features::of(shared));
         }
-        let (shards, split) = load()?;
-        let built = Arc::new(Shared::new(job, &shards, &split, device)?);
+        let built = Arc::new(Shared::new(job, &split()?, device, shard)?);
         *shared = Arc::downgrade(&built);
         Ok(Features::of(built))
     }

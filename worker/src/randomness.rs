@@ -101,6 +101,29 @@ fn shuffle<T>(rng: &mut ChaCha8Rng, items: &mut [T]) {
     }
 }
 
+/// Which views are trained on.
+#[derive(Debug)]
+pub struct Choices(ChaCha8Rng);
+
+impl Choices {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::from_seed(stream(seed, "views")))
+    }
+
+    /// True with this probability.
+    pub fn comes_up(&mut self, p: f64) -> bool {
+        const STEPS: f64 = (1_u64 << 53) as f64;
+        ((self.0.next_u64() >> 11) as f64 / STEPS) < p
+    }
+
+    /// One of these, each as likely as the others; none of none.
+    pub fn one_of<T: Copy>(&mut self, items: &[T]) -> Option<T> {
+        let chosen = (!items.is_empty()).then(|| below(&mut self.0, items.len() as u64))?;
+        items.get(chosen as usize).copied()
+    }
+}
+
 /// Inverted dropout: masks of 0 and 1/(1-p).
 #[derive(Debug)]
 pub struct Masks {
@@ -188,6 +211,17 @@ mod tests {
         seen.dedup();
         assert_eq!(seen, [-2, -1, 0, 1]);
         assert_eq!(draws.whole(5, 5), 5);
+    }
+
+    #[test]
+    fn choices_are_fair() {
+        let mut choices = Choices::new(3);
+        let up = (0..10_000).filter(|_| choices.comes_up(0.3)).count();
+        assert!((2_850..3_150).contains(&up), "{up}");
+        assert!((0..100).all(|_| choices.comes_up(1.0)));
+        let firsts = (0..10_000).filter(|_| choices.one_of(&[1, 2, 3, 4]) == Some(1)).count();
+        assert!((2_350..2_650).contains(&firsts), "{firsts}");
+        assert_eq!(choices.one_of::<u8>(&[]), None);
     }
 
     #[test]

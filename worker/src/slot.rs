@@ -167,15 +167,15 @@ fn load_features(
     source: &dyn BlobSource,
     control: &Control,
 ) -> Result<Features, AttemptError> {
-    cache.get_or_load(job, device, || {
-        let split = TrainSplit::read(&source.read(job.split, control)?)
-            .map_err(|error| FeaturesError::Split(job.split, error.into()))?;
-        let shards = job.shards.iter().map(|&id| {
-            let bytes = source.read(id, control)?;
-            Ok(Shard::read(&bytes).map_err(|error| FeaturesError::Shard(id, error.into()))?)
-        });
-        Ok((shards.collect::<Result<_, AttemptError>>()?, split))
-    })
+    let split = || {
+        let bytes = source.read(job.split, control)?;
+        Ok(TrainSplit::read(&bytes).map_err(|error| FeaturesError::Split(job.split, error.into()))?)
+    };
+    let shard = |id| {
+        let bytes = source.read(id, control)?;
+        Ok(Shard::read(&bytes).map_err(|error| FeaturesError::Shard(id, error.into()))?)
+    };
+    cache.get_or_load(job, device, split, shard)
 }
 
 fn encode(trained: &Trained) -> Result<End, AttemptError> {

@@ -16,6 +16,7 @@ use crate::{
     frontend::N_MFCC_MAX,
     job::{MASKS_MAX, MIXUP_ALPHA_MAX},
     model::{BLOCKS, FC_UNITS_MAX, FILTERS_MAX},
+    views::{Augmentation, Range},
 };
 
 /// One row for each hyperparameter: its name in the sweep file, which values it may take, and its value when a space does
@@ -104,11 +105,43 @@ hyperparameters! {
     FreqMasks = "freq_masks", Kind::Int(0..=MASKS_MAX as i64), Value::Int(1);
     /// α of mixup's Beta(α, α).
     MixupAlpha = "mixup_alpha", Kind::Float(Included(0.0), Included(MIXUP_ALPHA_MAX)), Value::Float(0.0);
+
+    // Which views to train on besides the clean one; defaults are audiomentations', but none comes up.
+    /// Probability that noise comes up for a clip in an epoch.
+    NoiseP = "noise_p", PROBABILITY, Value::Float(0.0);
+    /// The strongest noise: signal-to-noise ratio in decibels.
+    NoiseMinSnrDb = "noise_min_snr_db", SNR_DB, Value::Float(NOISE.min);
+    /// The weakest noise: signal-to-noise ratio in decibels.
+    NoiseMaxSnrDb = "noise_max_snr_db", SNR_DB, Value::Float(NOISE.max);
+    /// Probability that a pitch shift comes up for a clip in an epoch.
+    PitchP = "pitch_p", PROBABILITY, Value::Float(0.0);
+    /// The lowest pitch, in semitones from the clip's own.
+    PitchMinSemitones = "pitch_min_semitones", SEMITONES, Value::Float(PITCH.min);
+    /// The highest pitch, in semitones from the clip's own.
+    PitchMaxSemitones = "pitch_max_semitones", SEMITONES, Value::Float(PITCH.max);
+    /// Probability that a time stretch comes up for a clip in an epoch.
+    StretchP = "stretch_p", PROBABILITY, Value::Float(0.0);
+    /// The slowest rate; 0.8 makes a clip a quarter longer.
+    StretchMinRate = "stretch_min_rate", RATE, Value::Float(STRETCH.min);
+    /// The fastest rate.
+    StretchMaxRate = "stretch_max_rate", RATE, Value::Float(STRETCH.max);
 }
 
 fn word(text: &str) -> Value {
     Value::Text(text.to_owned())
 }
+
+const NOISE: Range = Augmentation::AddGaussianSnr.default_range();
+const PITCH: Range = Augmentation::PitchShift.default_range();
+const STRETCH: Range = Augmentation::TimeStretch.default_range();
+
+const PROBABILITY: Kind = Kind::Float(Included(0.0), Included(1.0));
+/// From noise ten times as strong as the clip to noise that no ear or network finds.
+const SNR_DB: Kind = Kind::Float(Included(-20.0), Included(100.0));
+/// An octave up or down; beyond it little of a sound is left.
+const SEMITONES: Kind = Kind::Float(Included(-12.0), Included(12.0));
+/// Half and twice the speed, for the same reason.
+const RATE: Kind = Kind::Float(Included(0.5), Included(2.0));
 
 /// The word for the absence of a number.
 pub(super) const NONE: &str = "none";

@@ -3,10 +3,12 @@
 //! - `raw`: the file as it is written, strict: unknown keys and wrong types end here.
 //! - [`hyperparameter`]: the table of what may be varied; [`value`]: what it may be given.
 //! - [`space`]: domains and the grid between them; [`point`]: one point, and how it becomes a model spec and a recipe.
+//! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
 //! A [`Sweep`] that exists is one that can run: every range is checked, every point of a grid builds a model.
 
+pub mod augmentation;
 pub mod error;
 pub mod hyperparameter;
 pub mod point;
@@ -42,6 +44,9 @@ pub struct Sweep {
     pub split: Split,
     /// What is searched.
     pub space: Space,
+    /// How its views are graded.
+    #[serde(default, skip_serializing_if = "Views::is_default")]
+    pub views: Views,
     /// How it is searched.
     pub search: Search,
     /// How long a run trains.
@@ -98,6 +103,27 @@ impl Split {
             Self::Folds { validation, .. } => validation.clone(),
             Self::Grouped(_) | Self::Holdout(_) => vec![0],
         }
+    }
+}
+
+/// How finely the strengths of augmented views are graded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Views {
+    /// Strata of each augmentation's range, and so views of every clip: more tell a trial's range apart more finely.
+    pub levels: u8,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self { levels: 4 }
+    }
+}
+
+impl Views {
+    /// Whether it is what a sweep has that says nothing; such sweeps are written as before there were views.
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{
 use super::{Hyperparameter, Schedule, Value};
 use crate::{
     frontend::FrontEnd,
-    job::{Augmentation, Recipe},
+    job::{FeatureAugmentation, Recipe},
     model::{AudioCnn, Block, Convolution, Head},
 };
 
@@ -48,7 +48,7 @@ impl Point {
         self.int_or_none(hyperparameter).unwrap_or_default()
     }
 
-    fn float(&self, hyperparameter: Hyperparameter) -> f64 {
+    pub(super) fn float(&self, hyperparameter: Hyperparameter) -> f64 {
         match self.get(hyperparameter) {
             Value::Float(number) => number,
             _ => f64::NAN,
@@ -118,7 +118,7 @@ impl Point {
             batch_size: self.int(Hyperparameter::BatchSize),
             epochs: schedule.epochs,
             patience: schedule.patience,
-            augmentation: Augmentation {
+            augmentation: FeatureAugmentation {
                 gain: gain_of_db * self.float(Hyperparameter::GainDb),
                 roll: self.float(Hyperparameter::Roll),
                 time_masks: self.int(Hyperparameter::TimeMasks),

@@ -10,9 +10,9 @@ use toml_edit::{Document, DocumentMut, Item};
 
 use super::{
     Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Sizes, Space, Split,
-    Sweep, SweepError, Value, error::hint,
+    Sweep, SweepError, Value, Views, error::hint,
 };
-use crate::frontend::FrontEnd;
+use crate::{frontend::FrontEnd, views::LEVELS_MAX};
 
 /// Points of a grid at most: a larger one would outlast its user.
 const GRID_SIZE_MAX: u64 = 1_000_000;
@@ -34,6 +34,8 @@ struct RawSweep {
     split: RawSplit,
     #[serde(default)]
     space: BTreeMap<String, toml::Value>,
+    #[serde(default)]
+    views: RawViews,
     #[serde(default)]
     search: RawSearch,
     schedule: RawSchedule,
@@ -75,6 +77,12 @@ struct RawSplit {
     test_size: Option<f64>,
     validation_size: Option<f64>,
     seed: Option<u32>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct RawViews {
+    levels: Option<u8>,
 }
 
 #[derive(Deserialize, Default)]
@@ -130,6 +138,9 @@ pub(super) fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Swe
     let document = Document::parse(text.as_str()).map_err(|error| SweepError::new(path, error.message()))?;
     let blame = |key: &str, message: String| SweepError::new(path, message).at(text, span_of(&document, key));
     let space = space(&raw.space).map_err(|(name, message)| blame(&format!("space.{name}"), message))?;
+    space
+        .check_augmentations()
+        .map_err(|(blamed, message)| blame(&format!("space.{}", blamed.name()), message))?;
     validate(raw, space).map_err(|(key, message)| blame(key, message))
 }
 
@@ -260,6 +271,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         front_end: raw.front_end,
         split: split(raw.split)?,
         space,
+        views: views(&raw.views)?,
         search: Search::Grid,
         schedule: schedule(&raw.schedule)?,
         objective: raw.objective.metric,
@@ -379,6 +391,14 @@ fn fold_lists(validation: Vec<u32>, test: Vec<u32>) -> Result<(Vec<u32>, Vec<u32
         return Err((if test.contains(fold) { "split.test" } else { "split.validation" }, message));
     }
     Ok((validation, test))
+}
+
+fn views(raw: &RawViews) -> Result<Views, Complaint> {
+    match raw.levels {
+        None => Ok(Views::default()),
+        Some(levels) if (1..=LEVELS_MAX).contains(&levels) => Ok(Views { levels }),
+        Some(levels) => Err(("views.levels", format!("levels must be from 1 to {LEVELS_MAX}, got {levels}"))),
+    }
 }
 
 fn schedule(raw: &RawSchedule) -> Result<Schedule, Complaint> {

@@ -54,6 +54,11 @@ impl Space {
         }
     }
 
+    /// Whether the sweep says something of `hyperparameter`.
+    pub(super) fn is_named(&self, hyperparameter: Hyperparameter) -> bool {
+        self.named.contains_key(&hyperparameter)
+    }
+
     /// Points of the grid.
     pub fn size(&self) -> u64 {
         self.named.values().map(|domain| domain.values().len() as u64).fold(1, u64::saturating_mul)

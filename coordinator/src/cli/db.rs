@@ -170,7 +170,7 @@ pub(super) fn gc(args: &GcArgs) -> anyhow::Result<ExitCode> {
         let path = processed.join(MANIFEST_FILE);
         let manifest = Manifest::load(&path)
             .with_context(|| format!("{} is no prepared folder that can be tidied", processed.display()))?;
-        kept.extend(manifest.shards.iter().map(|shard| shard.blob));
+        kept.extend(manifest.blobs());
         let (blobs, bytes) = upkeep::clear(&store, &kept)?;
         println!("{blobs} blobs of {bytes} bytes removed from {}", processed.display());
     }

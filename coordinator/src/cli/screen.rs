@@ -20,6 +20,14 @@ const SPIN: Duration = Duration::from_millis(100);
 /// What is logged unless RUST_LOG says otherwise: our own crates tell what they do, others only what is wrong.
 const QUIET: &str = "warn,coordinator=info,earshot_data=info,earshot_common=info";
 
+/// Bars of a preparation, as indicatif's templates.
+const CLIPS: &str = "{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}";
+const VIEWS: &str = "{prefix} {bar:32} {pos}/{len} views, {eta} left {msg}";
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum LogFormat {
@@ -61,8 +69,7 @@ impl Screen {
 
     /// A bar; the template is indicatif's.
     pub(super) fn bar(&self, template: &str) -> Bar {
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        Bar(self.bars.add(ProgressBar::new(0).with_style(style)))
+        Bar(self.bars.add(ProgressBar::new(0).with_style(style(template))))
     }
 
     /// A spinner that says what is being done.
@@ -74,7 +81,7 @@ impl Screen {
 
     /// A bar for a preparation of clips.
     pub(super) fn clips(&self, doing: &'static str) -> Clips {
-        let bar = self.bar("{prefix} {bar:32} {pos}/{len} clips, {eta} left {msg}");
+        let bar = self.bar(CLIPS);
         bar.set_prefix(doing);
         Clips { bar, doing }
     }
@@ -118,6 +125,20 @@ impl Progress for Clips {
         if outcome == ClipOutcome::LeftOut {
             self.bar.set_message(format!("(left out {name})"));
         }
+    }
+
+    fn start_views(&self, views: u64) {
+        self.bar.reset();
+        self.bar.set_style(style(VIEWS));
+        self.bar.set_prefix("rendering");
+        self.bar.set_length(views);
+        if self.bar.is_hidden() {
+            tracing::info!("rendering {views} views");
+        }
+    }
+
+    fn views_done(&self, views: u64) {
+        self.bar.inc(views);
     }
 }
 

@@ -106,9 +106,7 @@ pub(super) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
 async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
     let earlier = args.db.exists().then(|| continued(&args.db, &sweep)).transpose()?;
-    let (root, processed) = (sweep.data.root.clone(), sweep.data.processed.clone());
-    let front_end = sweep.front_end.clone();
-    let prepared = data::prepared(root, processed, front_end, args.on_bad, &screen, &mut signals).await?;
+    let prepared = data::prepared(&data::options_of(&sweep), args.on_bad, &screen, &mut signals).await?;
     let manifest = match prepared {
         Ok(manifest) => manifest,
         Err(stopped) => return Ok(stopped.exit_code()),
@@ -188,6 +186,7 @@ fn check_same(
         let parts = [
             ("the classes", theirs.labels == ours.labels),
             ("the recordings", theirs.shards == ours.shards && theirs.frames == ours.frames),
+            ("the augmented views", theirs.views == ours.views),
             ("the rows of the split", theirs.splits == ours.splits),
         ];
         let changed = parts.into_iter().filter(|(_, is_same)| !is_same);
@@ -269,6 +268,7 @@ mod tests {
             labels: vec!["dog".into(), "rain".into()],
             frames: 40,
             shards: vec![BlobId::of(shard)],
+            views: vec![],
             splits: BTreeMap::new(),
             manifest: BlobId::of(b"manifest"),
         }

@@ -70,6 +70,10 @@ struct Plan {
     classes: u32,
     /// Where the number of classes comes from.
     classes_from: &'static str,
+    /// Augmented views of each clip that some trial can ask for.
+    views: u32,
+    /// MiB of their shards for all clips; none as long as there are no clips.
+    views_mib: Option<f64>,
     params: Range<u64>,
     macs: Range<u64>,
     int8_kib: Range<f64>,
@@ -84,24 +88,46 @@ struct Range<T> {
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let sweep = Sweep::load(&args.sweep, &args.overrides.set)?;
-    let plan = plan(&sweep, count_classes(&sweep));
+    let plan = plan(&sweep, &Found::of(&sweep));
     render::print(&document(&plan)?, args.output.format)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn count_classes(sweep: &Sweep) -> (u32, &'static str) {
-    let manifest = Manifest::load(&sweep.data.processed.join(MANIFEST_FILE)).ok();
-    let prepared = manifest.filter(|manifest| manifest.front_end == sweep.front_end);
-    if let Some(manifest) = prepared {
-        return (manifest.classes.len() as u32, "the prepared data");
-    }
-    match Dataset::read(&sweep.data.root) {
-        Ok(dataset) => (dataset.classes.len() as u32, "the recordings"),
-        Err(_) => (CLASSES_ASSUMED, "an assumption, there is no data yet"),
+/// What is known of the data before it is prepared.
+struct Found {
+    classes: u32,
+    /// None: no data yet.
+    clips: Option<usize>,
+    from: &'static str,
+}
+
+impl Found {
+    fn of(sweep: &Sweep) -> Self {
+        let manifest = Manifest::load(&sweep.data.processed.join(MANIFEST_FILE)).ok();
+        let prepared = manifest.filter(|manifest| manifest.front_end == sweep.front_end);
+        let (classes, clips, from) = match (prepared, Dataset::read(&sweep.data.root)) {
+            (Some(manifest), _) => {
+                (manifest.classes.len() as u32, Some(manifest.clips.len()), "the prepared data")
+            }
+            (None, Ok(dataset)) => {
+                (dataset.classes.len() as u32, Some(dataset.clips.len()), "the recordings")
+            }
+            (None, Err(_)) => (CLASSES_ASSUMED, None, "an assumption, there is no data yet"),
+        };
+        Self { classes, clips, from }
     }
 }
 
-fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
+/// MiB of the features of so many views.
+fn views_mib(sweep: &Sweep, views: usize) -> f64 {
+    let front_end = &sweep.front_end;
+    let view_bytes = usize::from(front_end.n_mfcc) * front_end.frames() * size_of::<f32>();
+    (views * view_bytes) as f64 / f64::from(1 << 20)
+}
+
+fn plan(sweep: &Sweep, found: &Found) -> Plan {
+    let classes = found.classes;
+    let views = sweep.bank().levels.len();
     let (mut infeasible, mut costed) = (0, Vec::new());
     for cost in costs(sweep, sweep.front_end.frames() as u32, classes) {
         infeasible += u64::from(sweep.constraints.broken_by(&cost).is_some());
@@ -123,7 +149,9 @@ fn plan(sweep: &Sweep, (classes, classes_from): (u32, &'static str)) -> Plan {
         runs,
         epochs: runs * u64::from(sweep.schedule.epochs),
         classes,
-        classes_from,
+        classes_from: found.from,
+        views: views as u32,
+        views_mib: found.clips.map(|clips| views_mib(sweep, clips * views)),
         params: counts(|cost| cost.params),
         macs: counts(|cost| cost.macs),
         int8_kib: Range { min, max },
@@ -139,12 +167,21 @@ fn document(plan: &Plan) -> anyhow::Result<Document> {
         ("runs", plan.runs.to_string()),
         ("epochs", plan.epochs.to_string()),
         ("classes", format!("{} (from {})", plan.classes, plan.classes_from)),
+        ("views", views_fact(plan)),
         ("params", span(plan.params, |number| number.to_string())),
         ("macs", span(plan.macs, |number| number.to_string())),
         ("int8_kib", span(plan.int8_kib, |number| format!("{number:.1}"))),
     ];
     let csv = document::one_row(&facts);
     Ok(Document { json: document::json(plan)?, facts, grids: Vec::new(), csv })
+}
+
+fn views_fact(plan: &Plan) -> String {
+    match (plan.views, plan.views_mib) {
+        (0, _) => "none".to_owned(),
+        (views, Some(mib)) => format!("{views} of each clip ({mib:.0} MiB)"),
+        (views, None) => format!("{views} of each clip"),
+    }
 }
 
 fn span<T>(range: Range<T>, text: impl Fn(T) -> String) -> String {
@@ -164,7 +201,7 @@ mod tests {
              [space]\nlearning_rate = {{ choice = [1e-2, 1e-3, 1e-4] }}\nfilters = {{ choice = [[16, 32], [32, 64]] }}\n{more}"
         );
         let sweep = Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap();
-        let plan = plan(&sweep, (classes, "a test"));
+        let plan = plan(&sweep, &Found { classes, clips: Some(400), from: "a test" });
         assert!(expected(&plan), "{plan:?}");
     }
 
@@ -174,6 +211,16 @@ mod tests {
         // The reference model, see `common`.
         check("", 50, |plan| plan.params.min == 160 + 4_640 + 657_472 + 3_250);
         check("[budget]\ntrials = 3\n", 10, |plan| (plan.points, plan.trials, plan.runs) == (6, 3, 6));
+    }
+
+    #[test]
+    fn views_are_counted_with_their_size() {
+        check("", 10, |plan| plan.views == 0 && views_fact(plan) == "none");
+        // Four strata; a row is 64 × 431 numbers of four bytes.
+        check("noise_p = { choice = [0.0, 0.5] }\n", 10, |plan| {
+            views_fact(plan) == "4 of each clip (168 MiB)"
+        });
+        check("noise_p = 0.5\npitch_p = 0.5\n[views]\nlevels = 3\n", 10, |plan| plan.views == 6);
     }
 
     #[test]

@@ -75,5 +75,5 @@ fn the_sweeps_that_ship_are_sound() {
         names.push((sweep.name.clone(), sweep.trials()));
     }
     names.sort();
-    assert_eq!(names, [("demo".to_owned(), 8), ("grid".to_owned(), 24)]);
+    assert_eq!(names, [("demo".to_owned(), 8), ("grid".to_owned(), 24), ("views".to_owned(), 16)]);
 }

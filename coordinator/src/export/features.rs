@@ -85,6 +85,7 @@ mod tests {
             features: (0..n_mfcc as u16 * 2).map(|v| f32::from(v + 10 * label)).collect(),
             front_end: BlobId::of(b"front end"),
             view: View::Clean,
+            draws: vec![],
         }
     }
 

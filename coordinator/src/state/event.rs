@@ -1,13 +1,13 @@
 //! What happens to the cluster, and what the state machine answers.
 
-use std::collections::BTreeMap;
-
 use earshot_common::{
-    ids::{BlobId, FoldId, RunId, SweepId, Token, WorkerId},
+    ids::{RunId, SweepId, Token, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
     sweep::Sweep,
 };
 use serde::{Deserialize, Serialize};
+
+use super::Dataset;
 
 /// One entry of the log. Its time was read by the shell; the state machine never reads a clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -92,21 +92,6 @@ pub enum EventKind {
         /// Which.
         worker: WorkerId,
     },
-}
-
-/// What a sweep's jobs are made of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Dataset {
-    /// Names of the classes, by their number.
-    pub labels: Vec<String>,
-    /// Columns of a clip's features.
-    pub frames: u32,
-    /// Shards, in the order that numbers their rows.
-    pub shards: Vec<BlobId>,
-    /// Rows that train and validate, for each validation fold.
-    pub splits: BTreeMap<FoldId, BlobId>,
-    /// The dataset's manifest.
-    pub manifest: BlobId,
 }
 
 /// The answer to an event that was accepted.

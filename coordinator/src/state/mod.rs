@@ -1,6 +1,7 @@
 //! The coordinator's mind: one state machine, `(state, event) → (state, decision)`.
 //!
 //! - [`event`]: everything that can happen, every answer, every refusal.
+//! - [`dataset`]: the features of a sweep, as its jobs name them.
 //! - [`trial`]: trials, runs and attempts, with the run's life as a picture.
 //! - `sweep`: one sweep's trials, its queue, and its search.
 //!
@@ -9,6 +10,7 @@
 //! changes nothing and is not logged. Heartbeats are no events: a lease's deadline lives in [`crate::leases`], outside, and
 //! only its passing ([`EventKind::Expired`], [`EventKind::Unclaimed`]) is one.
 
+pub mod dataset;
 pub mod event;
 mod ranking;
 mod sweep;
@@ -25,7 +27,8 @@ use earshot_common::{
 use serde::Serialize;
 
 pub use self::{
-    event::{Dataset, Decision, Event, EventKind, Grant, Refusal},
+    dataset::{Dataset, DatasetView},
+    event::{Decision, Event, EventKind, Grant, Refusal},
     ranking::MeanMetrics,
     sweep::{Phase, SweepState},
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},

@@ -13,7 +13,8 @@ use earshot_common::{
 use serde::Serialize;
 
 use super::{
-    event::{Dataset, Grant, Refusal},
+    dataset::Dataset,
+    event::{Grant, Refusal},
     ranking::{MeanMetrics, Ranking},
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
@@ -76,11 +77,12 @@ impl SweepState {
 
     /// Every blob that its jobs and its results name; of what attempts left that came to nothing, none is named.
     pub fn blobs(&self) -> BTreeSet<BlobId> {
-        let Dataset { shards, splits, manifest, .. } = &self.dataset;
+        let Dataset { shards, views, splits, manifest, .. } = &self.dataset;
         let runs = self.trials.iter().flat_map(|trial| trial.runs.values());
         let results = runs.filter_map(Run::completed);
         let results = results.flat_map(|(result, _)| [result.checkpoint, result.logits]);
-        let inputs = shards.iter().chain(splits.values()).chain([manifest]).copied();
+        let views = views.iter().flat_map(|view| &view.shards);
+        let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
         inputs.chain(results).collect()
     }
 
@@ -151,6 +153,7 @@ impl SweepState {
             shards: self.dataset.shards.clone(),
             split: *self.dataset.splits.get(&run.fold)?,
             initial_weights: None,
+            augment: self.dataset.augment(&trial.point),
         })
     }
 

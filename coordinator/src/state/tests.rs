@@ -25,6 +25,7 @@ fn dataset() -> Dataset {
         labels: vec!["dog".into(), "rain".into()],
         frames: 40,
         shards: vec![BlobId::of(b"shard")],
+        views: vec![],
         splits: [1, 2].map(|fold| (FoldId(fold), BlobId::of(b"split"))).into(),
         manifest: BlobId::of(b"manifest"),
     }

@@ -46,6 +46,7 @@ pub(crate) fn dataset(sweep: &Sweep) -> Dataset {
         labels: vec!["dog".into(), "rain".into()],
         frames: 40,
         shards: vec![BlobId::from([1; 32])],
+        views: vec![],
         splits: folds.map(|fold| (FoldId(fold), BlobId::from([fold as u8; 32]))).collect::<BTreeMap<_, _>>(),
         manifest: BlobId::from([9; 32]),
     }

@@ -6,6 +6,7 @@
 //! features/{clip}_spec.npy
 //! blobs/                               shards
 //! index/{front end}/{group}.json       a shard that is done: its blob, and who was left out
+//! index/{front end}/{view}.json        a shard of an augmented view that is done: its blob and its draws
 //! index/{front end}/sources.json       hashes of the recordings, by size and time of change
 //! manifest.json
 //! .lock                                held while a preparation is at work
@@ -33,7 +34,7 @@ use crate::{
     dataset::Clip,
     decode::{self, DecodeError},
     file,
-    manifest::{MANIFEST_FILE, Manifest, Problem},
+    manifest::{MANIFEST_FILE, Manifest, Problem, ViewShard},
     mfcc::{Extractor, Power, in_db},
 };
 
@@ -155,6 +156,17 @@ impl Folder {
     /// Remembers that a group is done.
     pub(super) fn remember(&self, group: &Group<'_>, record: &Record) -> Result<(), PrepareError> {
         write_json(&self.record_path(group), record)
+    }
+
+    /// The record of an augmented view's shard, by its key, if the shard is there.
+    pub(super) fn view(&self, key: BlobId) -> Option<ViewShard> {
+        let record: ViewShard = read_json(&self.index.join(format!("{key}.json")))?;
+        self.blobs.contains(record.blob).then_some(record)
+    }
+
+    /// Remembers that the shard of an augmented view is done.
+    pub(super) fn remember_view(&self, key: BlobId, record: &ViewShard) -> Result<(), PrepareError> {
+        write_json(&self.index.join(format!("{key}.json")), record)
     }
 
     /// Writes a clip's cleaned waveform, and its features at that length.

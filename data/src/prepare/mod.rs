@@ -1,8 +1,8 @@
 //! Everything at once: from a dataset's folder to cleaned clips, features, shards and a manifest.
 //!
 //! In reading order: `plan` tells which clips go into one shard, `folder` is the prepared folder and remembers which of
-//! these are done, and [`prepare`] does the others, on all threads of the rayon pool it is called in. What comes out depends
-//! on the recordings and the front end only, never on the number of threads or on what was there before.
+//! these are done, [`prepare`] does the others, on all threads of the rayon pool it is called in, and `views` renders the
+//! augmented views of the same clips. What comes out depends on the recordings, the front end and the bank only, never on the number of threads or on what was there before.
 //!
 //! Clips go through in batches, so memory holds one batch of features, however many clips there are: 28 MB on four threads
 //! at the default front end.
@@ -16,7 +16,7 @@ use std::{
     },
 };
 
-use earshot_common::{blob::BlobError, frontend::FrontEnd, ids::BlobId};
+use earshot_common::{blob::BlobError, frontend::FrontEnd, ids::BlobId, views::Bank};
 use rayon::prelude::*;
 
 use crate::{
@@ -26,10 +26,12 @@ use crate::{
     manifest::{ClipEntry, Manifest, ManifestError, Problem, ProblemKind, ShardEntry},
     mfcc::FrontEndError,
     shard::{Shard, ShardError, View},
+    views::PitchError,
 };
 
 mod folder;
 mod plan;
+mod views;
 
 pub use folder::BLOBS;
 use folder::{Folder, LeftOut, Record};
@@ -47,6 +49,8 @@ pub struct Options {
     pub out: PathBuf,
     /// How waveforms become features.
     pub front_end: FrontEnd,
+    /// Augmented views to render besides; none by default.
+    pub bank: Bank,
     /// Set to stop at the next clip; the shards that are done are kept for the next run.
     pub cancel: Arc<AtomicBool>,
 }
@@ -68,12 +72,18 @@ pub trait Progress: Sync {
     fn start(&self, clips: u64);
     /// Called once for every one of them.
     fn clip_done(&self, name: &str, outcome: ClipOutcome);
+    /// Called once if there are augmented views, after the last clip, with the number of views of all clips.
+    fn start_views(&self, views: u64);
+    /// So many more of them are there.
+    fn views_done(&self, views: u64);
 }
 
 /// Nobody listens.
 impl Progress for () {
     fn start(&self, _clips: u64) {}
     fn clip_done(&self, _name: &str, _outcome: ClipOutcome) {}
+    fn start_views(&self, _views: u64) {}
+    fn views_done(&self, _views: u64) {}
 }
 
 /// Why a dataset was not prepared.
@@ -85,6 +95,15 @@ pub enum PrepareError {
     /// The front end is out of range.
     #[error(transparent)]
     FrontEnd(#[from] FrontEndError),
+    /// A view cannot be rendered.
+    #[error("cannot render a view of {clip}")]
+    View {
+        /// The clip.
+        clip: String,
+        /// Why.
+        #[source]
+        source: PitchError,
+    },
     /// Another preparation works on the same folder.
     #[error("another preparation is at work in {0}: wait for it, or choose another folder")]
     Busy(PathBuf),
@@ -146,6 +165,7 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     let records = work.records(&groups)?;
 
     problems.extend(dataset.problems);
+    let views = work.views(&groups, &records)?;
     let (mut shards, mut clips) = (Vec::new(), Vec::new());
     for (group, record) in groups.iter().zip(records) {
         let kept = group.kept(&record);
@@ -162,6 +182,7 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
     }
     let manifest = Manifest {
         warnings: dataset.warnings,
+        views,
         ..Manifest::new(options.front_end.clone(), dataset.classes, shards, clips, problems)
     };
     folder.finish(&manifest)?;
@@ -228,15 +249,18 @@ impl Work<'_> {
         })
     }
 
-    /// Makes one clip: its exports on disk, its features in memory.
-    fn clip(&self, chain: &mut Chain, clip: &Clip, content: BlobId) -> Result<Outcome, PrepareError> {
+    /// A recording's bytes, as long as it is wanted and did not change.
+    fn recording(&self, clip: &Clip, content: BlobId) -> Result<Vec<u8>, PrepareError> {
         if self.options.cancel.load(Ordering::Relaxed) {
             return Err(PrepareError::Cancelled);
         }
         let bytes = decode::read_file(&clip.path).map_err(|_| PrepareError::Changed(clip.path.clone()))?;
-        if BlobId::of(&bytes) != content {
-            return Err(PrepareError::Changed(clip.path.clone()));
-        }
+        if BlobId::of(&bytes) == content { Ok(bytes) } else { Err(PrepareError::Changed(clip.path.clone())) }
+    }
+
+    /// Makes one clip: its exports on disk, its features in memory.
+    fn clip(&self, chain: &mut Chain, clip: &Clip, content: BlobId) -> Result<Outcome, PrepareError> {
+        let bytes = self.recording(clip, content)?;
         let waveform = match chain.waveform(&bytes) {
             Ok(waveform) => waveform,
             Err(error) => {
@@ -260,6 +284,7 @@ impl Work<'_> {
             features: Vec::new(),
             front_end: front_end.hash(),
             view: View::Clean,
+            draws: Vec::new(),
         };
         let mut left_out = Vec::new();
         for (position, (outcome, (clip, _))) in outcomes.into_iter().zip(&group.clips).enumerate() {

@@ -25,13 +25,13 @@ fn front_end() -> FrontEnd {
 }
 
 /// A dataset and a prepared folder.
-struct Set {
+pub(super) struct Set {
     root: tempfile::TempDir,
 }
 
 /// Counts outcomes, and cancels after some clips.
 #[derive(Default)]
-struct Listener {
+pub(super) struct Listener {
     outcomes: Mutex<Vec<(String, ClipOutcome)>>,
     cancel: Option<(usize, Arc<AtomicBool>)>,
 }
@@ -46,6 +46,10 @@ impl Progress for Listener {
             flag.store(outcomes.len() >= *after, Ordering::Relaxed);
         }
     }
+
+    fn start_views(&self, _views: u64) {}
+
+    fn views_done(&self, _views: u64) {}
 }
 
 impl Listener {
@@ -56,7 +60,7 @@ impl Listener {
 
 impl Set {
     /// `clips` tones of two classes.
-    fn new(clips: usize) -> Self {
+    pub(super) fn new(clips: usize) -> Self {
         let root = tempfile::tempdir().unwrap();
         for folder in ["data/audio", "data/meta"] {
             fs::create_dir_all(root.path().join(folder)).unwrap();
@@ -73,7 +77,7 @@ impl Set {
         self.root.path().join(format!("data/audio/{name}.wav"))
     }
 
-    fn out(&self) -> PathBuf {
+    pub(super) fn out(&self) -> PathBuf {
         self.root.path().join("out")
     }
 
@@ -84,7 +88,7 @@ impl Set {
         self.write_samples(name, &samples);
     }
 
-    fn write_samples(&self, name: &str, samples: &[f32]) {
+    pub(super) fn write_samples(&self, name: &str, samples: &[f32]) {
         let spec = hound::WavSpec {
             channels: 1,
             sample_rate: RATE_HZ,
@@ -111,22 +115,23 @@ impl Set {
         .unwrap();
     }
 
-    fn options(&self) -> Options {
+    pub(super) fn options(&self) -> Options {
         Options {
             data: self.root.path().join("data"),
             out: self.out(),
             front_end: front_end(),
+            bank: Bank::default(),
             cancel: Arc::default(),
         }
     }
 
-    fn prepare(&self) -> (Manifest, Listener) {
+    pub(super) fn prepare(&self) -> (Manifest, Listener) {
         let listener = Listener::default();
         (prepare(&self.options(), &listener).unwrap(), listener)
     }
 
     /// Every file of the prepared folder with its bytes and time of change.
-    fn files(&self) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
+    pub(super) fn files(&self) -> BTreeMap<PathBuf, (Vec<u8>, SystemTime)> {
         let (mut files, mut folders) = (BTreeMap::new(), vec![self.out()]);
         while let Some(folder) = folders.pop() {
             for entry in fs::read_dir(folder).unwrap() {

@@ -271,7 +271,8 @@ impl TrainSplit {
     /// # Errors
     /// Broken bytes, an empty part, or a row listed twice.
     pub fn read(bytes: &[u8]) -> Result<Self, SplitError> {
-        let container = Container::open(bytes, &NAMES)?;
+        let container = Container::open(bytes)?;
+        container.expect(&NAMES)?;
         let (_, train) = container.tensor::<1>("train", Dtype::U32)?;
         let (_, validation) = container.tensor::<1>("validation", Dtype::U32)?;
         let split = Self { train: u32_of_bytes(train), validation: u32_of_bytes(validation) };

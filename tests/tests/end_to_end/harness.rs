@@ -65,23 +65,26 @@ pub(crate) fn run(command: &mut Command) -> String {
 /// A folder for one test's coordinator, restarts included.
 pub(crate) struct Site {
     pub(crate) folder: TempDir,
-    epochs: u32,
 }
 
 impl Site {
     /// `epochs`: how long each of the four trials trains.
     pub(crate) fn new(epochs: u32) -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap(), epochs };
+        let space = "learning_rate = { choice = [1e-3, 3e-4] }\nfilters = { choice = [[8, 16], [16, 32]] }\n";
+        Self::with(space, epochs)
+    }
+
+    /// `space`: what stands under `[space]`, and sections behind it.
+    pub(crate) fn with(space: &str, epochs: u32) -> Self {
+        let site = Self { folder: tempfile::tempdir().unwrap() };
         let root = clips().join("raw");
         let processed = clips().join("processed");
         let text = format!(
             "name = \"four\"\n[data]\nroot = \"{}\"\nprocessed = \"{}\"\n\
              [split]\nkind = \"folds\"\nvalidation = [1]\ntest = [5]\n\
-             [space]\nlearning_rate = {{ choice = [1e-3, 3e-4] }}\nfilters = {{ choice = [[8, 16], [16, 32]] }}\n\
-             [schedule]\nepochs = {}\n",
+             [space]\n{space}[schedule]\nepochs = {epochs}\n",
             root.display(),
-            processed.display(),
-            site.epochs
+            processed.display()
         );
         fs::write(site.path("four.toml"), text).unwrap();
         site

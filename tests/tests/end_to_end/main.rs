@@ -3,6 +3,7 @@
 //! - `harness`: starts coordinators and workers, and asks them.
 //! - `sweep`: a whole sweep, and what commands print of it.
 //! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
+//! - `views`: a sweep that trains on augmented views.
 //! - `export`: the exported files in ONNX Runtime.
 //! - `linkage`: which binary links what.
 
@@ -18,3 +19,4 @@ mod faults;
 mod harness;
 mod linkage;
 mod sweep;
+mod views;

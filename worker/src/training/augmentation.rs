@@ -4,7 +4,7 @@
 //! is drawn first, from the run's seed, and then applied: [`Draw`] and [`Mix`] are all there is to know of it.
 
 use earshot_common::{
-    job::{Augmentation, Job},
+    job::{FeatureAugmentation, Job},
     model::{Input, input::inverse_dct},
 };
 use tch::{Device, TchError, Tensor};
@@ -45,7 +45,7 @@ pub struct Mix {
 /// Draws and applies a run's augmentation.
 #[derive(Debug)]
 pub struct Augmenter {
-    recipe: Augmentation,
+    recipe: FeatureAugmentation,
     draws: Draws,
     rows: i64,
     frames: i64,
@@ -126,8 +126,9 @@ impl Augmenter {
 
     /// Whether clips go through anything.
     pub fn is_active(&self) -> bool {
-        let Augmentation { gain, roll, time_masks, time_mask_param, freq_masks, freq_mask_param, .. } =
-            self.recipe;
+        let FeatureAugmentation {
+            gain, roll, time_masks, time_mask_param, freq_masks, freq_mask_param, ..
+        } = self.recipe;
         gain > 0.0 || roll > 0.0 || time_masks * time_mask_param > 0 || freq_masks * freq_mask_param > 0
     }
 

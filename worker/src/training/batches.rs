@@ -1,4 +1,5 @@
-//! Which rows come when, gathered from the resident matrix and augmented, with their targets and their dropout masks.
+//! Which rows come when and in which view, gathered from the resident matrix and augmented, with their targets and their
+//! dropout masks.
 
 use earshot_common::job::Job;
 use tch::{Device, Kind, TchError, Tensor};
@@ -7,7 +8,7 @@ use crate::{
     features::Features,
     network::Network,
     randomness::{Masks, Order},
-    training::augmentation::Augmenter,
+    training::{augmentation::Augmenter, views::ViewChooser},
 };
 
 /// The training rows of one run, batch by batch.
@@ -16,8 +17,9 @@ pub struct Batches<'a> {
     features: &'a Features,
     /// Training rows in this epoch's order.
     rows: Vec<i64>,
-    /// The same on the device.
+    /// Rows of the matrix that stand for them in this epoch, on the device.
     index: Tensor,
+    views: ViewChooser<'a>,
     order: Order,
     masks: Masks,
     augmenter: Augmenter,
@@ -47,7 +49,7 @@ impl<'a> Batches<'a> {
     /// # Errors
     /// libtorch refuses.
     pub fn new(
-        job: &Job,
+        job: &'a Job,
         features: &'a Features,
         network: &Network,
         device: Device,
@@ -56,6 +58,7 @@ impl<'a> Batches<'a> {
             features,
             rows: features.train().to_vec(),
             index: Tensor::new(),
+            views: ViewChooser::new(&job.augment, features.views(), job.recipe.seed),
             order: Order::new(job.recipe.seed),
             masks: Masks::new(job.recipe.seed, job.model.head.dropout),
             augmenter: Augmenter::new(job, features.input(), device)?,
@@ -77,13 +80,14 @@ impl<'a> Batches<'a> {
         self.rows.len().div_ceil(self.size)
     }
 
-    /// Draws the next epoch's order.
+    /// Draws the next epoch's order, and each clip's view.
     ///
     /// # Errors
     /// libtorch refuses.
     pub fn shuffle(&mut self) -> Result<(), TchError> {
         self.order.shuffle(&mut self.rows);
-        self.index = Tensor::f_from_slice(&self.rows)?.f_to_device(self.device)?;
+        let seen: Vec<i64> = self.rows.iter().map(|&row| self.views.choose(row)).collect();
+        self.index = Tensor::f_from_slice(&seen)?.f_to_device(self.device)?;
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! One job, from features to the best epoch's weights: a plain loop over epochs.
 //!
-//! - [`batches`]: which rows come when, their targets and their dropout masks.
+//! - [`batches`]: which rows come when, their targets and their dropout masks; [`views`]: in which view.
 //! - [`augmentation`]: what is done to their features.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
@@ -34,6 +34,7 @@ pub mod best;
 pub mod evaluation;
 pub mod optimiser;
 pub mod schedule;
+pub mod views;
 
 /// Why training ended without a result.
 #[derive(Debug, thiserror::Error)]

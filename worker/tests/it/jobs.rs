@@ -1,10 +1,10 @@
 //! Made-up jobs: small features whose classes a network can tell apart.
 
-use earshot_common::job::Epoch;
 use earshot_common::{
     ids::BlobId,
-    job::{Job, Recipe},
+    job::{Augment, Epoch, Job, Recipe},
     model::{AudioCnn, Block, Head, Input, Reduction},
+    views::{Augmentation, Range},
 };
 use earshot_data::{
     shard::{Shard, View},
@@ -13,7 +13,7 @@ use earshot_data::{
 use tch::Device;
 use worker::{
     control::Control,
-    features::Features,
+    features::{Features, FeaturesError},
     randomness::Weights,
     training::{self, TrainError, Trained},
 };
@@ -50,6 +50,7 @@ pub(crate) fn example(seed: u64) -> Example {
         shards: shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect(),
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
+        augment: vec![],
     };
     Example { job, shards, split }
 }
@@ -72,12 +73,39 @@ fn shard(first: usize, clips: usize) -> Shard {
         features,
         front_end: BlobId::of(b"front end"),
         view: View::Clean,
+        draws: vec![],
     }
 }
 
 impl Example {
+    pub(crate) fn try_features(&self) -> Result<Features, FeaturesError> {
+        let find = |id| self.shards.iter().find(|shard| BlobId::of(&shard.write().unwrap()) == id);
+        Features::new(&self.job, &self.split, Device::Cpu, |id| Ok(find(id).unwrap().clone()))
+    }
+
+    /// Adds a level of pitch shifts from -1 to 1: every clip's features under it are `change` of its own.
+    pub(crate) fn add_view(&mut self, p: f64, range: Range, change: impl Fn(f32) -> f32) {
+        let view = View::Augmented { augmentation: Augmentation::PitchShift, level: 0 };
+        let drawn = |clips: usize| (0..clips).map(|clip| 2.0 * clip as f32 / clips as f32 - 1.0).collect();
+        let shards: Vec<Shard> = self
+            .shards
+            .iter()
+            .filter(|shard| shard.view == View::Clean)
+            .map(|shard| Shard {
+                view,
+                draws: drawn(shard.clips()),
+                features: shard.features.iter().copied().map(&change).collect(),
+                ..shard.clone()
+            })
+            .collect();
+        let ids = shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect();
+        let augmentation = Augmentation::PitchShift;
+        self.job.augment.push(Augment { augmentation, p, range, levels: vec![ids] });
+        self.shards.extend(shards);
+    }
+
     pub(crate) fn features(&self) -> Features {
-        Features::new(&self.job, &self.shards, &self.split, Device::Cpu).unwrap()
+        self.try_features().unwrap()
     }
 
     /// Trains here, in this thread; the epochs and what is left.

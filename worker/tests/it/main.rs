@@ -11,3 +11,4 @@ mod models;
 mod recipes;
 mod slot;
 mod training;
+mod views;

@@ -2,7 +2,7 @@
 //! the numbers.
 
 use earshot_common::{
-    job::{Augmentation, LrScheduler, Optimizer, Recipe},
+    job::{FeatureAugmentation, LrScheduler, Optimizer, Recipe},
     model::Input,
     tensors::{self, Tensors},
 };
@@ -128,7 +128,7 @@ fn augmentation_does_to_standardised_features_what_its_definition_does_to_raw_on
     }
 }
 
-fn augmented(augmentation: Augmentation) -> crate::jobs::Example {
+fn augmented(augmentation: FeatureAugmentation) -> crate::jobs::Example {
     let mut example = example(31);
     example.job.recipe.augmentation = augmentation;
     example
@@ -136,7 +136,7 @@ fn augmented(augmentation: Augmentation) -> crate::jobs::Example {
 
 #[test]
 fn draws_cover_their_ranges_and_no_more() {
-    let augmentation = Augmentation {
+    let augmentation = FeatureAugmentation {
         gain: 3.0,
         roll: 0.25,
         time_masks: 2,
@@ -168,8 +168,13 @@ fn draws_cover_their_ranges_and_no_more() {
 
 #[test]
 fn augmentation_leaves_the_resident_features_and_validation_alone() {
-    let augmentation =
-        Augmentation { roll: 0.5, time_masks: 1, time_mask_param: 8, mixup_alpha: 0.4, ..Default::default() };
+    let augmentation = FeatureAugmentation {
+        roll: 0.5,
+        time_masks: 1,
+        time_mask_param: 8,
+        mixup_alpha: 0.4,
+        ..Default::default()
+    };
     let example = augmented(augmentation);
     let features = example.features();
     let before = features.matrix.copy();
@@ -185,7 +190,7 @@ fn augmentation_leaves_the_resident_features_and_validation_alone() {
 
 #[test]
 fn an_augmented_run_is_its_seeds_and_a_plain_one_is_as_before() {
-    let everything = Augmentation {
+    let everything = FeatureAugmentation {
         gain: 2.0,
         roll: 0.5,
         time_masks: 2,
@@ -196,5 +201,5 @@ fn an_augmented_run_is_its_seeds_and_a_plain_one_is_as_before() {
     };
     let run = |augmentation| augmented(augmentation).train().0;
     assert_eq!(run(everything), run(everything));
-    assert_ne!(run(everything), run(Augmentation::default()));
+    assert_ne!(run(everything), run(FeatureAugmentation::default()));
 }

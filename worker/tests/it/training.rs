@@ -3,6 +3,7 @@
 use std::thread;
 
 use earshot_common::{
+    ids::BlobId,
     job::Epoch,
     metrics::Confusion,
     model::{AudioCnn, Input},
@@ -182,6 +183,7 @@ fn the_input_is_standardised_by_the_training_clips_alone() {
             let clip = *row as usize * 10 * frames;
             example.shards[0].features[clip..clip + 10 * frames].fill(1e4);
         }
+        example.job.shards[0] = BlobId::of(&example.shards[0].write().unwrap());
         assert_eq!(*example.features().input(), stats, "{input:?}");
     }
 }

@@ -15,7 +15,7 @@ use clap::Subcommand;
 pub(super) use self::{
     inspect::inspect,
     on_bad::OnBadArgs,
-    prepare::{prepare, prepared},
+    prepare::{options_of, prepare, prepared},
     synth::synth,
 };
 

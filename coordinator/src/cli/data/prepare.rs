@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use earshot_common::{frontend::FrontEnd, sweep::Sweep};
+use earshot_common::{frontend::FrontEnd, sweep::Sweep, views::Bank};
 use earshot_data::{
     manifest::Manifest,
     prepare::{self, Options, PrepareError},
@@ -36,7 +36,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
   coordinator data prepare                              data/raw to data/processed, default front end
   coordinator data prepare --data ESC-50 --out esc50.features
   coordinator data prepare --data sounds/mine.csv --on-bad fatal
-  coordinator data prepare --sweep sweeps/grid.toml     with that sweep's front end and folders
+  coordinator data prepare --sweep sweeps/grid.toml     with that sweep's front end, views and folders
 
 Recordings are WAV, FLAC, Ogg or MP3. What they are is told by the first of these that is there:
   DIR/meta/esc50.csv   ESC-50's layout: filename,fold,target,category,esc10,src_file,take; files in DIR/audio
@@ -53,7 +53,7 @@ pub(in crate::cli) struct PrepareArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
-    /// Take front end and folders from this sweep file
+    /// Take front end, views and folders from this sweep file
     #[arg(long, value_name = "FILE")]
     sweep: Option<PathBuf>,
 
@@ -62,25 +62,37 @@ pub(in crate::cli) struct PrepareArgs {
 }
 
 pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
-    let (front_end, data, out) = match &args.sweep {
-        Some(file) => {
-            let sweep = Sweep::load(file, &[])?;
-            (sweep.front_end, sweep.data.root, sweep.data.processed)
-        }
-        None => (FrontEnd::default(), "data/raw".into(), "data/processed".into()),
+    let mut options = match &args.sweep {
+        Some(file) => options_of(&Sweep::load(file, &[])?),
+        None => Options {
+            data: "data/raw".into(),
+            out: "data/processed".into(),
+            front_end: FrontEnd::default(),
+            bank: Bank::default(),
+            cancel: Arc::default(),
+        },
     };
-    let (data, out) = (args.data.unwrap_or(data), args.out.unwrap_or(out));
+    options.data = args.data.unwrap_or(options.data);
+    options.out = args.out.unwrap_or(options.out);
+    let out = options.out.clone();
     let screen = Screen::start(LogFormat::Text);
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let prepared = runtime.block_on(async {
         let mut signals = Signals::listen()?;
-        prepared(data, out.clone(), front_end, args.on_bad, &screen, &mut signals).await
+        prepared(&options, args.on_bad, &screen, &mut signals).await
     })?;
     match prepared {
         Ok(manifest) => {
             let (clips, classes, shards) =
                 (manifest.clips.len(), manifest.classes.len(), manifest.shards.len());
-            eprintln!("{clips} clips of {classes} classes in {shards} shards are in {}", out.display());
+            let views = match manifest.views.len() {
+                0 => String::new(),
+                levels => format!(", with {levels} augmented views of each clip,"),
+            };
+            eprintln!(
+                "{clips} clips of {classes} classes in {shards} shards{views} are in {}",
+                out.display()
+            );
             Ok(ExitCode::SUCCESS)
         }
         Err(stopped) => {
@@ -90,20 +102,28 @@ pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What a sweep wants to be prepared.
+pub(in crate::cli) fn options_of(sweep: &Sweep) -> Options {
+    Options {
+        data: sweep.data.root.clone(),
+        out: sweep.data.processed.clone(),
+        front_end: sweep.front_end.clone(),
+        bank: sweep.bank(),
+        cancel: Arc::default(),
+    }
+}
+
 /// Prepares a dataset and tells of its problems, which are an error if `on_bad` says so. A signal stops it at the next clip; a preparation of the same folder by
 /// another command is waited for, and then leaves little to do.
 pub(in crate::cli) async fn prepared(
-    data: PathBuf,
-    out: PathBuf,
-    front_end: FrontEnd,
+    options: &Options,
     on_bad: OnBadArgs,
     screen: &Screen,
     signals: &mut Signals,
 ) -> anyhow::Result<Result<Manifest, Stopped>> {
-    let options = Options { data, out, front_end, cancel: Arc::default() };
     let mut is_waiting = false;
     loop {
-        match attempt(&options, screen, signals).await? {
+        match attempt(options, screen, signals).await? {
             Ok(Ok(manifest)) => {
                 tell_warnings(&manifest);
                 on_bad.tell(&manifest.problems)?;

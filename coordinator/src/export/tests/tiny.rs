@@ -97,6 +97,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             .collect(),
         front_end: front_end.hash(),
         view: View::Clean,
+        draws: vec![],
     };
     let mut features = Features::new(model.n_mfcc, model.frames);
     features.push(&shard).unwrap();
@@ -135,6 +136,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            augment: vec![],
         },
         best: Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },
         checkpoint: tensors::encode(&tensors).unwrap(),
