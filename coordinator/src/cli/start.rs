@@ -1,6 +1,7 @@
 //! Serves a sweep: checks it, prepares its data, opens its database, and waits.
 
 use std::{
+    collections::BTreeSet,
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,7 +11,7 @@ use std::{
 use anyhow::Context;
 use clap::Args;
 use earshot_common::sweep::{self, Sweep};
-use earshot_data::manifest::Manifest;
+use earshot_data::manifest::{ClipEntry, Manifest};
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::{net::TcpListener, runtime::Builder};
@@ -96,6 +97,9 @@ pub(super) struct AnotherSweep {
 
 /// Differences that are named; more would not help.
 const DIFFERENCES_SHOWN: usize = 5;
+
+/// Sources that a warning names; more would bury its advice.
+const SOURCES_SHOWN: usize = 5;
 
 pub(super) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
     let sweep = Sweep::load(&args.sweep, &args.overrides.set)?;
@@ -215,19 +219,39 @@ fn differ(path: &str, theirs: &Value, ours: &Value, differences: &mut Vec<String
 /// A split that ignores sources lets a model recognise recordings instead of sounds.
 fn warn_of_leakage(sweep: &Sweep, manifest: &Manifest) -> anyhow::Result<()> {
     for (fold, split) in dataset::splits(&sweep.split, &manifest.clips)? {
-        let shared = split.shared_sources(&manifest.clips).len();
-        if shared == 0 {
+        let shared: Vec<&str> = split.shared_sources(&manifest.clips).into_keys().collect();
+        if shared.is_empty() {
             continue;
         }
         let advice = match sweep.split {
             sweep::Split::Holdout(_) => "scores will flatter; use kind = \"grouped\"",
             sweep::Split::Folds { .. } | sweep::Split::Grouped(_) => "scores will flatter a little",
         };
+        let (count, names) = (shared.len(), named(&shared, &manifest.clips));
         tracing::warn!(
-            "{shared} sources have clips on both sides of the split (validation fold {fold}): {advice}"
+            "{count} sources have clips on both sides of the split (validation fold {fold}): {names}; {advice}"
         );
     }
     Ok(())
+}
+
+/// The first few sources, each with the dataset's folds that have clips of it, and how many more there are.
+fn named(sources: &[&str], clips: &[ClipEntry]) -> String {
+    let name = |source: &&str| {
+        let folds: BTreeSet<u32> =
+            clips.iter().filter(|clip| clip.source == **source).filter_map(|clip| clip.fold).collect();
+        let shown: Vec<String> = folds.iter().map(ToString::to_string).collect();
+        match folds.len() {
+            0 => (*source).to_owned(),
+            1 => format!("{source} (fold {})", shown.join(", ")),
+            _ => format!("{source} (folds {})", shown.join(", ")),
+        }
+    };
+    let mut names: Vec<String> = sources.iter().take(SOURCES_SHOWN).map(name).collect();
+    if sources.len() > SOURCES_SHOWN {
+        names.push(format!("{} more", sources.len() - SOURCES_SHOWN));
+    }
+    names.join(", ")
 }
 
 async fn listen(address: &str) -> anyhow::Result<TcpListener> {
@@ -298,6 +322,20 @@ mod tests {
             b"another",
             Err("the recordings have changed since it began; name another database with --db"),
         );
+    }
+
+    #[test]
+    fn sources_are_named_with_their_folds() {
+        let clip = |source: &str, fold| ClipEntry {
+            name: String::new(),
+            class: 0,
+            fold: Some(fold),
+            source: source.to_owned(),
+            content: BlobId::of(b""),
+        };
+        let clips = [clip("7", 1), clip("7", 3), clip("8", 2)];
+        assert_eq!(named(&["7", "8"], &clips), "7 (folds 1, 3), 8 (fold 2)");
+        assert!(named(&["8"; 9], &clips).ends_with(", 8 (fold 2), 4 more"));
     }
 
     #[test]
