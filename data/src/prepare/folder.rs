@@ -8,6 +8,7 @@
 //! index/{front end}/{group}.json       a shard that is done: its blob, and who was left out
 //! index/{front end}/{view}.json        a shard of an augmented view that is done: its blob and its draws
 //! index/{front end}/sources.json       hashes of the recordings, by size and time of change
+//! exports.json                         whether there are to be files in audio/ and features/
 //! manifest.json
 //! .lock                                held while a preparation is at work
 //! ```
@@ -24,12 +25,12 @@ use std::{
     time::UNIX_EPOCH,
 };
 
-use earshot_common::{blob::BlobStore, frontend::FrontEnd, ids::BlobId};
+use earshot_common::{blob::BlobStore, ids::BlobId};
 use ndarray_npy::WriteNpyExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{PrepareError, plan::Group};
+use super::{Exports, Options, PrepareError, plan::Group};
 use crate::{
     dataset::Clip,
     decode::{self, DecodeError},
@@ -52,6 +53,7 @@ const AUDIO: &str = "audio";
 const FEATURES: &str = "features";
 const INDEX: &str = "index";
 const SOURCES: &str = "sources.json";
+const EXPORTS: &str = "exports.json";
 
 /// A shard that is done.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,6 +85,7 @@ struct Source {
 pub(super) struct Folder {
     root: PathBuf,
     index: PathBuf,
+    exports: Exports,
     pub(super) blobs: BlobStore,
     /// Unlocks when dropped.
     _lock: fs::File,
@@ -90,7 +93,8 @@ pub(super) struct Folder {
 
 impl Folder {
     /// Makes the folder if need be, locks it, and forgets what another front end did in it.
-    pub(super) fn open(root: &Path, front_end: &FrontEnd) -> Result<Self, PrepareError> {
+    pub(super) fn open(options: &Options) -> Result<Self, PrepareError> {
+        let root = options.out.as_path();
         make(root)?;
         let lock_path = root.join(".lock");
         let lock = fs::File::create(&lock_path).map_err(io_at(&lock_path))?;
@@ -99,7 +103,7 @@ impl Folder {
             Err(fs::TryLockError::WouldBlock) => return Err(PrepareError::Busy(root.to_owned())),
             Err(fs::TryLockError::Error(source)) => return Err(io_at(&lock_path)(source)),
         }
-        let name = format!("v{OUTPUT_VERSION}-{}", front_end.hash());
+        let name = format!("v{OUTPUT_VERSION}-{}", options.front_end.hash());
         let indices = root.join(INDEX);
         for folder in [AUDIO, FEATURES, INDEX] {
             make(&root.join(folder))?;
@@ -115,8 +119,9 @@ impl Folder {
         for folder in [root.join(AUDIO), root.join(FEATURES), index.clone(), root.to_owned()] {
             file::sweep(&folder).map_err(io_at(&folder))?;
         }
+        let exports = remembered_exports(&root.join(EXPORTS), options.exports)?;
         let blobs = BlobStore::open(root.join(BLOBS))?;
-        Ok(Self { root: root.to_owned(), index, blobs, _lock: lock })
+        Ok(Self { root: root.to_owned(), index, exports, blobs, _lock: lock })
     }
 
     /// BLAKE3 of every clip's file, in order; a file that did not change since the last run is not read.
@@ -143,14 +148,18 @@ impl Folder {
         Ok(looks.into_iter().map(|look| look.map(|source| source.content)).collect())
     }
 
-    /// The record of a group whose shard and exports are all there.
+    /// The record of a group whose shard is there, with the exports that are wanted.
     pub(super) fn record(&self, group: &Group<'_>) -> Option<Record> {
         let record: Record = read_json(&self.record_path(group))?;
         let stored = record.blob.is_none_or(|blob| self.blobs.contains(blob));
         let kept = group.kept(&record);
         let exported =
-            |(clip, _): &(&Clip, BlobId)| self.exports(&clip.name).iter().all(|path| path.is_file());
-        (stored && kept.iter().all(exported)).then_some(record)
+            |(clip, _): &(&Clip, BlobId)| self.export_paths(&clip.name).iter().all(|path| path.is_file());
+        let is_whole = match self.exports {
+            Exports::All => kept.iter().all(exported),
+            Exports::Nothing => true,
+        };
+        (stored && is_whole).then_some(record)
     }
 
     /// Remembers that a group is done.
@@ -169,14 +178,28 @@ impl Folder {
         write_json(&self.index.join(format!("{key}.json")), record)
     }
 
-    /// Writes a clip's cleaned waveform, and its features at that length.
+    /// Writes what is wanted beside a clip's new features; where that is nothing, older exports of the clip go, for they may
+    /// be of another recording or front end.
     pub(super) fn export(
         &self,
         clip: &str,
         waveform: &[f32],
         extractor: &mut Extractor,
     ) -> Result<(), PrepareError> {
-        let [audio, mfcc, spectrogram] = self.exports(clip);
+        match self.exports {
+            Exports::All => self.write_exports(clip, waveform, extractor),
+            Exports::Nothing => self.remove_exports(clip),
+        }
+    }
+
+    /// Writes a clip's cleaned waveform, and its features at that length.
+    fn write_exports(
+        &self,
+        clip: &str,
+        waveform: &[f32],
+        extractor: &mut Extractor,
+    ) -> Result<(), PrepareError> {
+        let [audio, mfcc, spectrogram] = self.export_paths(clip);
         let rate = extractor.sample_rate_hz();
         file::write_whole(&audio, |file| write_wav(file, waveform, rate)).map_err(io_at(&audio))?;
         let Power { mels, spectrum } = extractor.power(waveform);
@@ -200,14 +223,19 @@ impl Folder {
         let now: BTreeSet<&str> = manifest.clips.iter().map(|clip| clip.name.as_str()).collect();
         let before = last.iter().flat_map(|manifest| &manifest.clips);
         for clip in before.filter(|clip| !now.contains(clip.name.as_str())) {
-            for path in self.exports(&clip.name) {
-                file::remove_if_there(&path).map_err(io_at(&path))?;
-            }
+            self.remove_exports(&clip.name)?;
         }
         Ok(())
     }
 
-    fn exports(&self, clip: &str) -> [PathBuf; 3] {
+    fn remove_exports(&self, clip: &str) -> Result<(), PrepareError> {
+        for path in self.export_paths(clip) {
+            file::remove_if_there(&path).map_err(io_at(&path))?;
+        }
+        Ok(())
+    }
+
+    fn export_paths(&self, clip: &str) -> [PathBuf; 3] {
         let features = self.root.join(FEATURES);
         [
             self.root.join(AUDIO).join(format!("{clip}.wav")),
@@ -219,6 +247,16 @@ impl Folder {
     fn record_path(&self, group: &Group<'_>) -> PathBuf {
         self.index.join(format!("{}.json", group.key))
     }
+}
+
+/// What is wanted, or what was wanted last time; remembered for the next.
+fn remembered_exports(path: &Path, wanted: Option<Exports>) -> Result<Exports, PrepareError> {
+    let last: Option<Exports> = read_json(path);
+    let exports = wanted.or(last).unwrap_or_default();
+    if last != Some(exports) {
+        write_json(path, &exports)?;
+    }
+    Ok(exports)
 }
 
 /// The hash of a file, from memory if the file did not change.

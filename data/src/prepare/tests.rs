@@ -121,6 +121,7 @@ impl Set {
             out: self.out(),
             front_end: front_end(),
             bank: Bank::default(),
+            exports: None,
             cancel: Arc::default(),
         }
     }
@@ -196,6 +197,52 @@ fn exports_are_the_cleaned_clip_and_its_features() {
             ndarray_npy::read_npy(set.out().join("features").join(file)).unwrap();
         assert_eq!(matrix.dim(), (rows, frames));
     }
+}
+
+fn prepare_with(set: &Set, exports: Option<Exports>) -> (Manifest, Listener) {
+    let listener = Listener::default();
+    let manifest = prepare(&Options { exports, ..set.options() }, &listener).unwrap();
+    (manifest, listener)
+}
+
+fn exports_of(set: &Set, clip: &str) -> usize {
+    let names = [format!("{clip}.wav"), format!("{clip}_mfcc.npy"), format!("{clip}_spec.npy")];
+    set.files().keys().filter(|path| names.iter().any(|name| path.ends_with(name))).count()
+}
+
+#[test]
+fn shards_are_the_same_without_exports_and_exports_come_when_asked_for() {
+    let (bare, full) = (Set::new(20), Set::new(20));
+    let (manifest, _) = prepare_with(&bare, Some(Exports::Nothing));
+    assert_eq!(manifest, prepare_with(&full, Some(Exports::All)).0);
+    assert_eq!((exports_of(&bare, "clip3"), exports_of(&full, "clip3")), (0, 3));
+    // Whoever does not say goes on as before, and redoes nothing.
+    let (_, listener) = prepare_with(&bare, None);
+    assert_eq!((listener.count(ClipOutcome::Kept), exports_of(&bare, "clip3")), (20, 0));
+    let (_, listener) = prepare_with(&bare, Some(Exports::All));
+    assert_eq!((listener.count(ClipOutcome::Made), exports_of(&bare, "clip3")), (20, 3));
+}
+
+#[test]
+fn without_exports_those_there_stay_until_their_clip_is_made_again() {
+    let set = Set::new(300);
+    let (first, _) = prepare_with(&set, Some(Exports::All));
+    let (_, listener) = prepare_with(&set, Some(Exports::Nothing));
+    assert_eq!((listener.count(ClipOutcome::Kept), exports_of(&set, "clip7")), (300, 3));
+    set.write_samples("clip7", &[0.25; 2_000]);
+    let (second, _) = prepare_with(&set, None);
+    assert_ne!(first.data_hash, second.data_hash);
+    assert_eq!(exports_of(&set, "clip7"), 0);
+    assert!((0..300).any(|clip| exports_of(&set, &name(clip)) == 3));
+}
+
+#[test]
+fn another_front_end_without_exports_leaves_no_old_ones() {
+    let set = Set::new(10);
+    prepare_with(&set, Some(Exports::All));
+    let front_end = FrontEnd { n_fft: 512, ..front_end() };
+    prepare(&Options { front_end, exports: Some(Exports::Nothing), ..set.options() }, &()).unwrap();
+    assert!((0..10).all(|clip| exports_of(&set, &name(clip)) == 0));
 }
 
 #[test]
@@ -331,7 +378,7 @@ fn nothing_left_is_an_error() {
 #[test]
 fn two_at_once_are_refused() {
     let set = Set::new(1);
-    let held = Folder::open(&set.out(), &front_end()).unwrap();
+    let held = Folder::open(&set.options()).unwrap();
     assert!(matches!(prepare(&set.options(), &()), Err(PrepareError::Busy(_))));
     drop(held);
     set.prepare();

@@ -9,11 +9,11 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use earshot_common::{frontend::FrontEnd, sweep::Sweep, views::Bank};
 use earshot_data::{
     manifest::Manifest,
-    prepare::{self, Options, PrepareError},
+    prepare::{self, Exports, Options, PrepareError},
 };
 use tokio::{runtime::Builder, task::spawn_blocking, time};
 
@@ -36,6 +36,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(200);
   coordinator data prepare                              data/raw to data/processed, default front end
   coordinator data prepare --data ESC-50 --out esc50.features
   coordinator data prepare --data sounds/mine.csv --on-bad fatal
+  coordinator data prepare --exports none               shards only: for many clips on a small disk
   coordinator data prepare --sweep sweeps/grid.toml     with that sweep's front end, views and folders
 
 Recordings are WAV, FLAC, Ogg or MP3. What they are is told by the first of these that is there:
@@ -57,8 +58,30 @@ pub(in crate::cli) struct PrepareArgs {
     #[arg(long, value_name = "FILE")]
     sweep: Option<PathBuf>,
 
+    /// What to write beside the shards; `start` goes on with what was chosen
+    #[arg(long, value_enum, value_name = "WHAT", default_value = "all")]
+    exports: WantedExports,
+
     #[command(flatten)]
     on_bad: OnBadArgs,
+}
+
+/// What is written beside the shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum WantedExports {
+    /// Each clip, cleaned, its MFCCs and its spectrogram: about 2.6 MB for five seconds
+    All,
+    /// Nothing: training needs none of it
+    None,
+}
+
+impl From<WantedExports> for Exports {
+    fn from(wanted: WantedExports) -> Self {
+        match wanted {
+            WantedExports::All => Self::All,
+            WantedExports::None => Self::Nothing,
+        }
+    }
 }
 
 pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
@@ -69,11 +92,13 @@ pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
             out: "data/processed".into(),
             front_end: FrontEnd::default(),
             bank: Bank::default(),
+            exports: None,
             cancel: Arc::default(),
         },
     };
     options.data = args.data.unwrap_or(options.data);
     options.out = args.out.unwrap_or(options.out);
+    options.exports = Some(args.exports.into());
     let out = options.out.clone();
     let screen = Screen::start(LogFormat::Text);
     let runtime = Builder::new_current_thread().enable_all().build()?;
@@ -109,6 +134,7 @@ pub(in crate::cli) fn options_of(sweep: &Sweep) -> Options {
         out: sweep.data.processed.clone(),
         front_end: sweep.front_end.clone(),
         bank: sweep.bank(),
+        exports: None,
         cancel: Arc::default(),
     }
 }
