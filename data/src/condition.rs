@@ -96,10 +96,14 @@ pub fn clean(mut samples: Vec<f32>, front_end: &FrontEnd) -> Option<Vec<f32>> {
 /// The waveform at exactly [`FrontEnd::samples`]: cut at its end, or padded with zeros or its own repetition.
 pub fn fixed_length(samples: &[f32], front_end: &FrontEnd) -> Vec<f32> {
     let length = front_end.samples();
-    let mut fixed: Vec<f32> = match front_end.length {
-        Length::ZeroPad => samples.iter().copied().take(length).collect(),
-        Length::Tile => samples.iter().copied().cycle().take(length).collect(),
-    };
+    let mut fixed = Vec::with_capacity(length);
+    loop {
+        let room = length - fixed.len();
+        fixed.extend_from_slice(samples.get(..room).unwrap_or(samples));
+        if front_end.length == Length::ZeroPad || samples.is_empty() || fixed.len() == length {
+            break;
+        }
+    }
     fixed.resize(length, 0.0);
     fixed
 }

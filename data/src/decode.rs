@@ -29,8 +29,15 @@ pub const DURATION_S_MAX: u32 = 600;
 /// Samples of all channels together that a file may decode to: 256 MB of memory a thread.
 pub const SAMPLES_MAX: usize = 64 * 1024 * 1024;
 
+/// Samples that a file gets room for at once on its word alone: 4 MB, 24 seconds of 44.1 kHz.
+const SAMPLES_HINT_MAX: usize = 1024 * 1024;
+
 /// Channels a file may have.
 pub const CHANNELS_MAX: usize = 32;
+
+/// What there may be too much of, where cutting would not help.
+const CHANNELS: &str = "channels";
+const CODEBOOK_VALUES: &str = "codebook values";
 
 /// Rates a file may have, in hertz; the front end's own range.
 pub const SAMPLE_RATES_HZ: std::ops::RangeInclusive<u32> = 1_000..=384_000;
@@ -73,7 +80,7 @@ pub enum DecodeError {
     #[error("sample {0} is not a finite number: replace the file")]
     NotFinite(usize),
     /// Larger than the limits of this module.
-    #[error("the file has {what} {found}, at most {most} can be taken: cut it into clips")]
+    #[error("the file has {what} {found}, at most {most} can be taken: {}", mend(what))]
     TooLarge {
         /// What there is too much of.
         what: &'static str,
@@ -85,6 +92,15 @@ pub enum DecodeError {
     /// A rate that no recorder uses.
     #[error("the file says it has {0} samples a second, must be from {min} to {max}", min = SAMPLE_RATES_HZ.start(), max = SAMPLE_RATES_HZ.end())]
     Rate(u32),
+}
+
+/// What helps against too much of something.
+fn mend(what: &str) -> &'static str {
+    match what {
+        CHANNELS => "mix it down",
+        CODEBOOK_VALUES => "encode it anew",
+        _ => "cut it into clips",
+    }
 }
 
 fn counts(frames: u64, expected: Option<u64>) -> String {
@@ -158,7 +174,9 @@ impl Decoder {
         let guessed = reader.format_info().short_name == "mp3" && track.delay.is_none();
         let (track_id, expected) = (track.id, track.num_frames.filter(|_| !guessed));
 
-        let audio = read_packets(reader.as_mut(), decoder.as_mut(), track_id)?;
+        // What a file says of itself is a hint: room for a clip, never for all that it may claim.
+        let room = expected.map_or(0, |frames| frames.min(SAMPLES_HINT_MAX as u64) as usize);
+        let audio = read_packets(reader.as_mut(), decoder.as_mut(), track_id, Vec::with_capacity(room))?;
         let frames = (audio.samples.len() / audio.channels.max(1)) as u64;
         if expected.is_some_and(|expected| frames < expected) {
             return Err(DecodeError::Truncated { frames, expected });
@@ -188,7 +206,7 @@ impl Decoder {
             }
             _ => {
                 let values = vorbis::codebook_values(headers.unwrap_or_default());
-                check_most("codebook values", values, vorbis::CODEBOOK_VALUES_MAX)?;
+                check_most(CODEBOOK_VALUES, values, vorbis::CODEBOOK_VALUES_MAX)?;
                 symphonia::default::get_codecs()
                     .make_audio_decoder(parameters, &AudioDecoderOptions::default().verify(true))
                     .map_err(|error| DecodeError::Unknown(error.to_string()))
@@ -201,9 +219,9 @@ fn read_packets(
     reader: &mut dyn FormatReader,
     decoder: &mut dyn AudioDecoder,
     track: u32,
+    samples: Vec<f32>,
 ) -> Result<Audio, DecodeError> {
-    let mut audio = Audio { sample_rate_hz: 0, channels: 0, samples: Vec::new() };
-    let mut interleaved: Vec<f32> = Vec::new();
+    let mut audio = Audio { sample_rate_hz: 0, channels: 0, samples };
     loop {
         let frames = || (audio.samples.len() / audio.channels.max(1)) as u64;
         let packet = match reader.next_packet() {
@@ -217,7 +235,7 @@ fn read_packets(
         let decoded = decoder.decode(&packet).map_err(|error| packet_error(&error, frames()))?;
         let (rate, channels) = (decoded.spec().rate(), decoded.spec().channels().count());
         if audio.channels == 0 {
-            check_most("channels", channels as u64, CHANNELS_MAX as u64)?;
+            check_most(CHANNELS, channels as u64, CHANNELS_MAX as u64)?;
             if !SAMPLE_RATES_HZ.contains(&rate) {
                 return Err(DecodeError::Rate(rate));
             }
@@ -225,9 +243,11 @@ fn read_packets(
         } else if (rate, channels) != (audio.sample_rate_hz, audio.channels) {
             return Err(DecodeError::Damaged("rate or channels change within the file".to_owned()));
         }
-        decoded.copy_to_vec_interleaved(&mut interleaved);
-        audio.samples.extend_from_slice(&interleaved);
-        check_most("samples", audio.samples.len() as u64, SAMPLES_MAX as u64)?;
+        let start = audio.samples.len();
+        let end = start + decoded.samples_interleaved();
+        check_most("samples", end as u64, SAMPLES_MAX as u64)?;
+        audio.samples.resize(end, 0.0);
+        decoded.copy_to_slice_interleaved(audio.samples.get_mut(start..).unwrap_or_default());
         let seconds = audio.samples.len() as u64 / (audio.channels.max(1) as u64 * u64::from(rate));
         check_most("seconds", seconds, u64::from(DURATION_S_MAX))?;
     }
