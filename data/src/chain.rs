@@ -1,12 +1,12 @@
 //! One clip's way from a file's bytes to its features.
 
-use earshot_common::frontend::FrontEnd;
-use ndarray::Array2;
+use earshot_common::frontend::{FrontEnd, Length};
+use ndarray::{Array2, s};
 
 use crate::{
     condition,
     decode::{DecodeError, Decoder},
-    mfcc::{Extractor, FrontEndError},
+    mfcc::{Extractor, FrontEndError, Power, in_db},
     resample::{ResampleError, Resampler, to_mono},
 };
 
@@ -22,6 +22,14 @@ pub enum ChainError {
     /// Audio, but no sound.
     #[error("every sample is zero: remove or replace the clip")]
     Silent,
+}
+
+/// Features of a cleaned waveform at its own length.
+pub(crate) struct OwnLength {
+    /// `(n_mfcc, frames)`.
+    pub(crate) mfcc: Array2<f32>,
+    /// `(1 + n_fft / 2, frames)`.
+    pub(crate) spectrogram_db: Array2<f32>,
 }
 
 /// A front end at work, with its plans and buffers; one for each thread.
@@ -77,8 +85,80 @@ impl Chain {
         self.extractor.mfcc(&fixed, usize::from(self.front_end.n_mfcc))
     }
 
+    /// What [`features`](Self::features) gives, bit for bit, and besides it the first `n_mfcc` coefficients and the
+    /// spectrogram at the waveform's own length.
+    ///
+    /// A waveform that is padded with zeros has its own frames at the beginning of the padded one's: they are transformed once.
+    pub(crate) fn features_and_own_length(
+        &mut self,
+        waveform: &[f32],
+        n_mfcc: usize,
+    ) -> (Array2<f32>, OwnLength) {
+        let n_mfcc_fixed = usize::from(self.front_end.n_mfcc);
+        let is_prefix =
+            self.front_end.length == Length::ZeroPad && waveform.len() <= self.front_end.samples();
+        if !is_prefix {
+            let features = self.features(waveform);
+            let power = self.extractor.power(waveform);
+            return (features, self.own_length(power, n_mfcc));
+        }
+        let frames = self.extractor.frames(waveform.len());
+        let power = self.extractor.power(&condition::fixed_length(waveform, &self.front_end));
+        let mels = power.mels.slice(s![..frames, ..]).to_owned();
+        let features = self.extractor.mfcc_of(power.mels, n_mfcc_fixed);
+        let own = Power { mels, spectrum: power.spectrum.slice_move(s![..frames, ..]) };
+        (features, self.own_length(own, n_mfcc))
+    }
+
+    fn own_length(&self, power: Power, n_mfcc: usize) -> OwnLength {
+        OwnLength {
+            mfcc: self.extractor.mfcc_of(power.mels, n_mfcc),
+            spectrogram_db: in_db(power.spectrum).reversed_axes(),
+        }
+    }
+
     /// The extractor, for features at a waveform's own length.
     pub fn extractor(&mut self) -> &mut Extractor {
         &mut self.extractor
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A tone that fades.
+    fn waveform(samples: usize) -> Vec<f32> {
+        (0..samples).map(|i| (i as f32 * 0.3).sin() * (-(i as f32) / 2_000.0).exp()).collect()
+    }
+
+    fn check(length: Length, samples: usize) {
+        let front_end = FrontEnd {
+            sample_rate_hz: 8_000,
+            duration_s: 0.5,
+            n_fft: 256,
+            hop_length: 100,
+            length,
+            ..FrontEnd::default()
+        };
+        let mut chain = Chain::new(&front_end).unwrap();
+        let waveform = waveform(samples);
+        let (features, own) = chain.features_and_own_length(&waveform, 13);
+        assert_eq!(features, chain.features(&waveform));
+        // Its last frame may have had another neighbour in its transform.
+        let close = |a: &Array2<f32>, b: &Array2<f32>| {
+            assert_eq!(a.dim(), b.dim());
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4), "{length:?}, {samples} samples");
+        };
+        close(&own.mfcc, &chain.extractor().mfcc(&waveform, 13));
+        close(&own.spectrogram_db, &chain.extractor().spectrogram_db(&waveform));
+    }
+
+    #[test]
+    fn features_of_both_lengths_are_those_of_each() {
+        for samples in [1, 99, 100, 1_234, 3_999, 4_000, 4_001, 9_000] {
+            check(Length::ZeroPad, samples);
+            check(Length::Tile, samples);
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! features/{clip}_spec.npy
 //! blobs/                               shards
 //! index/{front end}/{group}.json       a shard that is done: its blob, and who was left out
-//! index/{front end}/{view}.json        a shard of an augmented view that is done: its blob and its draws
+//! index/{front end}/views/{view}.json  a shard of an augmented view that is done: its blob and its draws
 //! index/{front end}/sources.json       hashes of the recordings, by size and time of change
 //! exports.json                         whether there are to be files in audio/ and features/
 //! manifest.json
@@ -26,17 +26,18 @@ use std::{
 };
 
 use earshot_common::{blob::BlobStore, ids::BlobId};
+use ndarray::Array2;
 use ndarray_npy::WriteNpyExt;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{Exports, Options, PrepareError, plan::Group};
 use crate::{
+    chain::{Chain, OwnLength},
     dataset::Clip,
     decode::{self, DecodeError},
     file,
     manifest::{MANIFEST_FILE, Manifest, Problem, ViewShard},
-    mfcc::{Extractor, Power, in_db},
 };
 
 /// The blob store with the shards, relative to the prepared folder.
@@ -44,7 +45,7 @@ pub const BLOBS: &str = "blobs";
 
 /// Version of everything this crate derives from a recording. Raised whenever a change makes other features from the same
 /// recording and front end, so that old results are made again.
-const OUTPUT_VERSION: u32 = 2;
+const OUTPUT_VERSION: u32 = 3;
 
 /// Coefficients of the exported `{clip}_mfcc.npy`, librosa's and the reference network's number.
 const EXPORTED_N_MFCC: usize = 13;
@@ -52,6 +53,7 @@ const EXPORTED_N_MFCC: usize = 13;
 const AUDIO: &str = "audio";
 const FEATURES: &str = "features";
 const INDEX: &str = "index";
+const VIEWS: &str = "views";
 const SOURCES: &str = "sources.json";
 const EXPORTS: &str = "exports.json";
 
@@ -115,8 +117,10 @@ impl Folder {
             }
         }
         let index = indices.join(name);
-        make(&index)?;
-        for folder in [root.join(AUDIO), root.join(FEATURES), index.clone(), root.to_owned()] {
+        make(&index.join(VIEWS))?;
+        for folder in
+            [root.join(AUDIO), root.join(FEATURES), index.clone(), index.join(VIEWS), root.to_owned()]
+        {
             file::sweep(&folder).map_err(io_at(&folder))?;
         }
         let exports = remembered_exports(&root.join(EXPORTS), options.exports)?;
@@ -148,6 +152,20 @@ impl Folder {
         Ok(looks.into_iter().map(|look| look.map(|source| source.content)).collect())
     }
 
+    /// Forgets every group but these: files in `audio/` and `features/` are about to become those of these groups, so another
+    /// group's record would vouch for exports that are no longer its own.
+    pub(super) fn forget_all_but(&self, groups: &[Group<'_>]) -> Result<(), PrepareError> {
+        let current: BTreeSet<PathBuf> = groups.iter().map(|group| self.record_path(group)).collect();
+        let sources = self.index.join(SOURCES);
+        for entry in fs::read_dir(&self.index).map_err(io_at(&self.index))? {
+            let path = entry.map_err(io_at(&self.index))?.path();
+            if path.is_file() && path != sources && !current.contains(&path) {
+                file::remove_if_there(&path).map_err(io_at(&path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The record of a group whose shard is there, with the exports that are wanted.
     pub(super) fn record(&self, group: &Group<'_>) -> Option<Record> {
         let record: Record = read_json(&self.record_path(group))?;
@@ -169,43 +187,48 @@ impl Folder {
 
     /// The record of an augmented view's shard, by its key, if the shard is there.
     pub(super) fn view(&self, key: BlobId) -> Option<ViewShard> {
-        let record: ViewShard = read_json(&self.index.join(format!("{key}.json")))?;
+        let record: ViewShard = read_json(&self.view_path(key))?;
         self.blobs.contains(record.blob).then_some(record)
     }
 
     /// Remembers that the shard of an augmented view is done.
     pub(super) fn remember_view(&self, key: BlobId, record: &ViewShard) -> Result<(), PrepareError> {
-        write_json(&self.index.join(format!("{key}.json")), record)
+        write_json(&self.view_path(key), record)
     }
 
-    /// Writes what is wanted beside a clip's new features; where that is nothing, older exports of the clip go, for they may
-    /// be of another recording or front end.
-    pub(super) fn export(
+    /// Makes a clip's features and writes beside them what is wanted; where that is nothing, older exports of the clip go, for
+    /// they may be of another recording or front end.
+    pub(super) fn features(
         &self,
         clip: &str,
         waveform: &[f32],
-        extractor: &mut Extractor,
-    ) -> Result<(), PrepareError> {
+        chain: &mut Chain,
+    ) -> Result<Array2<f32>, PrepareError> {
         match self.exports {
-            Exports::All => self.write_exports(clip, waveform, extractor),
-            Exports::Nothing => self.remove_exports(clip),
+            Exports::Nothing => {
+                self.remove_exports(clip)?;
+                Ok(chain.features(waveform))
+            }
+            Exports::All => {
+                let (features, own_length) = chain.features_and_own_length(waveform, EXPORTED_N_MFCC);
+                let rate_hz = chain.extractor().sample_rate_hz();
+                self.export(clip, waveform, rate_hz, &own_length)?;
+                Ok(features)
+            }
         }
     }
 
     /// Writes a clip's cleaned waveform, and its features at that length.
-    fn write_exports(
+    fn export(
         &self,
         clip: &str,
         waveform: &[f32],
-        extractor: &mut Extractor,
+        rate_hz: u32,
+        OwnLength { mfcc, spectrogram_db }: &OwnLength,
     ) -> Result<(), PrepareError> {
-        let [audio, mfcc, spectrogram] = self.export_paths(clip);
-        let rate = extractor.sample_rate_hz();
-        file::write_whole(&audio, |file| write_wav(file, waveform, rate)).map_err(io_at(&audio))?;
-        let Power { mels, spectrum } = extractor.power(waveform);
-        for (path, features) in
-            [(mfcc, extractor.mfcc_of(mels, EXPORTED_N_MFCC)), (spectrogram, in_db(spectrum).reversed_axes())]
-        {
+        let [audio, mfcc_path, spectrogram_path] = self.export_paths(clip);
+        file::write_whole(&audio, |file| write_wav(file, waveform, rate_hz)).map_err(io_at(&audio))?;
+        for (path, features) in [(mfcc_path, mfcc), (spectrogram_path, spectrogram_db)] {
             file::write_whole(&path, |file| features.write_npy(file).map_err(io::Error::other))
                 .map_err(io_at(&path))?;
         }
@@ -246,6 +269,10 @@ impl Folder {
 
     fn record_path(&self, group: &Group<'_>) -> PathBuf {
         self.index.join(format!("{}.json", group.key))
+    }
+
+    fn view_path(&self, key: BlobId) -> PathBuf {
+        self.index.join(VIEWS).join(format!("{key}.json"))
     }
 }
 

@@ -2,18 +2,21 @@
 //!
 //! In reading order: `plan` tells which clips go into one shard, `folder` is the prepared folder and remembers which of
 //! these are done, [`prepare`] does the others, on all threads of the rayon pool it is called in, and `views` renders the
-//! augmented views of the same clips. What comes out depends on the recordings, the front end and the bank only, never on the number of threads or on what was there before.
+//! augmented views of the same clips. What comes out depends on the recordings, the front end and the bank only, never on
+//! the number of threads or on what was there before.
 //!
-//! Clips go through in batches, so memory holds one batch of features, however many clips there are: 28 MB on four threads
-//! at the default front end.
+//! Clips go through in batches, so memory holds two batches of features, one being made and one being stored, however many
+//! clips there are: 28 MB each on four threads at the default front end.
 
 use std::{
-    io,
+    io, panic,
     path::PathBuf,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
+        mpsc::{self, SyncSender},
     },
+    thread,
 };
 
 use earshot_common::{blob::BlobError, frontend::FrontEnd, ids::BlobId, views::Bank};
@@ -157,9 +160,10 @@ pub enum PrepareError {
 
 /// Prepares a dataset: does what is not done yet, and writes the manifest.
 ///
-/// Writes, under `out`, as far as [`Exports`] says: `audio/{clip}.wav`, the cleaned waveform at its own length (32-bit float); of that,
-/// `features/{clip}_mfcc.npy` (13, frames) and `features/{clip}_spec.npy` (1 + n_fft / 2, frames; decibels), float32. Always: shards
-/// under [`BLOBS`]; the manifest at [`crate::manifest::MANIFEST_FILE`]. Everything appears whole or not at all.
+/// Writes, under `out`, as far as [`Exports`] says: `audio/{clip}.wav`, the cleaned waveform at its own length (32-bit
+/// float); of that, `features/{clip}_mfcc.npy` (13, frames) and `features/{clip}_spec.npy` (1 + n_fft / 2, frames;
+/// decibels), float32. Always: shards under [`BLOBS`]; the manifest at [`crate::manifest::MANIFEST_FILE`]. Everything
+/// appears whole or not at all.
 ///
 /// # Errors
 /// The dataset cannot be read, no clip of it can be used, the disk refuses, or the cancel flag was set. A clip that cannot be
@@ -172,10 +176,11 @@ pub fn prepare(options: &Options, progress: &dyn Progress) -> Result<Manifest, P
 
     let hashes = folder.hash_sources(&dataset.clips, &options.cancel)?;
     let (groups, mut problems) = plan::groups(&dataset.clips, hashes);
+    folder.forget_all_but(&groups)?;
     for problem in &problems {
         progress.clip_done(&problem.clip, ClipOutcome::LeftOut);
     }
-    let work = Work { options, progress, folder: &folder, chain };
+    let work = Work { options, progress, folder: &folder, chains: Chains::new(chain) };
     let records = work.records(&groups)?;
 
     problems.extend(dataset.problems);
@@ -208,7 +213,34 @@ struct Work<'a> {
     options: &'a Options,
     progress: &'a dyn Progress,
     folder: &'a Folder,
-    chain: Chain,
+    chains: Chains,
+}
+
+/// A group without a record, and where its record goes.
+type Pending<'g> = (&'g Group<'g>, &'g mut Option<Record>);
+
+/// The same, with what its clips gave.
+type Made<'g> = (&'g Group<'g>, &'g mut Option<Record>, Vec<Outcome>);
+
+/// Chains to work with: as many as are at work at once, each with its buffers and its code books from clip to clip.
+struct Chains {
+    first: Chain,
+    idle: Mutex<Vec<Chain>>,
+}
+
+impl Chains {
+    fn new(first: Chain) -> Self {
+        Self { first, idle: Mutex::default() }
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Chain) -> T) -> T {
+        let idle = || self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = idle().pop();
+        let mut chain = taken.unwrap_or_else(|| self.first.clone());
+        let made = work(&mut chain);
+        idle().push(chain);
+        made
+    }
 }
 
 /// What a clip gives.
@@ -231,6 +263,24 @@ impl Work<'_> {
                 None => pending.push((group, record)),
             }
         }
+        thread::scope(|scope| {
+            // Storing waits for the disk, so the next batch is made meanwhile; without room in the channel at most two exist.
+            let (store, to_store) = mpsc::sync_channel(0);
+            let stored = scope.spawn(move || to_store.into_iter().try_for_each(|batch| self.store(batch)));
+            let made = self.make(pending, &store);
+            drop(store);
+            let stored = stored.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
+            stored.and(made)
+        })?;
+        Ok(records.into_iter().flatten().collect())
+    }
+
+    /// Makes the clips of these groups, batch after batch, each to be stored.
+    fn make<'g>(
+        &self,
+        mut pending: Vec<Pending<'g>>,
+        store: &SyncSender<Vec<Made<'g>>>,
+    ) -> Result<(), PrepareError> {
         let batch_clips = BATCH_CLIPS_PER_THREAD * rayon::current_num_threads();
         while !pending.is_empty() {
             let mut clips = 0;
@@ -240,26 +290,44 @@ impl Work<'_> {
                 fits
             });
             let batch: Vec<_> = pending.drain(..fits.count()).collect();
-            self.batch(batch)?;
+            if store.send(self.batch(batch)?).is_err() {
+                // The other side has ended, and says why.
+                return Ok(());
+            }
         }
-        Ok(records.into_iter().flatten().collect())
+        Ok(())
     }
 
     /// Makes some groups, all their clips in parallel.
-    fn batch(&self, batch: Vec<(&Group<'_>, &mut Option<Record>)>) -> Result<(), PrepareError> {
+    fn batch<'g>(&self, batch: Vec<Pending<'g>>) -> Result<Vec<Made<'g>>, PrepareError> {
         let clips: Vec<_> = batch.iter().flat_map(|(group, _)| &group.clips).collect();
         let outcomes: Vec<Outcome> = clips
             .par_iter()
-            .map_init(|| self.chain.clone(), |chain, (clip, content)| self.clip(chain, clip, *content))
+            .map(|(clip, content)| self.chains.with(|chain| self.clip(chain, clip, *content)))
             .collect::<Result<_, _>>()?;
         let mut outcomes = outcomes.into_iter();
-        let made: Vec<_> = batch
-            .into_iter()
-            .map(|(group, record)| (group, record, outcomes.by_ref().take(group.clips.len()).collect()))
-            .collect();
-        made.into_par_iter().try_for_each(|(group, record, outcomes)| {
-            *record = Some(self.shard(group, outcomes)?);
-            Ok(())
+        let made = |(group, record): Pending<'g>| {
+            let outcomes = outcomes.by_ref().take(group.clips.len()).collect();
+            (group, record, outcomes)
+        };
+        Ok(batch.into_iter().map(made).collect())
+    }
+
+    /// Stores a batch's shards, all at once: the disk then syncs them together.
+    fn store(&self, batch: Vec<Made<'_>>) -> Result<(), PrepareError> {
+        thread::scope(|scope| {
+            let threads: Vec<_> = batch
+                .into_iter()
+                .map(|(group, record, outcomes)| {
+                    scope.spawn(move || {
+                        *record = Some(self.shard(group, outcomes)?);
+                        Ok(())
+                    })
+                })
+                .collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
         })
     }
 
@@ -282,10 +350,9 @@ impl Work<'_> {
                 return Ok(Outcome::Problem(problem(clip, &error)));
             }
         };
-        self.folder.export(&clip.name, &waveform, chain.extractor())?;
-        let features = chain.features(&waveform).into_iter().collect();
+        let features = self.folder.features(&clip.name, &waveform, chain)?;
         self.progress.clip_done(&clip.name, ClipOutcome::Made);
-        Ok(Outcome::Features(features))
+        Ok(Outcome::Features(features.into_iter().collect()))
     }
 
     /// Stores a group's shard and remembers that it is done.

@@ -271,6 +271,27 @@ fn a_changed_clip_changes_its_shard_alone() {
 }
 
 #[test]
+fn a_recording_that_comes_back_gets_its_exports_back() {
+    let set = Set::new(10);
+    let (first, _) = set.prepare();
+    let exports = |clip: usize| {
+        let files = set.files();
+        files
+            .into_iter()
+            .filter(|(path, _)| path.to_string_lossy().contains(&name(clip)))
+            .map(|(_, (bytes, _))| bytes)
+            .collect::<Vec<_>>()
+    };
+    let (before, audio) = (exports(3), fs::read(set.audio("clip3")).unwrap());
+    set.write_samples("clip3", &[0.5, -0.25].repeat(500));
+    set.prepare();
+    assert_ne!(exports(3), before);
+    fs::write(set.audio("clip3"), audio).unwrap();
+    let (again, _) = set.prepare();
+    assert_eq!((again, exports(3)), (first, before));
+}
+
+#[test]
 fn a_clip_that_is_gone_takes_its_files_along() {
     let set = Set::new(5);
     set.prepare();

@@ -93,7 +93,7 @@ impl Work<'_> {
         clips: &[(&Clip, BlobId)],
         levels: &[Wanted],
     ) -> Result<Vec<(View, ViewShard)>, PrepareError> {
-        let renderer = Renderer::new(self.chain.clone(), &self.options.front_end);
+        let renderer = Renderer::new(self.chains.first.clone(), &self.options.front_end);
         let by_clip: Vec<Vec<Row>> = clips
             .par_iter()
             .map_init(
