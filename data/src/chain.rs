@@ -6,7 +6,7 @@ use ndarray::{Array2, s};
 use crate::{
     condition,
     decode::{DecodeError, Decoder},
-    mfcc::{Extractor, FrontEndError, Power, in_db},
+    mfcc::{Extractor, Frames, FrontEndError, clamped},
     resample::{ResampleError, Resampler, to_mono},
 };
 
@@ -99,21 +99,21 @@ impl Chain {
             self.front_end.length == Length::ZeroPad && waveform.len() <= self.front_end.samples();
         if !is_prefix {
             let features = self.features(waveform);
-            let power = self.extractor.power(waveform);
-            return (features, self.own_length(power, n_mfcc));
+            let frames = self.extractor.transform(waveform);
+            return (features, self.own_length(frames, n_mfcc));
         }
-        let frames = self.extractor.frames(waveform.len());
-        let power = self.extractor.power(&condition::fixed_length(waveform, &self.front_end));
-        let mels = power.mels.slice(s![..frames, ..]).to_owned();
-        let features = self.extractor.mfcc_of(power.mels, n_mfcc_fixed);
-        let own = Power { mels, spectrum: power.spectrum.slice_move(s![..frames, ..]) };
+        let own = s![..self.extractor.frames(waveform.len()), ..];
+        let Frames { mels, spectrum_db } =
+            self.extractor.transform(&condition::fixed_length(waveform, &self.front_end));
+        let own = Frames { mels: mels.slice(own).to_owned(), spectrum_db: spectrum_db.slice_move(own) };
+        let features = self.extractor.mfcc_of(mels, n_mfcc_fixed);
         (features, self.own_length(own, n_mfcc))
     }
 
-    fn own_length(&self, power: Power, n_mfcc: usize) -> OwnLength {
+    fn own_length(&self, frames: Frames, n_mfcc: usize) -> OwnLength {
         OwnLength {
-            mfcc: self.extractor.mfcc_of(power.mels, n_mfcc),
-            spectrogram_db: in_db(power.spectrum).reversed_axes(),
+            mfcc: self.extractor.mfcc_of(frames.mels, n_mfcc),
+            spectrogram_db: clamped(frames.spectrum_db).reversed_axes(),
         }
     }
 

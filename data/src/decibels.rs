@@ -16,9 +16,22 @@ pub const TOP_DB: f32 = 80.0;
 /// Converts in place, clamped [`TOP_DB`] below the largest.
 pub(crate) fn power_to_db(power: &mut [f32]) {
     Arch::new().dispatch(Convert(power));
+    clamp(power);
 }
 
-/// A closure would do, were it certain to be inlined to where the wide instructions are allowed.
+/// Converts without the clamp, which needs all of a clip's values.
+pub(crate) fn unclamped(power: &[f32], db: &mut [f32]) {
+    db.copy_from_slice(power);
+    Arch::new().dispatch(Convert(db));
+}
+
+/// Clamps a clip's decibels [`TOP_DB`] below the largest.
+pub(crate) fn clamp(db: &mut [f32]) {
+    Arch::new().dispatch(Clamp(db));
+}
+
+// Closures would do, were they certain to be inlined to where the wide instructions are allowed.
+
 struct Convert<'a>(&'a mut [f32]);
 
 impl NullaryFnOnce for Convert<'_> {
@@ -26,9 +39,19 @@ impl NullaryFnOnce for Convert<'_> {
 
     #[inline(always)]
     fn call(self) {
-        for value in &mut *self.0 {
+        for value in self.0 {
             *value = decibels(if *value > AMIN { *value } else { AMIN });
         }
+    }
+}
+
+struct Clamp<'a>(&'a mut [f32]);
+
+impl NullaryFnOnce for Clamp<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
         let floor = largest(self.0) - TOP_DB;
         for value in self.0 {
             *value = if *value > floor { *value } else { floor };

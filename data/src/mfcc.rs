@@ -11,7 +11,11 @@ use std::{f64::consts::PI, sync::Arc};
 use earshot_common::frontend::FrontEnd;
 use ndarray::{Array2, ArrayView2, s};
 
-use crate::{decibels::power_to_db, mel::MelBank, spectrum::Spectra};
+use crate::{
+    decibels::{self, power_to_db},
+    mel::MelBank,
+    spectrum::Spectra,
+};
 
 /// A front end that cannot be computed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -38,12 +42,12 @@ struct Plan {
     dct: Array2<f64>,
 }
 
-/// Power in a waveform's frames, from which all features follow.
-pub(crate) struct Power {
-    /// In the mel bands, `(frames, n_mels)`.
+/// What there is in a waveform's frames, from which all features follow.
+pub(crate) struct Frames {
+    /// Power in the mel bands, `(frames, n_mels)`.
     pub(crate) mels: Array2<f32>,
-    /// In the bins of the spectrum, `(frames, 1 + n_fft / 2)`.
-    pub(crate) spectrum: Array2<f32>,
+    /// Decibels in the bins of the spectrum, not clamped yet, `(frames, 1 + n_fft / 2)`.
+    pub(crate) spectrum_db: Array2<f32>,
 }
 
 impl Extractor {
@@ -82,24 +86,24 @@ impl Extractor {
 
     /// Power spectrum in decibels, `(1 + n_fft / 2, frames)`: `librosa.power_to_db(np.abs(librosa.stft(…)) ** 2)`.
     pub fn spectrogram_db(&mut self, samples: &[f32]) -> Array2<f32> {
-        in_db(self.power(samples).spectrum).reversed_axes()
+        clamped(self.transform(samples).spectrum_db).reversed_axes()
     }
 
-    /// Power in bands and bins, from one pass over the frames.
-    pub(crate) fn power(&mut self, samples: &[f32]) -> Power {
-        let frames = self.frames(samples.len());
-        let mut power = Power {
-            mels: Array2::zeros((frames, self.plan.mels.n_mels())),
-            spectrum: Array2::zeros((frames, self.spectra.bins())),
+    /// Bands and bins, from one pass over the frames.
+    pub(crate) fn transform(&mut self, samples: &[f32]) -> Frames {
+        let count = self.frames(samples.len());
+        let mut frames = Frames {
+            mels: Array2::zeros((count, self.plan.mels.n_mels())),
+            spectrum_db: Array2::zeros((count, self.spectra.bins())),
         };
-        let mut rows = power.mels.rows_mut().into_iter().zip(power.spectrum.rows_mut());
+        let mut rows = frames.mels.rows_mut().into_iter().zip(frames.spectrum_db.rows_mut());
         self.spectra.for_each(samples, |power| {
-            if let Some((mels, spectrum)) = rows.next() {
+            if let Some((mels, spectrum_db)) = rows.next() {
                 self.plan.mels.apply(power, mels.into_slice().unwrap_or_default());
-                spectrum.into_slice().unwrap_or_default().copy_from_slice(power);
+                decibels::unclamped(power, spectrum_db.into_slice().unwrap_or_default());
             }
         });
-        power
+        frames
     }
 
     /// Power in the mel bands, `(frames, n_mels)`.
@@ -122,8 +126,14 @@ impl Extractor {
     }
 }
 
+/// Decibels, clamped below the loudest of all values.
+pub(crate) fn clamped(mut db: Array2<f32>) -> Array2<f32> {
+    decibels::clamp(db.as_slice_mut().unwrap_or_default());
+    db
+}
+
 /// Power to decibels, clamped below the loudest of all values.
-pub(crate) fn in_db(mut power: Array2<f32>) -> Array2<f32> {
+fn in_db(mut power: Array2<f32>) -> Array2<f32> {
     power_to_db(power.as_slice_mut().unwrap_or_default());
     power
 }
@@ -156,9 +166,9 @@ mod tests {
     fn one_pass_gives_what_each_feature_gives() {
         let mut extractor = Extractor::new(&FrontEnd::default()).unwrap();
         let samples = chirp(9_000);
-        let power = extractor.power(&samples);
-        assert_eq!(in_db(power.spectrum).reversed_axes(), extractor.spectrogram_db(&samples));
-        assert_eq!(extractor.mfcc_of(power.mels, 13), extractor.mfcc(&samples, 13));
+        let frames = extractor.transform(&samples);
+        assert_eq!(clamped(frames.spectrum_db).reversed_axes(), extractor.spectrogram_db(&samples));
+        assert_eq!(extractor.mfcc_of(frames.mels, 13), extractor.mfcc(&samples, 13));
     }
 
     #[test]
