@@ -46,6 +46,12 @@ number_id!(
     u64
 );
 
+number_id!(
+    /// A replay of a trial: the log position of the event that asked for it.
+    ReplayId,
+    u64
+);
+
 /// One run: a trial of a sweep trained with one validation fold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunId {

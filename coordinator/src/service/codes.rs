@@ -16,8 +16,12 @@ pub(super) fn of_engine(error: &EngineError) -> Status {
 fn of_refusal(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
-        Refusal::UnknownWorker(_) | Refusal::UnknownSweep(_) => Status::not_found(text),
-        Refusal::LeaseEnded(_) | Refusal::SweepEnded(_) => Status::failed_precondition(text),
+        Refusal::UnknownWorker(_) | Refusal::UnknownSweep(_) | Refusal::UnknownTrial(_) => {
+            Status::not_found(text)
+        }
+        Refusal::LeaseEnded(_) | Refusal::SweepEnded(_) | Refusal::NotCompleted(_) => {
+            Status::failed_precondition(text)
+        }
         Refusal::NameTaken(_) => Status::already_exists(text),
         Refusal::EpochOutOfOrder { .. } | Refusal::BestEpoch { .. } | Refusal::Slots { .. } => {
             Status::invalid_argument(text)

@@ -1,7 +1,7 @@
 //! What happens to the cluster, and what the state machine answers.
 
 use earshot_common::{
-    ids::{RunId, SweepId, Token, WorkerId},
+    ids::{ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
     sweep::Sweep,
 };
@@ -44,6 +44,13 @@ pub enum EventKind {
     Cancelled {
         /// Which.
         sweep: SweepId,
+    },
+    /// A user wants a completed trial trained again, and compared with what it gave.
+    ReplayAsked {
+        /// Of which sweep.
+        sweep: SweepId,
+        /// Which.
+        trial: TrialId,
     },
     /// A worker introduced itself.
     Joined {
@@ -99,6 +106,8 @@ pub enum EventKind {
 pub enum Decision {
     /// The sweep has this number.
     Submitted(SweepId),
+    /// The replay of the trial that is under way has this number.
+    Replaying(ReplayId),
     /// The worker has this number.
     Joined(WorkerId),
     /// Train this.
@@ -120,6 +129,9 @@ pub struct Grant {
     pub run: RunId,
     /// From 1.
     pub attempt: u32,
+    /// The replay that the attempt belongs to, if any. Workers are not told.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayId>,
     /// What to do.
     pub job: Job,
 }
@@ -158,6 +170,12 @@ pub enum Refusal {
     /// Nothing can be paused, resumed or cancelled any more.
     #[error("sweep {0:?} has ended")]
     SweepEnded(String),
+    /// No trial of that number.
+    #[error("there is no trial {0} yet")]
+    UnknownTrial(TrialId),
+    /// Only what has a result can be compared with it.
+    #[error("trial {0} has not completed, so there is nothing to compare a replay with")]
+    NotCompleted(TrialId),
     /// A worker without slots cannot train.
     #[error("a worker needs from 1 to {most} slots, got {got}")]
     Slots {

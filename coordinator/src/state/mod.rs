@@ -2,8 +2,9 @@
 //!
 //! - [`event`]: everything that can happen, every answer, every refusal.
 //! - [`dataset`]: the features of a sweep, as its jobs name them.
-//! - [`trial`]: trials, runs and attempts, with the run's life as a picture.
+//! - [`trial`]: trials, runs and attempts, with the run's life as a picture; `worker`: who trains them.
 //! - `sweep`: one sweep's trials, its queue, and its search.
+//! - [`replay`]: completed trials that are trained again, to be compared.
 //!
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
 //! seed, and maps are ordered, so that the same log always gives the same state and the same decisions. A refused event
@@ -13,16 +14,18 @@
 pub mod dataset;
 pub mod event;
 mod ranking;
+pub mod replay;
 mod sweep;
 #[cfg(test)]
 mod tests;
 pub mod trial;
+mod worker;
 
 use std::collections::BTreeMap;
 
 use earshot_common::{
-    ids::{RunId, SweepId, Token, WorkerId},
-    job::{Outcome, Verdict},
+    ids::{ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    job::{Epoch, Outcome, RunResult, Verdict},
 };
 use serde::Serialize;
 
@@ -30,12 +33,13 @@ pub use self::{
     dataset::{Dataset, DatasetView},
     event::{Decision, Event, EventKind, Grant, Refusal},
     ranking::MeanMetrics,
+    replay::{Difference, Finding, Replay, ReplayedRun},
     sweep::{Phase, SweepState},
     trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
+    worker::Worker,
 };
 
-/// Slots of one worker at most: a typing error, not a machine, has more.
-const SLOTS_MAX: u32 = 1024;
+use self::{replay::Replays, worker::SLOTS_MAX};
 
 /// Everything the coordinator knows: the fold of its log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -43,7 +47,8 @@ pub struct State {
     sweeps: BTreeMap<SweepId, SweepState>,
     workers: BTreeMap<WorkerId, Worker>,
     /// Every attempt ever granted.
-    attempts: BTreeMap<Token, RunId>,
+    attempts: BTreeMap<Token, Task>,
+    replays: Replays,
     /// Log entries folded so far; the next entry's position.
     position: u64,
     /// Time of the newest entry.
@@ -54,26 +59,13 @@ pub struct State {
     expiries: u64,
 }
 
-/// A worker that joined.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Worker {
-    /// For people.
-    pub name: String,
-    /// Runs it trains at once.
-    pub slots: u32,
-    /// `cpu` or `cuda`.
-    pub device: String,
-    /// Attempts it holds.
-    pub held: Vec<Token>,
-    /// Whether it said goodbye.
-    pub has_left: bool,
-}
-
-impl Worker {
-    /// Whether it could train another run.
-    pub fn has_room(&self) -> bool {
-        self.held.len() < self.slots as usize
-    }
+/// What an attempt is at.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+enum Task {
+    /// A run of a sweep.
+    Run(RunId),
+    /// One that has completed, once more.
+    Replay(ReplayId, RunId),
 }
 
 impl State {
@@ -101,17 +93,18 @@ impl State {
                 Decision::Noted
             }
             EventKind::Cancelled { sweep } => {
-                for token in self.running(*sweep)?.cancel() {
+                let ended = self.running(*sweep)?.cancel();
+                for token in ended.into_iter().chain(self.replays.cancel(*sweep)) {
                     self.release(token);
                 }
                 Decision::Noted
             }
+            EventKind::ReplayAsked { sweep, trial } => self.ask_replay(*sweep, *trial)?,
             EventKind::Joined { name, slots, device } => self.join(name, *slots, device)?,
             EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
             EventKind::Reported { worker, token, epoch } => {
-                let run = self.live(*worker, *token)?;
-                let verdict =
-                    self.sweep_mut(run).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))?;
+                let task = self.live(*worker, *token)?;
+                let verdict = self.report(task, epoch)?;
                 self.epochs += 1;
                 Decision::Verdict(verdict)
             }
@@ -134,12 +127,13 @@ impl State {
 
     /// Whether asking may give a run.
     pub fn has_work(&self) -> bool {
-        self.sweeps.values().any(SweepState::has_work)
+        self.next_replay().is_some() || self.sweeps.values().any(SweepState::has_work)
     }
 
-    /// Whether there is a sweep, and none from which anything is to come.
+    /// Whether there is a sweep, and nothing is to come of any, nor of a replay.
     pub fn is_done(&self) -> bool {
-        !self.sweeps.is_empty() && self.sweeps.values().all(SweepState::has_ended)
+        let has_open = self.replays.open() > 0;
+        !self.sweeps.is_empty() && !has_open && self.sweeps.values().all(SweepState::has_ended)
     }
 
     /// Sweeps, oldest first.
@@ -160,6 +154,26 @@ impl State {
     /// The sweep of this name.
     pub fn sweep_named(&self, name: &str) -> Option<(SweepId, &SweepState)> {
         self.sweeps().find(|(_, sweep)| sweep.sweep().name == name)
+    }
+
+    /// Replays, oldest first, those that have ended included.
+    pub fn replays(&self) -> impl Iterator<Item = (ReplayId, &Replay)> {
+        self.replays.iter()
+    }
+
+    /// A replay.
+    pub fn replay(&self, id: ReplayId) -> Option<&Replay> {
+        self.replays.get(id)
+    }
+
+    /// Replays that have not ended.
+    pub fn replays_open(&self) -> usize {
+        self.replays.open()
+    }
+
+    /// Runs of replays handed out.
+    pub fn replays_leased(&self) -> usize {
+        self.replays.leased()
     }
 
     /// Workers, oldest first, those that left included.
@@ -234,12 +248,28 @@ impl State {
     fn grant(&mut self, id: WorkerId, at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
         self.present(id)?;
-        let Some(grant) = self.grant_fairly(id, token, at_ms) else { return Ok(Decision::NothingLeft) };
+        // Somebody waits for a replay, and it is a trial long at most.
+        let grant = self.grant_replay(id, token, at_ms).or_else(|| self.grant_fairly(id, token, at_ms));
+        let Some(grant) = grant else { return Ok(Decision::NothingLeft) };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
         }
-        self.attempts.insert(token, grant.run);
+        let task = grant.replay.map_or(Task::Run(grant.run), |replay| Task::Replay(replay, grant.run));
+        self.attempts.insert(token, task);
         Ok(Decision::Granted(Box::new(grant)))
+    }
+
+    fn grant_replay(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
+        let (id, run) = self.next_replay()?;
+        let job = self.sweeps.get(&run.sweep)?.job(run)?;
+        let attempt = self.replays.lease(id, run.fold, token, worker, at_ms)?;
+        Some(Grant { token, run, attempt, replay: Some(id), job })
+    }
+
+    /// The run of a replay to hand out next. A paused sweep's replays wait as its runs do.
+    fn next_replay(&self) -> Option<(ReplayId, RunId)> {
+        let is_paused = |id| self.sweep(id).is_none_or(SweepState::is_paused);
+        self.replays.next(|sweep| !is_paused(sweep))
     }
 
     /// Takes a run of the sweep that has the fewest at work; of equals, of the oldest.
@@ -255,20 +285,55 @@ impl State {
         if sweep.has_ended() { Err(Refusal::SweepEnded(sweep.sweep().name.clone())) } else { Ok(sweep) }
     }
 
+    fn ask_replay(&mut self, sweep: SweepId, id: TrialId) -> Result<Decision, Refusal> {
+        let found = self.sweeps.get(&sweep).ok_or(Refusal::UnknownSweep(sweep))?;
+        let trial = found.trial(id).ok_or(Refusal::UnknownTrial(id))?;
+        if trial.status() != TrialStatus::Completed {
+            return Err(Refusal::NotCompleted(id));
+        }
+        let folds = trial.runs.keys().copied();
+        Ok(Decision::Replaying(self.replays.ask(ReplayId(self.position), sweep, id, folds)))
+    }
+
+    fn report(&mut self, task: Task, epoch: &Epoch) -> Result<Verdict, Refusal> {
+        match task {
+            Task::Run(run) => {
+                self.sweeps.get_mut(&run.sweep).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))
+            }
+            Task::Replay(id, run) => {
+                let Some(sweep) = self.sweeps.get(&run.sweep) else { return Ok(Verdict::Stop) };
+                let Some(original) = sweep.run(run) else { return Ok(Verdict::Stop) };
+                self.replays.report(id, run.fold, epoch, original, sweep.sweep().schedule.epochs)
+            }
+        }
+    }
+
+    fn complete(&mut self, task: Task, result: RunResult) -> Result<(), Refusal> {
+        match task {
+            Task::Run(run) => {
+                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result))
+            }
+            Task::Replay(id, run) => match self.sweeps.get(&run.sweep).and_then(|sweep| sweep.run(run)) {
+                Some(original) => self.replays.complete(id, run.fold, result, original),
+                None => Ok(()),
+            },
+        }
+    }
+
     fn finish(&mut self, worker: WorkerId, token: Token, outcome: &Outcome) -> Result<Decision, Refusal> {
         self.present(worker)?;
         if self.is_repeated(worker, token, outcome) {
             return Ok(Decision::Noted);
         }
-        let run = self.live(worker, token)?;
+        let task = self.live(worker, token)?;
         let end = match outcome {
             Outcome::Completed(result) => {
-                self.sweep_mut(run).map_or(Ok(()), |sweep| sweep.complete(run, *result))?;
+                self.complete(task, *result)?;
                 AttemptEnd::Completed
             }
             Outcome::Failed(failure) => AttemptEnd::Failed(failure.clone()),
         };
-        self.end(run, token, end);
+        self.end(task, token, end);
         Ok(Decision::Noted)
     }
 
@@ -289,8 +354,8 @@ impl State {
     fn leave(&mut self, id: WorkerId) -> Result<Decision, Refusal> {
         let held = self.present(id)?.held.clone();
         for token in held {
-            if let Some(&run) = self.attempts.get(&token) {
-                self.end(run, token, AttemptEnd::Left);
+            if let Some(&task) = self.attempts.get(&token) {
+                self.end(task, token, AttemptEnd::Left);
             }
         }
         if let Some(worker) = self.workers.get_mut(&id) {
@@ -301,16 +366,20 @@ impl State {
 
     /// Ends an attempt whose lease has run out.
     fn lose(&mut self, token: Token, end: AttemptEnd) -> Result<(), Refusal> {
-        let run = self.attempts.get(&token).copied().filter(|_| self.is_live(token));
-        self.end(run.ok_or(Refusal::LeaseEnded(token))?, token, end);
+        let task = self.attempts.get(&token).copied().filter(|_| self.is_live(token));
+        self.end(task.ok_or(Refusal::LeaseEnded(token))?, token, end);
         Ok(())
     }
 
     /// Ends an attempt, and with it those of the trial's other runs that nobody needs any more.
-    fn end(&mut self, run: RunId, token: Token, end: AttemptEnd) {
+    fn end(&mut self, task: Task, token: Token, end: AttemptEnd) {
         self.release(token);
-        let abandoned = self.sweep_mut(run).map(|sweep| sweep.end(run, token, end)).unwrap_or_default();
-        for token in abandoned {
+        let (Task::Run(run) | Task::Replay(_, run)) = task;
+        let Some(sweep) = self.sweeps.get_mut(&run.sweep) else { return };
+        if let Task::Replay(id, _) = task {
+            return self.replays.end(id, run.fold, token, end, sweep.sweep().budget.attempts as usize);
+        }
+        for token in sweep.end(run, token, end) {
             self.release(token);
         }
     }
@@ -322,23 +391,21 @@ impl State {
         }
     }
 
-    /// The run of an attempt that this worker holds.
-    fn live(&self, worker: WorkerId, token: Token) -> Result<RunId, Refusal> {
+    /// What an attempt is at that this worker holds.
+    fn live(&self, worker: WorkerId, token: Token) -> Result<Task, Refusal> {
         let holds = self.present(worker)?.held.contains(&token);
-        let run = self.attempts.get(&token).copied().filter(|_| holds);
-        run.ok_or(Refusal::LeaseEnded(token))
+        let task = self.attempts.get(&token).copied().filter(|_| holds);
+        task.ok_or(Refusal::LeaseEnded(token))
     }
 
     fn run(&self, token: Token) -> Option<&Run> {
-        let run = self.attempts.get(&token)?;
-        self.sweeps.get(&run.sweep)?.run(*run)
+        match *self.attempts.get(&token)? {
+            Task::Run(run) => self.sweeps.get(&run.sweep)?.run(run),
+            Task::Replay(id, run) => self.replays.run(id, run.fold),
+        }
     }
 
     fn attempt(&self, token: Token) -> Option<&Attempt> {
         self.run(token)?.attempts.iter().rev().find(|attempt| attempt.token == token)
-    }
-
-    fn sweep_mut(&mut self, run: RunId) -> Option<&mut SweepState> {
-        self.sweeps.get_mut(&run.sweep)
     }
 }

@@ -16,7 +16,7 @@ use super::{
     dataset::Dataset,
     event::{Grant, Refusal},
     ranking::{MeanMetrics, Ranking},
-    trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
+    trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 use crate::search;
 
@@ -116,6 +116,11 @@ impl SweepState {
         self.phase
     }
 
+    /// Whether nothing is to be handed out for now.
+    pub fn is_paused(&self) -> bool {
+        self.phase == Phase::Paused && !self.has_ended()
+    }
+
     /// Whether asking may give a run.
     pub fn has_work(&self) -> bool {
         self.phase == Phase::Running && self.is_unfinished()
@@ -199,13 +204,8 @@ impl SweepState {
         self.leased.insert((trial, fold));
         let run_id = RunId { sweep: self.id, trial, fold };
         let job = self.job(run_id)?;
-        let attempt = self.change(run_id, |run| {
-            run.status = RunStatus::Leased(token);
-            run.epochs.clear();
-            run.attempts.push(Attempt { token, worker, granted_at_ms: at_ms, end: None });
-            run.attempts.len() as u32
-        })?;
-        Some(Grant { token, run: run_id, attempt, job })
+        let attempt = self.change(run_id, |run| run.lease(token, worker, at_ms))?;
+        Some(Grant { token, run: run_id, attempt, replay: None, job })
     }
 
     /// Adds the search's next trial, and its runs to the queue unless the constraints rule it out.
@@ -227,21 +227,12 @@ impl SweepState {
     pub(super) fn report(&mut self, run_id: RunId, epoch: &Epoch) -> Result<Verdict, Refusal> {
         let last = self.sweep.schedule.epochs;
         let Some(run) = self.run_mut(run_id) else { return Ok(Verdict::Stop) };
-        let expected = (run.epochs.len() as u32 + 1).min(last);
-        if run.epochs.last() != Some(epoch) {
-            if epoch.epoch != expected || run.epochs.len() as u32 == last {
-                return Err(Refusal::EpochOutOfOrder { expected, got: epoch.epoch });
-            }
-            run.epochs.push(*epoch);
-        }
+        run.take(epoch, last)?;
         Ok(if epoch.epoch < last { Verdict::Continue } else { Verdict::Stop })
     }
 
     pub(super) fn complete(&mut self, run_id: RunId, result: RunResult) -> Result<(), Refusal> {
-        let reported = self.run(run_id).map_or(0, |run| run.epochs.len() as u32);
-        if !(1..=reported).contains(&result.best_epoch) {
-            return Err(Refusal::BestEpoch { best: result.best_epoch, reported });
-        }
+        self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
         Ok(())
     }
@@ -252,12 +243,10 @@ impl SweepState {
         let attempts_max = self.sweep.budget.attempts as usize;
         let key = (run_id.trial, run_id.fold);
         self.leased.remove(&key);
-        let is_final = matches!(&end, AttemptEnd::Failed(failure) if !failure.reason.is_retryable());
         let status = self.change(run_id, |run| {
-            run.end(token, end);
-            if !matches!(run.status, RunStatus::Completed(_)) {
-                let is_given_up = is_final || run.attempts_spent() >= attempts_max;
-                run.status = if is_given_up { RunStatus::Failed } else { RunStatus::Waiting };
+            match run.status {
+                RunStatus::Completed(_) => run.end(token, end),
+                _ => run.fall_back(token, end, attempts_max),
             }
             run.status
         });

@@ -1,3 +1,5 @@
+mod replay;
+
 use std::path::Path;
 
 use earshot_common::{
@@ -285,6 +287,7 @@ enum Step {
     Fail(u32, u64, bool),
     Expire(u64),
     Leave(u32),
+    Replay(u32),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -296,7 +299,8 @@ fn step() -> impl Strategy<Value = Step> {
         6 => (worker.clone(), token.clone(), 0..4u32).prop_map(|(w, t, e)| Step::Complete(w, t, e)),
         2 => (worker.clone(), token.clone(), any::<bool>()).prop_map(|(w, t, d)| Step::Fail(w, t, d)),
         2 => token.prop_map(Step::Expire),
-        1 => worker.prop_map(Step::Leave),
+        1 => worker.clone().prop_map(Step::Leave),
+        2 => worker.prop_map(Step::Replay),
     ]
 }
 
@@ -326,6 +330,7 @@ fn event(step: &Step, state: &State) -> EventKind {
         }
         Step::Expire(token) => EventKind::Expired { token: pick(token) },
         Step::Leave(worker) => EventKind::Left { worker: WorkerId(worker) },
+        Step::Replay(trial) => EventKind::ReplayAsked { sweep: SweepId(0), trial: TrialId(trial) },
     }
 }
 
@@ -339,7 +344,8 @@ proptest! {
             let _ = cluster.says(kind);
             let sweep = cluster.only();
             let live: Vec<Token> = cluster.state.live_tokens().collect();
-            prop_assert_eq!(live.len(), sweep.leased(), "as many live attempts as leases");
+            let leased = sweep.leased() + cluster.state.replays_leased();
+            prop_assert_eq!(live.len(), leased, "as many live attempts as leases");
             prop_assert!(sweep.trials().len() <= 4, "the budget is exact");
             for (trial, state) in sweep.trials() {
                 for (&fold, run) in &state.runs {

@@ -20,6 +20,8 @@ use earshot_common::{
 };
 use serde::Serialize;
 
+use super::event::Refusal;
+
 /// One point of the space.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
@@ -133,6 +135,46 @@ impl Run {
             }
             _ => None,
         }
+    }
+
+    /// Hands it out: the number of the attempt, from 1.
+    pub(super) fn lease(&mut self, token: Token, worker: WorkerId, at_ms: u64) -> u32 {
+        self.status = RunStatus::Leased(token);
+        self.epochs.clear();
+        self.attempts.push(Attempt { token, worker, granted_at_ms: at_ms, end: None });
+        self.attempts.len() as u32
+    }
+
+    /// Takes the next epoch of `last`, or the newest one said again.
+    pub(super) fn take(&mut self, epoch: &Epoch, last: u32) -> Result<(), Refusal> {
+        if self.epochs.last() == Some(epoch) {
+            return Ok(());
+        }
+        let reported = self.epochs.len() as u32;
+        let expected = (reported + 1).min(last);
+        if epoch.epoch != expected || reported == last {
+            return Err(Refusal::EpochOutOfOrder { expected, got: epoch.epoch });
+        }
+        self.epochs.push(*epoch);
+        Ok(())
+    }
+
+    /// Whether a result fits what was reported.
+    pub(super) fn check(&self, result: &RunResult) -> Result<(), Refusal> {
+        let reported = self.epochs.len() as u32;
+        if (1..=reported).contains(&result.best_epoch) {
+            Ok(())
+        } else {
+            Err(Refusal::BestEpoch { best: result.best_epoch, reported })
+        }
+    }
+
+    /// Ends an attempt that did not complete: the run waits again, or is given up after as many as it may have.
+    pub(super) fn fall_back(&mut self, token: Token, end: AttemptEnd, attempts_max: usize) {
+        let is_final = matches!(&end, AttemptEnd::Failed(failure) if !failure.reason.is_retryable());
+        self.end(token, end);
+        let is_given_up = is_final || self.attempts_spent() >= attempts_max;
+        self.status = if is_given_up { RunStatus::Failed } else { RunStatus::Waiting };
     }
 
     pub(super) fn end(&mut self, token: Token, end: AttemptEnd) {

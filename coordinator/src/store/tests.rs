@@ -73,22 +73,33 @@ fn write(path: &Path, format: u64, entries: &str) {
 /// between them an expiry, a failure and a worker that left.
 const FORMAT_1: &str = include_str!("golden/format_1.jsonl");
 
-#[test]
-fn a_log_of_an_older_format_is_read_and_marked() {
+/// The entries that format 2 added, to follow the sweep and the worker of format 1.
+const FORMAT_2: &str = include_str!("golden/format_2.jsonl");
+
+fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
-    write(&path, 1, FORMAT_1);
+    write(&path, format, entries);
     for _ in 0..2 {
         let Folded { log, state } = EventLog::open_existing(&path).unwrap().fold().unwrap();
         let (_, sweep) = state.newest_sweep().unwrap();
-        let counts = [TrialStatus::Completed, TrialStatus::Failed].map(|status| sweep.count(status));
-        assert_eq!((counts, state.expiries(), state.epochs(), state.is_done()), ([1, 1], 1, 6, true));
+        let counts =
+            [TrialStatus::Completed, TrialStatus::Failed].map(|status| u64::from(sweep.count(status)));
+        assert_eq!((counts, state.is_done()), ([completed, failed], true));
+        assert_eq!((state.expiries(), state.epochs()), (expiries, epochs));
         let transaction = log.database.begin_read().unwrap();
         let meta = transaction.open_table(META).unwrap();
         assert_eq!(meta.get("format").unwrap().unwrap().value(), FORMAT_VERSION);
-        let entries = transaction.open_table(EVENTS).unwrap().len().unwrap();
-        assert_eq!((entries, state.position()), (FORMAT_1.lines().count() as u64, entries));
+        let len = transaction.open_table(EVENTS).unwrap().len().unwrap();
+        assert_eq!((len, state.position()), (entries.lines().count() as u64, len));
     }
+}
+
+#[test]
+fn a_log_of_an_older_format_is_read_and_marked() {
+    check_older(1, FORMAT_1, [1, 1, 1, 6]);
+    let beginning: String = FORMAT_1.split_inclusive('\n').take(2).collect();
+    check_older(2, &(beginning + FORMAT_2), [0, 0, 0, 0]);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 //! - `liar`: one that does none of that properly.
 //! - `message`: what they say to each other, and the network that loses it.
 //! - `oracle`: the promises, kept as a model of its own beside the state machine's, and what breaks them.
+//! - `replays`: the part of it that is about replays.
 //! - `plan`, `dice`, `sweeps`: what a seed means.
 //! - `coverage`: proof that the faults did happen.
 //!
@@ -28,6 +29,7 @@ mod liar;
 mod message;
 mod oracle;
 mod plan;
+mod replays;
 mod site;
 mod sweeps;
 mod world;

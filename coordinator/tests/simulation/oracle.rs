@@ -1,6 +1,8 @@
 //! The promises, kept as a small model of its own beside the state machine's. It sees every entry that reaches the disk, with
 //! the decision that a second state machine made of the entry's bytes, and looks at the live one after every step.
 
+mod conclusion;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
@@ -9,14 +11,19 @@ use std::{
 use coordinator::{
     leases::Lost,
     mind::Mind,
-    state::{Decision, Event, EventKind, Grant, RunStatus, State, SweepState, TrialStatus},
+    state::{Decision, Event, EventKind, Grant, RunStatus, State, SweepState},
 };
 use earshot_common::{
-    ids::{FoldId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Outcome, Reason, RunResult, derive_seed},
+    ids::{FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    job::{Epoch, Job, Outcome, Reason, RunResult, derive_seed},
 };
 
-use crate::{coverage::Coverage, dice::Dice, plan::LEASE_MS};
+use crate::{
+    coverage::Coverage,
+    dice::Dice,
+    plan::LEASE_MS,
+    replays::{self, Original, Replays},
+};
 
 /// Runs up to which every run is looked at after every step; beyond, after every so many.
 const RUNS_SMALL: usize = 24;
@@ -32,10 +39,13 @@ pub(crate) struct Oracle {
     alive: BTreeMap<Token, Alive>,
     ended: Vec<(WorkerId, Token)>,
     runs: BTreeMap<RunId, History>,
-    completed: BTreeMap<RunId, (Token, RunResult)>,
+    completed: BTreeMap<RunId, Completed>,
+    replays: Replays,
     failed_trials: BTreeSet<(SweepId, TrialId)>,
     paused: BTreeSet<SweepId>,
     cancelled: BTreeSet<SweepId>,
+    /// Results of replays.
+    replayed: Vec<(Token, RunResult)>,
     /// What workers were told that it is kept.
     acknowledged: Vec<(Token, RunResult)>,
     /// When each attempt's worker last showed life, as far as this life of the coordinator knows.
@@ -49,7 +59,20 @@ pub(crate) struct Oracle {
 struct Alive {
     worker: WorkerId,
     run: RunId,
+    replay: Option<ReplayId>,
     epochs: Vec<Epoch>,
+}
+
+struct Completed {
+    token: Token,
+    result: RunResult,
+    epochs: Vec<Epoch>,
+}
+
+impl Completed {
+    fn original(&self) -> Original<'_> {
+        Original { epochs: &self.epochs, result: self.result }
+    }
 }
 
 #[derive(Default)]
@@ -108,7 +131,14 @@ impl Oracle {
     }
 
     fn is_kept(&self, token: Token, result: &RunResult) -> bool {
-        self.completed.values().any(|kept| *kept == (token, *result))
+        self.completed.values().any(|kept| (kept.token, kept.result) == (token, *result))
+            || self.replayed.contains(&(token, *result))
+    }
+
+    /// A trial of which a run has completed, for users.
+    pub(crate) fn some_completed(&self, dice: &mut Dice) -> Option<(SweepId, TrialId)> {
+        let some = dice.below(self.completed.len() as u64 + 1) as usize;
+        self.completed.keys().nth(some).map(|run| (run.sweep, run.trial))
     }
 
     /// An entry has reached the disk.
@@ -116,37 +146,76 @@ impl Oracle {
         let position = self.shadow.position();
         assert!(event.at_ms >= self.at_ms, "entry {position} is older than the one before");
         self.at_ms = event.at_ms;
+        let before = self.is_of_replays(&event.kind).then(|| self.sweeps());
         let decision = self.shadow.apply(event).expect("what the mind took is taken again");
+        let is_of_run = matches!(&decision, Decision::Granted(grant) if grant.replay.is_none());
+        if let Some(before) = before.filter(|_| !is_of_run) {
+            assert!(self.sweeps() == before, "a replay changed its sweep: {event:?}");
+        }
         self.observe(event, &decision);
         self.decisions.push(decision);
+    }
+
+    /// Whether an event can only be about a replay, or may be a grant of one; of small worlds, for the comparison takes time.
+    fn is_of_replays(&self, kind: &EventKind) -> bool {
+        let is_replayed = |token| self.alive.get(token).is_some_and(|alive| alive.replay.is_some());
+        let is_of_replays = match kind {
+            EventKind::ReplayAsked { .. } => true,
+            EventKind::Asked { .. } => self.replays.waiting().next().is_some(),
+            EventKind::Reported { token, .. }
+            | EventKind::Finished { token, .. }
+            | EventKind::Expired { token }
+            | EventKind::Unclaimed { token } => is_replayed(token),
+            _ => false,
+        };
+        is_of_replays && trials(&self.shadow) <= RUNS_SMALL
+    }
+
+    fn sweeps(&self) -> Vec<SweepState> {
+        self.shadow.sweeps().map(|(_, sweep)| sweep.clone()).collect()
     }
 
     fn observe(&mut self, event: &Event, decision: &Decision) {
         match (&event.kind, decision) {
             (EventKind::Asked { worker }, Decision::Granted(grant)) => self.observe_grant(*worker, grant),
-            (EventKind::Reported { worker, token, epoch }, Decision::Verdict(_)) => {
+            (EventKind::Reported { worker, token, epoch }, Decision::Verdict(verdict)) => {
                 let alive = self.alive.get_mut(token).expect("a report of a dead attempt was taken");
                 assert_eq!(alive.worker, *worker, "a report for another's attempt was taken");
                 if alive.epochs.last() != Some(epoch) {
                     assert_eq!(epoch.epoch as usize, alive.epochs.len() + 1, "epochs out of order");
                     alive.epochs.push(*epoch);
                 }
+                if let Some(replay) = alive.replay {
+                    let original = self.completed[&alive.run].original();
+                    let last = sweep(&self.shadow, alive.run.sweep).sweep().schedule.epochs;
+                    self.replays.reported(replay, alive.run.fold, epoch, &original, last, *verdict);
+                }
             }
             (EventKind::Finished { worker, token, outcome }, Decision::Noted) => {
                 self.observe_end(*worker, *token, outcome);
             }
             (EventKind::Expired { token }, Decision::Noted) => {
-                let run = self.ends(*token).expect("a lease expired twice");
-                self.spend(run, false);
+                let alive = self.ends(*token).expect("a lease expired twice");
+                self.loses(&alive, replays::Lost::Spent);
             }
             (EventKind::Unclaimed { token }, Decision::Noted) => {
-                self.ends(*token).expect("a lease ended twice");
+                let alive = self.ends(*token).expect("a lease ended twice");
+                self.loses(&alive, replays::Lost::Excused);
             }
             (EventKind::Left { worker }, Decision::Noted) => {
                 let held = self.alive.iter().filter(|(_, alive)| alive.worker == *worker);
                 for token in held.map(|(&token, _)| token).collect::<Vec<_>>() {
-                    self.ends(token);
+                    let alive = self.ends(token).unwrap();
+                    self.loses(&alive, replays::Lost::Excused);
                 }
+            }
+            (EventKind::ReplayAsked { sweep: id, trial }, Decision::Replaying(replay)) => {
+                let folds: Vec<FoldId> =
+                    sweep(&self.shadow, *id).sweep().split.folds().into_iter().map(FoldId).collect();
+                let run = |fold| RunId { sweep: *id, trial: *trial, fold };
+                let is_completed = folds.iter().all(|&fold| self.completed.contains_key(&run(fold)));
+                assert!(is_completed, "trial {trial} is replayed and has not completed");
+                self.replays.asked(self.decisions.len() as u64, (*id, *trial), &folds, *replay);
             }
             (EventKind::Paused { sweep }, Decision::Noted) => {
                 self.covered.paused_sweeps += u64::from(self.paused.insert(*sweep));
@@ -156,6 +225,7 @@ impl Oracle {
             }
             (EventKind::Cancelled { sweep }, Decision::Noted) => {
                 self.covered.cancelled_sweeps += u64::from(self.cancelled.insert(*sweep));
+                self.replays.cancelled(*sweep);
                 let lost = self.alive.iter().filter(|(_, alive)| alive.run.sweep == *sweep);
                 for token in lost.map(|(&token, _)| token).collect::<Vec<_>>() {
                     self.covered.cancelled_attempts += 1;
@@ -170,8 +240,18 @@ impl Oracle {
     }
 
     fn observe_grant(&mut self, worker: WorkerId, grant: &Grant) {
-        let Grant { token, run, attempt, job } = grant;
+        let Grant { token, run, attempt, replay, job } = grant;
         assert_eq!(token.0, self.decisions.len() as u64, "a token is the position of its grant");
+        self.check_job(*run, job);
+        let alive = Alive { worker, run: *run, replay: *replay, epochs: Vec::new() };
+        if let Some(replay) = replay {
+            assert!(!self.is_paused(run.sweep), "a replay of a paused sweep was handed out");
+            self.replays.granted(*replay, *run, *attempt);
+            self.alive.insert(*token, alive);
+            return;
+        }
+        let waits = self.replays.waiting().find(|&sweep| !self.is_paused(sweep));
+        assert_eq!(waits, None, "run {run} was handed out where a replay waits");
         assert!(!self.completed.contains_key(run), "run {run} has completed and is trained again");
         assert!(!self.failed_trials.contains(&(run.sweep, run.trial)), "run {run} was given up");
         let is_wanted = !self.paused.contains(&run.sweep) && !self.cancelled.contains(&run.sweep);
@@ -184,18 +264,25 @@ impl Oracle {
         history.newest = Some(*token);
         history.attempts += 1;
         assert_eq!(*attempt, history.attempts);
+        self.alive.insert(*token, alive);
+    }
+
+    fn check_job(&self, run: RunId, job: &Job) {
         let sweep = sweep(&self.shadow, run.sweep);
         let point = sweep.sweep().space.point(u64::from(run.trial.0)).expect("trials beyond the grid");
         let model = point.model(sweep.dataset().frames, sweep.dataset().labels.len() as u32);
-        let seed = derive_seed(sweep.sweep().seed, *run);
+        let seed = derive_seed(sweep.sweep().seed, run);
         assert_eq!((&job.model, job.recipe.seed), (&model, seed), "trial {} is another point", run.trial);
-        let epochs = Vec::new();
-        self.alive.insert(*token, Alive { worker, run: *run, epochs });
+    }
+
+    fn is_paused(&self, id: SweepId) -> bool {
+        self.paused.contains(&id) && !sweep(&self.shadow, id).has_ended()
     }
 
     /// A sweep whose runs wait has no fewer at work than the one that just got another.
     fn check_share(&self, served: SweepId) {
-        let share = |id: SweepId| self.alive.values().filter(|alive| alive.run.sweep == id).count();
+        let counts = |alive: &&Alive, id| alive.replay.is_none() && alive.run.sweep == id;
+        let share = |id: SweepId| self.alive.values().filter(|alive| counts(alive, id)).count();
         let waiting = self.shadow.sweeps().filter(|(_, sweep)| sweep.has_work() && sweep.waiting() > 0);
         for (id, _) in waiting {
             assert!(share(served) <= share(id), "sweep {served} was served where sweep {id} has less");
@@ -212,25 +299,49 @@ impl Oracle {
             return;
         };
         assert_eq!(alive.worker, worker, "another's attempt was ended");
-        let reported = alive.epochs.len() as u32;
-        let run = self.ends(token).unwrap();
+        let alive = self.ends(token).unwrap();
         match outcome {
-            Outcome::Completed(result) => {
-                assert!((1..=reported).contains(&result.best_epoch), "a best epoch that was never reported");
-                let earlier = self.completed.insert(run, (token, *result));
-                assert!(earlier.is_none(), "run {run} completed twice");
+            Outcome::Completed(result) => self.completes(token, alive, *result),
+            Outcome::Failed(failure) => {
+                self.covered.drained_attempts += u64::from(failure.reason == Reason::Drained);
+                let lost = match failure.reason {
+                    Reason::Drained => replays::Lost::Excused,
+                    Reason::Diverged => replays::Lost::ForGood,
+                    _ => replays::Lost::Spent,
+                };
+                self.loses(&alive, lost);
             }
-            Outcome::Failed(failure) if failure.reason == Reason::Drained => {
-                self.covered.drained_attempts += 1;
-            }
-            Outcome::Failed(failure) => self.spend(run, failure.reason == Reason::Diverged),
         }
     }
 
-    fn ends(&mut self, token: Token) -> Option<RunId> {
+    fn completes(&mut self, token: Token, alive: Alive, result: RunResult) {
+        let Alive { run, replay, epochs, .. } = alive;
+        let reported = epochs.len() as u32;
+        assert!((1..=reported).contains(&result.best_epoch), "a best epoch that was never reported");
+        if let Some(id) = replay {
+            self.replays.completed(id, run.fold, &epochs, result, &self.completed[&run].original());
+            self.replayed.push((token, result));
+        } else {
+            let earlier = self.completed.insert(run, Completed { token, result, epochs });
+            assert!(earlier.is_none(), "run {run} completed twice");
+        }
+    }
+
+    fn ends(&mut self, token: Token) -> Option<Alive> {
         let alive = self.alive.remove(&token)?;
         self.ended.push((alive.worker, token));
-        Some(alive.run)
+        Some(alive)
+    }
+
+    /// An attempt has ended without a result.
+    fn loses(&mut self, alive: &Alive, lost: replays::Lost) {
+        let run = alive.run;
+        if let Some(replay) = alive.replay {
+            let attempts_max = sweep(&self.shadow, run.sweep).sweep().budget.attempts;
+            self.replays.lost(replay, run.fold, lost, attempts_max);
+        } else if lost != replays::Lost::Excused {
+            self.spend(run, lost == replays::Lost::ForGood);
+        }
     }
 
     /// An attempt speaks against its run; the last straw takes the whole trial along.
@@ -286,6 +397,7 @@ impl Oracle {
             assert!(ends_ms <= now_ms + LEASE_MS, "the lease of attempt {token} is too long");
         }
         let leased: usize = state.sweeps().map(|(_, sweep)| sweep.leased()).sum();
+        let leased = leased + state.replays_leased();
         assert_eq!(live.len(), leased, "as many live attempts as leases");
         for (id, worker) in state.workers() {
             assert!(worker.held.len() <= worker.slots as usize, "worker {id} holds more than its slots");
@@ -300,64 +412,12 @@ impl Oracle {
     }
 
     fn is_due(&self, state: &State) -> bool {
-        let trials: usize = state.sweeps().map(|(_, sweep)| sweep.trials().len()).sum();
-        trials <= RUNS_SMALL || self.steps.is_multiple_of(STEPS_BETWEEN)
+        trials(state) <= RUNS_SMALL || self.steps.is_multiple_of(STEPS_BETWEEN)
     }
+}
 
-    /// At the end of every sweep.
-    pub(crate) fn conclude(&mut self, state: &State, covered: &mut Coverage) {
-        self.check_replayed(state);
-        assert!(self.alive.is_empty(), "attempts are alive at the end");
-        for (token, result) in &self.acknowledged {
-            assert!(self.is_kept(*token, result), "the acknowledged result of {token} was lost");
-        }
-        for (id, sweep) in state.sweeps() {
-            self.conclude_sweep(id, sweep);
-        }
-        self.covered.completed_runs += self.completed.len() as u64;
-        covered.add(&self.covered);
-    }
-
-    /// Exact budget, exact coverage of the grid, and each run with its one end.
-    fn conclude_sweep(&mut self, id: SweepId, sweep: &SweepState) {
-        let space = &sweep.sweep().space;
-        if self.cancelled.contains(&id) {
-            assert!(sweep.has_ended() && sweep.leased() == 0);
-            return;
-        }
-        assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "the budget is exact");
-        for (trial_id, trial) in sweep.trials() {
-            assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
-            let is_failed = self.failed_trials.contains(&(id, trial_id));
-            match trial.status() {
-                TrialStatus::Infeasible => {
-                    self.covered.infeasible_trials += 1;
-                    assert!(sweep.sweep().constraints.broken_by(&trial.cost).is_some());
-                }
-                TrialStatus::Failed => {
-                    assert!(is_failed, "trial {trial_id} was given up without reason");
-                    let failures = |run: &coordinator::state::Run| run.attempts_spent() > 0;
-                    assert!(trial.runs.values().any(failures), "trial {trial_id} failed without a reason");
-                }
-                TrialStatus::Completed => {
-                    assert!(!is_failed);
-                    for (&fold, run) in &trial.runs {
-                        let run_id = RunId { sweep: id, trial: trial_id, fold };
-                        let (token, result) = self.completed[&run_id];
-                        assert_eq!(run.status, RunStatus::Completed(result));
-                        let ends = run.attempts.iter().filter(|attempt| attempt.token == token).count();
-                        assert_eq!(ends, 1);
-                    }
-                }
-                status => panic!("trial {trial_id} is {status:?} at the end"),
-            }
-        }
-        let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
-        for status in [TrialStatus::Completed, TrialStatus::Failed, TrialStatus::Infeasible] {
-            assert_eq!(sweep.count(status), count(status), "miscounted {status:?} trials");
-        }
-        assert_eq!(sweep.ranking().count() as u32, count(TrialStatus::Completed));
-    }
+fn trials(state: &State) -> usize {
+    state.sweeps().map(|(_, sweep)| sweep.trials().len()).sum()
 }
 
 fn live(state: &State) -> Vec<Token> {

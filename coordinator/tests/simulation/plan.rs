@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) leave_mean_ms: u64,
     pub(crate) jump_mean_ms: u64,
     pub(crate) lie_mean_ms: u64,
+    /// Between two wishes of the user that a trial be replayed; they end with the faults.
+    pub(crate) replay_mean_ms: u64,
     /// Of each commit.
     pub(crate) slow_commit: f64,
     /// Of each commit: dies after it, having sent some of the answers.
@@ -39,6 +41,10 @@ pub(crate) struct Plan {
     /// Of each run: every worker that trains it dies; every attempt at it diverges.
     pub(crate) cursed: f64,
     pub(crate) divergent: f64,
+    /// Of each attempt: rounds otherwise than the others.
+    pub(crate) rounds_otherwise: f64,
+    /// Whether attempts at the same run leave the same. Where they do not, results tell attempts apart.
+    pub(crate) is_deterministic: bool,
 }
 
 impl Plan {
@@ -60,6 +66,7 @@ impl Plan {
         let leave_mean_ms = mean_ms(30_000);
         let jump_mean_ms = mean_ms(40_000);
         let lie_mean_ms = mean_ms(1_500);
+        let replay_mean_ms = mean_ms(10_000);
         let mut odds = |often: f64| match dice.below(3) {
             0 => 0.0,
             1 => often / 10.0,
@@ -75,6 +82,8 @@ impl Plan {
             failure: odds(0.3),
             cursed: odds(0.1),
             divergent: odds(0.1),
+            rounds_otherwise: odds(0.2),
+            is_deterministic: dice.chance(0.5),
             crash_mean_ms,
             worker_crash_mean_ms,
             freeze_mean_ms,
@@ -82,6 +91,7 @@ impl Plan {
             leave_mean_ms,
             jump_mean_ms,
             lie_mean_ms,
+            replay_mean_ms,
             sweeps: dice.between(1, 3) as usize,
             calm_at_ms: dice.between(20_000, 90_000),
         }

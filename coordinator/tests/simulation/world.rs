@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use coordinator::state::{EventKind, Refusal};
-use earshot_common::ids::SweepId;
+use earshot_common::ids::{SweepId, TrialId};
 
 use crate::{
     agent::{Agent, Timer},
@@ -40,6 +40,7 @@ pub(crate) enum Happening {
     LinksAreMended(Vec<usize>),
     Lie,
     UserActs,
+    UserWantsAReplay,
     UserConcludes,
     Calm,
 }
@@ -66,6 +67,8 @@ pub(crate) struct World {
     /// What the user still wants to hand in, and the call that is under way.
     wishes: Vec<Request>,
     wish_call: Option<Call>,
+    /// Whether the user will look again whether there is anything left to wish.
+    is_user_awake: bool,
     is_telling: bool,
 }
 
@@ -163,7 +166,15 @@ impl World {
             cut: BTreeSet::new(),
             newest_sent_ms: 0,
         };
-        Self { stage, site: Site::default(), agents, wishes, wish_call: None, is_telling: false }
+        Self {
+            stage,
+            site: Site::default(),
+            agents,
+            wishes,
+            wish_call: None,
+            is_user_awake: true,
+            is_telling: false,
+        }
     }
 
     /// One that prints everything that happens.
@@ -206,6 +217,7 @@ impl World {
             (plan.leave_mean_ms, Happening::AgentLeaves),
             (plan.partition_mean_ms, Happening::LinksAreCut),
             (plan.lie_mean_ms, Happening::Lie),
+            (plan.replay_mean_ms, Happening::UserWantsAReplay),
         ];
         for (mean_ms, happening) in recurring {
             self.stage.recurring(mean_ms, happening);
@@ -294,6 +306,7 @@ impl World {
                 stage.recurring(stage.plan.lie_mean_ms, Happening::Lie);
             }
             Happening::UserActs => self.user_acts(),
+            Happening::UserWantsAReplay => self.user_wants_a_replay(),
             Happening::UserConcludes => self.user_concludes(),
             Happening::Calm => {
                 stage.plan.calm();
@@ -330,8 +343,24 @@ impl World {
         stage.recurring(stage.plan.partition_mean_ms, Happening::LinksAreCut);
     }
 
+    /// Of a trial that has completed, or of one that may not be there.
+    fn user_wants_a_replay(&mut self) {
+        let stage = &mut self.stage;
+        let some = self.site.oracle.some_completed(&mut stage.dice).filter(|_| stage.dice.chance(0.8));
+        let (sweep, trial) = some.unwrap_or((SweepId(0), TrialId(stage.dice.below(6) as u32)));
+        self.wishes.push(Request::User(EventKind::ReplayAsked { sweep, trial }));
+        if stage.dice.chance(0.05) {
+            self.wishes.push(Request::User(EventKind::Cancelled { sweep }));
+        }
+        stage.recurring(stage.plan.replay_mean_ms, Happening::UserWantsAReplay);
+        if !self.is_user_awake {
+            self.user_acts();
+        }
+    }
+
     /// The user insists on one wish after the other.
     fn user_acts(&mut self) {
+        self.is_user_awake = !self.wishes.is_empty();
         let Some(request) = self.wishes.first().cloned() else { return };
         let stage = &mut self.stage;
         let call = stage.call();
@@ -353,8 +382,17 @@ impl World {
             return;
         }
         self.wish_call = None;
-        let ended = matches!(reply, Reply::Refused(Refusal::NameTaken(_) | Refusal::SweepEnded(_)));
-        let is_done = ended || matches!(reply, Reply::Decided(_));
+        let is_absent = |refusal: &Refusal| {
+            matches!(refusal, Refusal::UnknownSweep(_) | Refusal::UnknownTrial(_) | Refusal::NotCompleted(_))
+        };
+        let is_done = match reply {
+            Reply::Refused(refusal) if is_absent(refusal) => {
+                self.stage.covered.replays_refused += 1;
+                true
+            }
+            Reply::Decided(_) | Reply::Refused(Refusal::NameTaken(_) | Refusal::SweepEnded(_)) => true,
+            _ => false,
+        };
         assert!(is_done, "the user was refused: {reply:?}");
         self.wishes.remove(0);
     }

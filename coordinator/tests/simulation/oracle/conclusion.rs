@@ -1,0 +1,66 @@
+//! What has to be true at the end of every sweep.
+
+use coordinator::state::{Run, RunStatus, State, SweepState, TrialStatus};
+use earshot_common::ids::{RunId, SweepId};
+
+use super::{Completed, Oracle};
+use crate::coverage::Coverage;
+
+impl Oracle {
+    /// At the end of every sweep.
+    pub(crate) fn conclude(&mut self, state: &State, covered: &mut Coverage) {
+        self.check_replayed(state);
+        assert!(self.alive.is_empty(), "attempts are alive at the end");
+        for (token, result) in &self.acknowledged {
+            assert!(self.is_kept(*token, result), "the acknowledged result of {token} was lost");
+        }
+        for (id, sweep) in state.sweeps() {
+            self.conclude_sweep(id, sweep);
+        }
+        self.covered.completed_runs += self.completed.len() as u64;
+        self.replays.conclude(state, covered);
+        covered.add(&self.covered);
+    }
+
+    /// Exact budget, exact coverage of the grid, and each run with its one end.
+    fn conclude_sweep(&mut self, id: SweepId, sweep: &SweepState) {
+        let space = &sweep.sweep().space;
+        if self.cancelled.contains(&id) {
+            assert!(sweep.has_ended() && sweep.leased() == 0);
+            return;
+        }
+        assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "the budget is exact");
+        for (trial_id, trial) in sweep.trials() {
+            assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
+            let is_failed = self.failed_trials.contains(&(id, trial_id));
+            match trial.status() {
+                TrialStatus::Infeasible => {
+                    self.covered.infeasible_trials += 1;
+                    assert!(sweep.sweep().constraints.broken_by(&trial.cost).is_some());
+                }
+                TrialStatus::Failed => {
+                    assert!(is_failed, "trial {trial_id} was given up without reason");
+                    let failures = |run: &Run| run.attempts_spent() > 0;
+                    assert!(trial.runs.values().any(failures), "trial {trial_id} failed without a reason");
+                }
+                TrialStatus::Completed => {
+                    assert!(!is_failed);
+                    for (&fold, run) in &trial.runs {
+                        let run_id = RunId { sweep: id, trial: trial_id, fold };
+                        let Completed { token, result, epochs } = &self.completed[&run_id];
+                        assert_eq!(run.status, RunStatus::Completed(*result));
+                        assert_eq!(&run.epochs, epochs);
+                        let ends = run.attempts.iter().filter(|attempt| attempt.token == *token).count();
+                        assert_eq!(ends, 1);
+                    }
+                }
+                status => panic!("trial {trial_id} is {status:?} at the end"),
+            }
+        }
+        let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
+        for status in [TrialStatus::Completed, TrialStatus::Failed, TrialStatus::Infeasible] {
+            assert_eq!(sweep.count(status), count(status), "miscounted {status:?} trials");
+        }
+        assert_eq!(sweep.ranking().count() as u32, count(TrialStatus::Completed));
+    }
+}
