@@ -6,7 +6,7 @@ use prost::Message;
 
 /// What a user's command prints is a message of the user-facing service, so that it prints the same whether it asked the
 /// running coordinator or opened the database itself.
-const PRINTED: [&str; 10] = [
+const PRINTED: [&str; 14] = [
     "Status",
     "Worker",
     "SweepList",
@@ -17,6 +17,10 @@ const PRINTED: [&str; 10] = [
     "Trial",
     "Run",
     "Epoch",
+    "Replay",
+    "ReplayedRun",
+    "Difference",
+    "Trainer",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use earshot_common::{ids::BlobId, wire};
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest,
-    GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, ResumeSweepRequest,
-    Status as SweepStatus, Sweep, SweepList, Trial, blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
+    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
+    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
+    blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
 use tonic::{
     Status,
@@ -122,6 +123,24 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn trial(&mut self, trial: u32) -> Result<Trial, ClientError> {
         let answer = self.sweeps.get_trial(GetTrialRequest { trial }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Trains a completed trial again, or joins the replay of it that is under way.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn replay_trial(&mut self, trial: u32) -> Result<Replay, ClientError> {
+        let answer = self.sweeps.replay_trial(ReplayTrialRequest { trial }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// How far a replay has got.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn replay(&mut self, replay: u64) -> Result<Replay, ClientError> {
+        let answer = self.sweeps.get_replay(GetReplayRequest { replay }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

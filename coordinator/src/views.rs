@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use earshot_common::{
-    ids::{FoldId, RunId, SweepId, TrialId, WorkerId},
+    ids::{FoldId, ReplayId, RunId, SweepId, TrialId, WorkerId},
     job::{self, Reason},
     model::Cost,
     sweep::{Objective, Point},
@@ -34,6 +34,9 @@ pub enum ViewError {
         /// Trials there will be.
         total: u64,
     },
+    /// A number without a replay.
+    #[error("there is no replay {0}")]
+    NoReplay(ReplayId),
     /// Nothing to export.
     #[error("no trial of sweep {0:?} has completed yet")]
     NoneCompleted(String),
@@ -70,6 +73,7 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
                 state: if !worker.has_left && present.contains(&id) { "present" } else { "gone" }.to_owned(),
             })
             .collect(),
+        replays: state.replays_open() as u32,
     })
 }
 
@@ -239,12 +243,6 @@ fn trial_state(trial: &Trial) -> &'static str {
 }
 
 fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
-    let worker_name = |attempt: &Attempt| state.worker(attempt.worker).map(|worker| worker.name.clone());
-    let numbered = (1..).zip(&run.attempts);
-    let failures = numbered.filter_map(|(number, attempt)| {
-        let why = failure(attempt.end.as_ref()?)?;
-        Some(format!("attempt {number} on {}: {why}", worker_name(attempt).unwrap_or_default()))
-    });
     proto::Run {
         fold: fold.0,
         state: match run.status {
@@ -255,11 +253,25 @@ fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
         }
         .to_owned(),
         attempts: run.attempts.len() as u32,
-        worker: run.attempts.last().and_then(worker_name).unwrap_or_default(),
+        worker: run.attempts.last().and_then(|attempt| worker_name(state, attempt)).unwrap_or_default(),
         best_epoch: run.completed().map_or(0, |(result, _)| result.best_epoch),
         epochs: run.epochs.iter().map(Into::into).collect(),
-        failures: failures.collect(),
+        failures: failures(state, run),
     }
+}
+
+fn worker_name(state: &State, attempt: &Attempt) -> Option<String> {
+    state.worker(attempt.worker).map(|worker| worker.name.clone())
+}
+
+/// Why which attempts failed, oldest first.
+fn failures(state: &State, run: &Run) -> Vec<String> {
+    let numbered = (1..).zip(&run.attempts);
+    let failures = numbered.filter_map(|(number, attempt)| {
+        let why = failure(attempt.end.as_ref()?)?;
+        Some(format!("attempt {number} on {}: {why}", worker_name(state, attempt).unwrap_or_default()))
+    });
+    failures.collect()
 }
 
 /// Why an attempt failed; none for one that did not.
@@ -281,5 +293,8 @@ fn reason(reason: Reason) -> &'static str {
     }
 }
 
+mod replay;
 #[cfg(test)]
 mod tests;
+
+pub use self::replay::replay;

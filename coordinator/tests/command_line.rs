@@ -23,6 +23,7 @@ fn help_teaches_with_examples() {
     for verb in [
         &["start"][..],
         &["leaderboard"],
+        &["trial", "replay"],
         &["export"],
         &["data", "prepare"],
         &["data", "inspect"],

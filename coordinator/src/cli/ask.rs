@@ -8,6 +8,7 @@ use tokio::runtime::Builder;
 use super::{
     document,
     render::{self, Document, Format},
+    replay::ReplayArgs,
     source::{Source, SourceArgs},
 };
 
@@ -49,6 +50,7 @@ pub(super) struct LeaderboardArgs {
 #[derive(Debug, Clone, Subcommand)]
 pub(super) enum TrialCommand {
     Show(TrialArgs),
+    Replay(ReplayArgs),
 }
 
 /// One trial: its point, its cost, its runs with every epoch and every failure

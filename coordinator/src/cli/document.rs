@@ -28,6 +28,7 @@ pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
         ("runs_leased", status.runs_leased.to_string()),
         ("epochs", status.epochs.to_string()),
         ("expiries", status.expiries.to_string()),
+        ("replays", status.replays.to_string()),
     ];
     let csv = one_row(&facts);
     Ok(Document { json: json(status)?, facts, grids: vec![workers], csv })

@@ -2,6 +2,7 @@
 //!
 //! - `start`: serves a sweep; `signals` and `serving` are parts of it.
 //! - `ask`: status, leaderboard, trial; `source` decides who answers.
+//! - `replay`: a trial once more, compared with what it gave.
 //! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
 //! - `sweep`, `data`: what needs no coordinator.
@@ -16,6 +17,7 @@ mod db;
 mod document;
 mod export;
 mod render;
+mod replay;
 mod screen;
 mod serving;
 mod signals;
@@ -33,7 +35,8 @@ use earshot_common::sweep::SweepError;
 
 use crate::dataset::DatasetError;
 
-/// Exit code of a wrong sweep file, or of one that does not fit its data or database; clap's own for wrong usage.
+/// Exit code of a wrong sweep file, of one that does not fit its data or database, or of a trial that is not there; clap's own
+/// for wrong usage.
 const USAGE: u8 = 2;
 
 /// Tunes audio classifiers for edge devices: serves a sweep to workers, ranks its trials, exports the best.
@@ -87,6 +90,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Cancel(args) => steer::cancel(args),
         Command::Leaderboard(args) => ask::leaderboard(&args),
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
+        Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
         Command::Db(db::DbCommand::Check(args)) => db::check(&args),
@@ -112,7 +116,10 @@ fn chain(error: &anyhow::Error) -> String {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
-        cause.is::<SweepError>() || cause.is::<DatasetError>() || cause.is::<start::AnotherSweep>()
+        cause.is::<SweepError>()
+            || cause.is::<DatasetError>()
+            || cause.is::<start::AnotherSweep>()
+            || cause.is::<replay::NotReplayable>()
     };
     if error.chain().any(is_usage) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }

@@ -33,6 +33,8 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["status", "--format", "xml"], Err("possible values: table, json, csv"));
     check(&["leaderboard", "--top", "0", "--db", "x.redb"], Ok(()));
     check(&["trial", "show", "7"], Ok(()));
+    check(&["trial", "replay", "7", "--format", "csv"], Ok(()));
+    check(&["trial", "replay"], Err("<N>"));
     check(&["trial", "show", "best"], Err("invalid value 'best'"));
     check(&["export"], Err("--out <DIR>"));
     check(&["export", "--out", "champion", "--db", "x.redb"], Ok(()));

@@ -63,7 +63,9 @@ pub(super) fn of_piece(error: &PieceError) -> Status {
 pub(super) fn of_view(error: &ViewError) -> Status {
     let text = error.to_string();
     match error {
-        ViewError::NoTrial { .. } | ViewError::NoSweepNamed(_) => Status::not_found(text),
+        ViewError::NoTrial { .. } | ViewError::NoSweepNamed(_) | ViewError::NoReplay(_) => {
+            Status::not_found(text)
+        }
         ViewError::NoSweep | ViewError::NoneCompleted(_) => Status::failed_precondition(text),
     }
 }

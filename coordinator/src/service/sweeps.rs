@@ -1,17 +1,17 @@
 //! The `Sweeps` service: what users ask.
 
-use earshot_common::ids::{SweepId, TrialId};
+use earshot_common::ids::{ReplayId, SweepId, TrialId};
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetStatusRequest,
-    GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, ResumeSweepRequest,
-    Status as SweepStatus, Sweep, SweepList, Trial, sweeps_server,
+    CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
+    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
+    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial, sweeps_server,
 };
 use tonic::{Request, Response, Status};
 
 use super::{codes, presence::Presence};
 use crate::{
     engine::Engine,
-    state::{EventKind, State},
+    state::{Decision, EventKind, State},
     views::{self, ViewError},
 };
 
@@ -65,6 +65,25 @@ impl sweeps_server::Sweeps for SweepService {
 
     async fn get_champion(&self, _: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
         self.view(views::champion).await
+    }
+
+    async fn replay_trial(&self, request: Request<ReplayTrialRequest>) -> Result<Response<Replay>, Status> {
+        let trial = TrialId(request.into_inner().trial);
+        let found = self.view(move |state| {
+            views::trial(state, trial)?;
+            views::find(state, None).map(|(id, _)| id)
+        });
+        let sweep = found.await?.into_inner();
+        let asked = self.engine.submit(EventKind::ReplayAsked { sweep, trial }).await;
+        match asked.map_err(|error| codes::of_engine(&error))? {
+            Decision::Replaying(id) => self.view(move |state| views::replay(state, id)).await,
+            _ => Err(Status::internal("the coordinator failed inside")),
+        }
+    }
+
+    async fn get_replay(&self, request: Request<GetReplayRequest>) -> Result<Response<Replay>, Status> {
+        let id = ReplayId(request.into_inner().replay);
+        self.view(move |state| views::replay(state, id)).await
     }
 
     async fn list_sweeps(&self, _: Request<ListSweepsRequest>) -> Result<Response<SweepList>, Status> {

@@ -109,6 +109,10 @@ impl Site {
     /// Trains the next run to its end.
     async fn train(&self, worker: u32) {
         let token = self.token(worker).await;
+        self.train_on(worker, token).await;
+    }
+
+    async fn train_on(&self, worker: u32, token: u64) {
         for number in 1..=2 {
             self.report(worker, token, epoch(number)).await.unwrap();
         }
@@ -367,5 +371,30 @@ async fn a_sweep_is_paused_resumed_and_cancelled_by_its_name() {
     assert!(error.contains("has ended"), "{error}");
     let listed = client.list().await.unwrap().sweeps;
     assert_eq!(listed.iter().map(|sweep| sweep.state.as_str()).collect::<Vec<_>>(), ["cancelled"]);
+    site.stop().await;
+}
+
+#[tokio::test]
+async fn a_completed_trial_is_replayed_and_another_is_not() {
+    let site = Site::new(Some(sweep())).await;
+    let mut client = Client::connect(&site.url()).await.unwrap();
+    let worker = site.join().await;
+    let code = |answer: Result<_, ClientError>| match answer {
+        Err(ClientError::Refused { status, .. }) => status.code(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(code(client.replay_trial(0).await), Code::NotFound);
+    assert_eq!(code(client.replay(0).await), Code::NotFound);
+    let token = site.token(worker).await;
+    assert_eq!(code(client.replay_trial(0).await), Code::FailedPrecondition);
+    site.train_on(worker, token).await;
+
+    let asked = client.replay_trial(0).await.unwrap();
+    assert_eq!((asked.state.as_str(), asked.runs.len()), ("waiting", 1));
+    assert_eq!(client.replay_trial(0).await.unwrap().replay, asked.replay, "joined");
+    site.train(worker).await;
+    let seen = client.replay(asked.replay).await.unwrap();
+    assert_eq!(seen.state, "identical", "{seen:#?}");
+    assert_eq!((seen.runs[0].checkpoint.as_str(), seen.runs[0].epochs_compared), ("equal", 2));
     site.stop().await;
 }

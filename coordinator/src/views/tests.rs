@@ -156,3 +156,32 @@ fn an_infeasible_trial_says_which_constraint() {
     let status = story.status();
     assert_eq!((status.state.as_str(), status.trials_infeasible, status.runs_waiting), ("completed", 3, 0));
 }
+
+#[test]
+fn a_replay_stands_beside_what_was_trained() {
+    let mut story = Story::new("");
+    for accuracy in [0.5, 0.7] {
+        story.complete(accuracy);
+    }
+    let (sweep, trial) = (SweepId(0), TrialId(0));
+    let Decision::Replaying(id) = story.tell(EventKind::ReplayAsked { sweep, trial }) else { panic!() };
+    assert_eq!(replay(&story.state, id).unwrap().state, "waiting");
+    assert_eq!(story.status().replays, 1);
+    story.complete(0.5);
+    let seen = replay(&story.state, id).unwrap();
+    let states: Vec<&str> = seen.runs.iter().map(|run| run.state.as_str()).collect();
+    // The weights of this story are told apart by their tokens.
+    assert_eq!((seen.state.as_str(), states), ("running", vec!["different", "waiting"]));
+    let first = &seen.runs[0];
+    assert_eq!((first.checkpoint.as_str(), &first.difference), ("different", &None));
+    assert_eq!((first.epochs_compared, first.epochs_total), (2, 2));
+    assert_eq!(first.replayed.as_ref().unwrap().worker, "attic");
+
+    story.complete(0.6);
+    let seen = replay(&story.state, id).unwrap();
+    let difference = seen.runs[1].difference.as_ref().unwrap();
+    assert_eq!((seen.state.as_str(), difference.epoch, difference.field.as_str()), ("different", 1, "loss"));
+    assert_eq!(seen.runs[1].checkpoint, "not_compared");
+    assert_eq!(story.status().replays, 0);
+    assert_eq!(replay(&story.state, ReplayId(0)), Err(ViewError::NoReplay(ReplayId(0))));
+}
