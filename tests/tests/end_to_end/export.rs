@@ -1,4 +1,9 @@
-use std::{fs, path::Path, process::Command};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::OnceLock,
+};
 
 use earshot_common::{
     blob::BlobStore,
@@ -37,11 +42,67 @@ fn validation_features(site: &Site, job: &Value) -> Tensor {
     Tensor { shape: vec![split.validation.len(), 1, n_mfcc, frames], values }
 }
 
-fn onnx_runtime(environment: &Environment, file: &Path, features: &Tensor) -> Vec<f32> {
-    let mut session = Session::builder(environment).unwrap().commit_from_file(file).unwrap();
+/// ONNX Runtime, of which a process has one.
+fn environment() -> &'static Environment {
+    static ENVIRONMENT: OnceLock<Environment> = OnceLock::new();
+    ENVIRONMENT.get_or_init(|| ort::init().build().unwrap())
+}
+
+fn onnx_runtime(file: &Path, features: &Tensor) -> Vec<f32> {
+    let mut session = Session::builder(environment()).unwrap().commit_from_file(file).unwrap();
     let input = TensorRef::from_array_view((features.shape.clone(), features.values.as_slice())).unwrap();
     let outputs = session.run(ort::inputs!["features" => input]).unwrap();
     outputs["logits"].try_extract_tensor::<f32>().unwrap().1.to_vec()
+}
+
+/// A champion's bundle beside what its run recorded.
+struct Exported {
+    out: PathBuf,
+    features: Tensor,
+    /// Logits of the validation rows, `(rows, classes)`.
+    recorded: Tensor,
+}
+
+impl Exported {
+    /// Exports the champion of a site whose sweep is complete.
+    fn of(site: &Site) -> Self {
+        let out = site.path("champion");
+        run(Command::new(binary("coordinator"))
+            .arg("export")
+            .arg("--out")
+            .arg(&out)
+            .arg("--db")
+            .arg(site.path("sweep.redb")));
+        let provenance: Value =
+            serde_json::from_slice(&fs::read(out.join("provenance.json")).unwrap()).unwrap();
+        assert_eq!(provenance["trial"], site.offline(&["leaderboard"])["rows"][0]["trial"]);
+        let home = BlobStore::open(site.path("sweep.blobs")).unwrap();
+        let recorded = tensors::decode(&home.read(blob(&provenance["logits"])).unwrap()).unwrap();
+        let features = validation_features(site, &provenance["job"]);
+        Self { out, features, recorded: recorded["logits"].clone() }
+    }
+
+    fn logits(&self, file: &str) -> Vec<f32> {
+        onnx_runtime(&self.out.join(file), &self.features)
+    }
+
+    /// Holds ONNX Runtime's logits of the float file to those that libtorch gave in the worker.
+    fn check_float(&self) {
+        let float = self.logits("model.onnx");
+        assert_eq!(float.len(), self.recorded.values.len());
+        let difference =
+            float.iter().zip(&self.recorded.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference < LOGIT_TOLERANCE, "logits differ by up to {difference}");
+    }
+
+    fn size(&self, name: &str) -> f64 {
+        fs::metadata(self.out.join(name)).unwrap().len() as f64
+    }
+}
+
+/// Exports the champion of a site whose sweep is complete, and holds the float file to what the worker recorded.
+pub(crate) fn check_export(site: &Site) {
+    Exported::of(site).check_float();
 }
 
 #[test]
@@ -50,41 +111,22 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
     let coordinator = site.coordinator("127.0.0.1:0");
     let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
     site.completes(coordinator, workers);
-    let out = site.path("champion");
-    run(Command::new(binary("coordinator"))
-        .arg("export")
-        .arg("--out")
-        .arg(&out)
-        .arg("--db")
-        .arg(site.path("sweep.redb")));
+    let exported = Exported::of(&site);
+    exported.check_float();
 
-    let provenance: Value = serde_json::from_slice(&fs::read(out.join("provenance.json")).unwrap()).unwrap();
-    assert_eq!(provenance["trial"], site.offline(&["leaderboard"])["rows"][0]["trial"]);
-    let home = BlobStore::open(site.path("sweep.blobs")).unwrap();
-    let recorded = tensors::decode(&home.read(blob(&provenance["logits"])).unwrap()).unwrap();
-    let recorded = &recorded["logits"];
-    let classes = recorded.shape[1];
-
-    let features = validation_features(&site, &provenance["job"]);
-    let environment = ort::init().build().unwrap();
-    let float = onnx_runtime(&environment, &out.join("model.onnx"), &features);
-    assert_eq!(float.len(), recorded.values.len());
-    let difference = float.iter().zip(&recorded.values).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    assert!(difference < LOGIT_TOLERANCE, "logits differ by up to {difference}");
-
-    let int8 = onnx_runtime(&environment, &out.join("model.int8.onnx"), &features);
+    let int8 = exported.logits("model.int8.onnx");
+    let classes = exported.recorded.shape[1];
     let same = int8
         .chunks_exact(classes)
-        .zip(recorded.values.chunks_exact(classes))
+        .zip(exported.recorded.values.chunks_exact(classes))
         .filter(|(a, b)| argmax(a) == argmax(b))
         .count();
-    let rows = features.shape[0];
+    let rows = exported.features.shape[0];
     assert!(same * 10 >= rows * 8, "int8 agrees on {same} of {rows} clips only");
 
-    let size = |name: &str| fs::metadata(out.join(name)).unwrap().len() as f64;
-    let ratio = size("model.int8.onnx") / size("model.onnx");
+    let ratio = exported.size("model.int8.onnx") / exported.size("model.onnx");
     assert!((0.2..0.3).contains(&ratio), "the int8 file is {ratio} of the float one");
     for name in ["labels.txt", "front_end.json", "report.md", "report.json", "confusion.svg"] {
-        assert!(size(name) > 0.0, "{name}");
+        assert!(exported.size(name) > 0.0, "{name}");
     }
 }

@@ -94,15 +94,27 @@ impl Site {
         self.folder.path().join(name)
     }
 
-    /// Starts a coordinator on this site's database; `listen` is `127.0.0.1:0` or an address to take again.
+    /// Starts a coordinator on this site's database that ends with the sweep; `listen` is `127.0.0.1:0` or an address to take
+    /// again.
     pub(crate) fn coordinator(&self, listen: &str) -> Coordinator {
+        self.start(listen, &["--exit-when-done"])
+    }
+
+    /// Starts one that answers on when the sweep is complete.
+    pub(crate) fn serving(&self, listen: &str) -> Coordinator {
+        self.start(listen, &[])
+    }
+
+    fn start(&self, listen: &str, more: &[&str]) -> Coordinator {
         let address_file = self.path("address");
         let _ = fs::remove_file(&address_file);
         let child = Command::new(binary("coordinator"))
             .arg("start")
             .arg("--sweep")
             .arg(self.path("four.toml"))
-            .args(["--listen", listen, "--lease-seconds", "3", "--exit-when-done", "--address-file"])
+            .args(["--listen", listen, "--lease-seconds", "3"])
+            .args(more)
+            .arg("--address-file")
             .arg(&address_file)
             .arg("--db")
             .arg(self.path("sweep.redb"))
@@ -178,6 +190,25 @@ impl Coordinator {
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
     }
 
+    /// Starts `trial replay`, and waits until the coordinator knows of it.
+    pub(crate) fn replay(&self, site: &Site, trial: u32) -> Replaying {
+        let output = site.path("replay.json");
+        let child = Command::new(binary("coordinator"))
+            .args(["trial", "replay", &trial.to_string(), "--format", "json"])
+            .args(["--coordinator", &format!("http://{}", self.address)])
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&output).unwrap())
+            .stderr(fs::File::create(site.path("replay.log")).unwrap())
+            .spawn()
+            .unwrap();
+        let mut process = Process(child);
+        until("the replay to be asked for", || {
+            assert!(process.is_running(), "{}", site.log("replay.log"));
+            (self.ask(&["status"])?["replays"] == 1).then_some(())
+        });
+        Replaying { process, output }
+    }
+
     /// Waits until some trials have completed, others have not, and runs are leased; returns the status.
     pub(crate) fn mid_sweep(&self) -> Value {
         until("the middle of the sweep", || {
@@ -186,6 +217,20 @@ impl Coordinator {
             assert!(count("trials_completed") < 4, "the sweep was over before its middle was seen");
             (count("trials_completed") >= 1 && count("runs_leased") >= 1).then_some(status)
         })
+    }
+}
+
+/// A `trial replay` that waits for its answer.
+pub(crate) struct Replaying {
+    process: Process,
+    output: PathBuf,
+}
+
+impl Replaying {
+    /// Its exit code and what it prints.
+    pub(crate) fn answer(mut self) -> (Option<i32>, Value) {
+        let code = self.process.exit_code("the replay to end");
+        (code, serde_json::from_slice(&fs::read(&self.output).unwrap()).unwrap())
     }
 }
 

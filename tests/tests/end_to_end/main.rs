@@ -4,6 +4,7 @@
 //! - `sweep`: a whole sweep, and what commands print of it.
 //! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
 //! - `views`: a sweep that trains on augmented views.
+//! - `replay`: completed trials trained again, bit for bit.
 //! - `export`: the exported files in ONNX Runtime.
 //! - `linkage`: which binary links what.
 
@@ -18,5 +19,6 @@ mod export;
 mod faults;
 mod harness;
 mod linkage;
+mod replay;
 mod sweep;
 mod views;
