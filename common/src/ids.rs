@@ -30,11 +30,6 @@ number_id!(
     u32
 );
 number_id!(
-    /// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds.
-    FoldId,
-    u32
-);
-number_id!(
     /// A worker's number in its database, from 0; a worker that joins again gets a new one.
     WorkerId,
     u32
@@ -51,6 +46,22 @@ number_id!(
     ReplayId,
     u64
 );
+
+/// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds; or [`FoldId::REFIT`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FoldId(pub u32);
+
+impl FoldId {
+    /// Not a fold: the run that trains the best trial once more, on nearly all that does not test.
+    pub const REFIT: Self = Self(u32::MAX);
+}
+
+impl fmt::Display for FoldId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::REFIT { f.write_str("refit") } else { self.0.fmt(f) }
+    }
+}
 
 /// One run: a trial of a sweep trained with one validation fold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -37,11 +37,25 @@ pub struct Recipe {
     pub epochs: u32,
     /// Epochs without a lower validation loss after which training stops; none: it never stops early.
     pub patience: Option<u32>,
+    /// Which epoch's weights are the result.
+    #[serde(default)]
+    pub keep: Keep,
     /// What is done to features in training.
     #[serde(default)]
     pub augmentation: FeatureAugmentation,
     /// Everything random in the run (weights, order, dropout, augmentation) is drawn from this.
     pub seed: u64,
+}
+
+/// Which epoch's weights are a run's result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// Those of lowest validation loss.
+    #[default]
+    Best,
+    /// The last.
+    Last,
 }
 
 /// What turns gradients into steps.
@@ -101,9 +115,21 @@ impl Recipe {
             batch_size,
             epochs,
             patience: None,
+            keep: Keep::default(),
             augmentation: FeatureAugmentation::default(),
             seed,
         }
+    }
+
+    /// The same for training once more on nearly all clips, with too few left to stop by: to the last epoch and its weights. A
+    /// constant rate ends at the epoch that was best on the mean; the others end where their schedule does.
+    #[must_use]
+    pub fn refit(self, best_epoch: f64) -> Self {
+        let epochs = match self.lr_scheduler {
+            LrScheduler::Constant => (best_epoch.round() as u32).clamp(1, self.epochs),
+            LrScheduler::Cosine | LrScheduler::OneCycle => self.epochs,
+        };
+        Self { epochs, patience: None, keep: Keep::Last, ..self }
     }
 
     /// What is out of its range, if anything; every number is finite.
@@ -178,7 +204,7 @@ pub struct Epoch {
 /// What a finished attempt leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunResult {
-    /// The epoch of lowest validation loss, whose weights the checkpoint holds.
+    /// The epoch whose weights the checkpoint holds: that of lowest validation loss, unless the recipe says otherwise.
     pub best_epoch: u32,
     /// Blob: weights of that epoch.
     pub checkpoint: BlobId,

@@ -8,8 +8,8 @@ use earshot_proto::earshot::v1 as proto;
 use crate::{
     ids::BlobId,
     job::{
-        Augment, Epoch, Failure, FeatureAugmentation, Job, LrScheduler, Optimizer, Outcome, Reason, Recipe,
-        RunResult, Verdict,
+        Augment, Epoch, Failure, FeatureAugmentation, Job, Keep, LrScheduler, Optimizer, Outcome, Reason,
+        Recipe, RunResult, Verdict,
     },
     model::{AudioCnn, Block, Convolution, Head, Input, Pooling, Reduction},
     views::{Augmentation, LEVELS_MAX, Range},
@@ -142,6 +142,7 @@ twins! {
     Reduction: "the head's reduction", Flatten | Mean | MeanMax;
     Optimizer: "the recipe's optimizer", Adam | AdamW;
     LrScheduler: "the recipe's lr_scheduler", Constant | Cosine | OneCycle;
+    Keep: "the recipe's keep", Best | Last;
     Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Drained;
     Verdict: "the verdict", Continue | Stop;
 }
@@ -157,6 +158,7 @@ impl From<&Recipe> for proto::Recipe {
             batch_size: recipe.batch_size,
             epochs: recipe.epochs,
             patience: recipe.patience,
+            keep: proto::Keep::from(recipe.keep).into(),
             augmentation: Some(recipe.augmentation.into()),
             seed: recipe.seed,
         }
@@ -167,7 +169,7 @@ impl TryFrom<proto::Recipe> for Recipe {
     type Error = WireError;
 
     fn try_from(recipe: proto::Recipe) -> Result<Self, WireError> {
-        let (optimizer, lr_scheduler) = (recipe.optimizer(), recipe.lr_scheduler());
+        let (optimizer, lr_scheduler, keep) = (recipe.optimizer(), recipe.lr_scheduler(), recipe.keep());
         let recipe = Self {
             optimizer: optimizer.try_into()?,
             learning_rate: recipe.learning_rate,
@@ -177,6 +179,7 @@ impl TryFrom<proto::Recipe> for Recipe {
             batch_size: recipe.batch_size,
             epochs: recipe.epochs,
             patience: recipe.patience,
+            keep: keep.try_into()?,
             augmentation: recipe.augmentation.unwrap_or_default().into(),
             seed: recipe.seed,
         };

@@ -52,7 +52,7 @@ pub enum DatasetError {
     Store(#[source] BlobError),
 }
 
-/// The split of every run, by its validation fold.
+/// The split of every validation fold.
 ///
 /// # Errors
 /// [`DatasetError::Split`] names the fold.
@@ -76,6 +76,17 @@ pub fn splits(split: &sweep::Split, clips: &[ClipEntry]) -> Result<BTreeMap<Fold
         .collect()
 }
 
+/// The split of every run of a sweep's trials: of every validation fold, and of the refit if there is to be one.
+///
+/// # Errors
+/// As [`splits`].
+pub fn splits_of_runs(sweep: &Sweep, clips: &[ClipEntry]) -> Result<BTreeMap<FoldId, Split>, DatasetError> {
+    let mut splits = splits(&sweep.split, clips)?;
+    let refit = splits.values().next().map(|split| split.refit(clips)).filter(|_| sweep.schedule.refit);
+    splits.extend(refit.map(|split| (FoldId::REFIT, split)));
+    Ok(splits)
+}
+
 /// Checks that the sweep can run on this data, and stores what its jobs and its export need.
 ///
 /// # Errors
@@ -83,7 +94,7 @@ pub fn splits(split: &sweep::Split, clips: &[ClipEntry]) -> Result<BTreeMap<Fold
 pub fn dataset(sweep: &Sweep, manifest: &Manifest, blobs: &Blobs) -> Result<Dataset, DatasetError> {
     check_classes(manifest)?;
     check_feasible(sweep, manifest.frames, manifest.classes.len() as u32)?;
-    let splits = splits(&sweep.split, &manifest.clips)?;
+    let splits = splits_of_runs(sweep, &manifest.clips)?;
     let store = |bytes: &[u8]| blobs.put(bytes).map_err(DatasetError::Store);
     let splits = splits.into_iter().map(|(fold, split)| {
         let bytes = split.to_blob().map_err(|source| DatasetError::Split { fold, source })?;
@@ -177,7 +188,7 @@ mod tests {
         match (dataset(sweep, manifest, &blobs), expected) {
             (Ok(dataset), Ok(runs)) => {
                 assert_eq!(dataset.splits.len(), runs);
-                let expected = splits(&sweep.split, &manifest.clips).unwrap();
+                let expected = splits_of_runs(sweep, &manifest.clips).unwrap();
                 for (fold, blob) in &dataset.splits {
                     let stored = TrainSplit::read(&blobs.read(*blob).unwrap()).unwrap();
                     assert_eq!(stored.validation, expected[fold].validation);

@@ -155,7 +155,7 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
         proposed: sweep.trials().len(),
         total: sweep.sweep().trials(),
     })?;
-    let runs: Vec<proto::Run> = trial.runs.iter().map(|(&fold, run)| run_view(state, fold, run)).collect();
+    let runs: Vec<proto::Run> = trial.all_runs().map(|(fold, run)| run_view(state, fold, run)).collect();
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
     let last_failure = || failed().find_map(|(_, view)| view.failures.last()).cloned();
     let Cost { params, macs, .. } = trial.cost;
@@ -172,7 +172,7 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     })
 }
 
-/// The newest sweep's best trial and, of its runs, the best.
+/// The newest sweep's best trial and, of its runs, the refit if it has completed, otherwise the best.
 ///
 /// # Errors
 /// [`ViewError::NoSweep`], [`ViewError::NoneCompleted`].
@@ -185,7 +185,8 @@ pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
         sweep: sweep.sweep().name.clone(),
         trial: run.trial.0,
         point: assignments(&trial.point),
-        fold: run.fold.0,
+        fold: fold_number(run.fold),
+        refit: run.fold == FoldId::REFIT,
         job: Some((&job).into()),
         best: Some(epoch.into()),
         checkpoint: wire::blob_bytes(result.checkpoint),
@@ -204,12 +205,19 @@ fn best_run(sweep_id: SweepId, sweep: &SweepState) -> Option<BestRun<'_>> {
     let objective = sweep.sweep().objective;
     let completed = trial.runs.iter().filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
     // The first of equals: the smallest fold.
-    let (fold, (result, epoch)) = completed.reduce(|best, other| {
+    let best = completed.reduce(|best, other| {
         let is_better = score(objective, other.1.1).total_cmp(&score(objective, best.1.1)).is_gt();
         if is_better { other } else { best }
     })?;
+    let refit = trial.refit.as_ref().and_then(Run::completed).map(|run| (FoldId::REFIT, run));
+    let (fold, (result, epoch)) = refit.unwrap_or(best);
     let run = RunId { sweep: sweep_id, trial: trial_id, fold };
     Some((run, trial, result, epoch, sweep.job(run)?))
+}
+
+/// As messages say it; the refit has none.
+fn fold_number(fold: FoldId) -> u32 {
+    if fold == FoldId::REFIT { 0 } else { fold.0 }
 }
 
 /// What the objective makes of one epoch: the larger the better.
@@ -244,7 +252,8 @@ fn trial_state(trial: &Trial) -> &'static str {
 
 fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
     proto::Run {
-        fold: fold.0,
+        fold: fold_number(fold),
+        refit: fold == FoldId::REFIT,
         state: match run.status {
             RunStatus::Waiting => "waiting",
             RunStatus::Leased(_) => "leased",

@@ -142,6 +142,15 @@ pub struct Schedule {
     pub epochs: u32,
     /// Epochs without a lower validation loss after which a run stops; none: early stopping is off.
     pub patience: Option<u32>,
+    /// Whether the best trial is trained once more at the end, on nearly all that does not test.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub refit: bool,
+}
+
+/// Sweeps without a refit are written as before there was one.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What makes a trial the best.

@@ -13,7 +13,7 @@ use serde::{
 use super::{Hyperparameter, Schedule, Value};
 use crate::{
     frontend::FrontEnd,
-    job::{FeatureAugmentation, Recipe},
+    job::{FeatureAugmentation, Keep, Recipe},
     model::{AudioCnn, Block, Convolution, Head},
 };
 
@@ -118,6 +118,7 @@ impl Point {
             batch_size: self.int(Hyperparameter::BatchSize),
             epochs: schedule.epochs,
             patience: schedule.patience,
+            keep: Keep::Best,
             augmentation: FeatureAugmentation {
                 gain: gain_of_db * self.float(Hyperparameter::GainDb),
                 roll: self.float(Hyperparameter::Roll),
@@ -154,7 +155,7 @@ mod tests {
                 .map(|&word| {
                     let point =
                         Point { named: BTreeMap::from([(hyperparameter, Value::Text(word.to_owned()))]) };
-                    let schedule = Schedule { epochs: 1, patience: None };
+                    let schedule = Schedule { epochs: 1, patience: None, refit: false };
                     let job = (point.model(431, 50), point.recipe(&schedule, &FrontEnd::default(), 1));
                     let json = serde_json::to_string(&job).unwrap();
                     assert!(json.contains(&format!("{word:?}")), "{word} is not in {json}");

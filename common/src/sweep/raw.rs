@@ -12,7 +12,7 @@ use super::{
     Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Sizes, Space, Split,
     Sweep, SweepError, Value, Views, error::hint,
 };
-use crate::{frontend::FrontEnd, views::LEVELS_MAX};
+use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 
 /// Points of a grid at most: a larger one would outlast its user.
 const GRID_SIZE_MAX: u64 = 1_000_000;
@@ -103,6 +103,8 @@ enum RawAlgorithm {
 struct RawSchedule {
     epochs: u32,
     patience: Option<u32>,
+    #[serde(default)]
+    refit: bool,
 }
 
 #[derive(Deserialize)]
@@ -390,6 +392,9 @@ fn fold_lists(validation: Vec<u32>, test: Vec<u32>) -> Result<(Vec<u32>, Vec<u32
         let message = format!("fold {fold} is listed twice; a fold either validates once or tests");
         return Err((if test.contains(fold) { "split.test" } else { "split.validation" }, message));
     }
+    if seen.contains(&FoldId::REFIT.0) {
+        return Err(("split.validation", format!("there is no fold {}", FoldId::REFIT.0)));
+    }
     Ok((validation, test))
 }
 
@@ -412,7 +417,7 @@ fn schedule(raw: &RawSchedule) -> Result<Schedule, Complaint> {
         );
         return Err(("schedule.patience", message));
     }
-    Ok(Schedule { epochs: raw.epochs, patience: raw.patience })
+    Ok(Schedule { epochs: raw.epochs, patience: raw.patience, refit: raw.refit })
 }
 
 fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {

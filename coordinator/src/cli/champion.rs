@@ -29,7 +29,7 @@ pub(super) async fn gather(
     let (found, sweep) = source.champion().await?;
     let mut shelf = Shelf::of(source, &sweep, processed)?;
     let job = Job::try_from(found.job.context("the champion has no job")?)?;
-    let fold = FoldId(found.fold);
+    let fold = if found.refit { FoldId::REFIT } else { FoldId(found.fold) };
     let manifest = shelf.read(wire::blob_id(&found.manifest, "the manifest")?).await?;
     let manifest: Manifest =
         serde_json::from_slice(&manifest).context("the champion's manifest cannot be read")?;
@@ -89,7 +89,7 @@ impl Shelf {
 
 /// The champion's split, test rows included. Made anew, it must be the one that the run was trained with.
 fn split(sweep: &Sweep, manifest: &Manifest, fold: FoldId, trained: BlobId) -> anyhow::Result<Split> {
-    let split = dataset::splits(&sweep.split, &manifest.clips)?.remove(&fold);
+    let split = dataset::splits_of_runs(sweep, &manifest.clips)?.remove(&fold);
     let split = split.with_context(|| format!("the sweep has no validation fold {fold}"))?;
     let made = BlobId::of(&split.to_blob()?);
     ensure!(

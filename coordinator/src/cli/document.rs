@@ -110,9 +110,8 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     }
     let mut runs = Grid::new(["fold", "state", "attempts", "worker", "best_epoch", "failures"]);
     runs.rows.extend(trial.runs.iter().map(|run| {
-        let [fold, attempts, best] =
-            [run.fold, run.attempts, run.best_epoch].map(|number| number.to_string());
-        vec![fold, run.state.clone(), attempts, run.worker.clone(), best, run.failures.join("\n")]
+        let [attempts, best] = [run.attempts, run.best_epoch].map(|number| number.to_string());
+        vec![fold(run), run.state.clone(), attempts, run.worker.clone(), best, run.failures.join("\n")]
     }));
     let rounded = epochs(trial, |metric| format!("{metric:.4}"));
     Ok(Document {
@@ -123,11 +122,16 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     })
 }
 
+/// The fold's number, or "refit".
+fn fold(run: &Run) -> String {
+    if run.refit { "refit".to_owned() } else { run.fold.to_string() }
+}
+
 fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
     let mut grid = Grid::new(["trial", "fold", "epoch", "train_loss", "loss", "accuracy", "macro_f1"]);
     let rows = trial.runs.iter().flat_map(|run: &Run| run.epochs.iter().map(move |epoch| (run, epoch)));
     grid.rows.extend(rows.map(|(run, epoch)| {
-        let counts = [trial.trial, run.fold, epoch.epoch].map(|count| count.to_string());
+        let counts = [trial.trial.to_string(), fold(run), epoch.epoch.to_string()];
         let metrics = [epoch.train_loss, epoch.loss, epoch.accuracy, epoch.macro_f1].map(&number);
         counts.into_iter().chain(metrics).collect()
     }));
@@ -295,6 +299,7 @@ objective  accuracy
         let epoch = Epoch { epoch: 1, train_loss: 2.0, loss: 1.5, accuracy: 0.25, macro_f1: 0.125 };
         let run = Run {
             fold: 1,
+            refit: false,
             state: "leased".into(),
             attempts: 2,
             worker: "attic".into(),

@@ -31,7 +31,8 @@ pub(super) struct Provenance<'a> {
     sweep: &'a Sweep,
     sweep_hash: BlobId,
     trial: TrialId,
-    fold: FoldId,
+    /// The fold that validated; none for the refit.
+    fold: Option<FoldId>,
     trials_completed: u32,
     point: &'a Point,
     /// Model spec, recipe with its seed, shards and split.
@@ -61,7 +62,7 @@ impl<'a> Provenance<'a> {
             sweep: &champion.sweep,
             sweep_hash: champion.sweep.hash(),
             trial: champion.trial,
-            fold: champion.fold,
+            fold: Some(champion.fold).filter(|fold| *fold != FoldId::REFIT),
             trials_completed: champion.trials_completed,
             point: &champion.point,
             job: &champion.job,

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use earshot_common::{
-    ids::TrialId,
+    ids::{FoldId, TrialId},
     metrics::{ClassScores, Confusion},
     sweep::Point,
 };
@@ -21,6 +21,8 @@ pub(super) struct Report<'a> {
     sweep: &'a str,
     trial: TrialId,
     trials_completed: u32,
+    /// Whether the weights are those of the refit.
+    refit: bool,
     point: &'a Point,
     /// `test`, or `validation` when the split has no test part.
     part: &'static str,
@@ -56,6 +58,7 @@ impl<'a> Report<'a> {
             sweep: &champion.sweep.name,
             trial: champion.trial,
             trials_completed: champion.trials_completed,
+            refit: champion.fold == FoldId::REFIT,
             point: &champion.point,
             part: if has_test { "test" } else { "validation" },
             labels: &champion.manifest.classes,
@@ -74,7 +77,17 @@ impl<'a> Report<'a> {
             self.point.iter().map(|(h, value)| format!("`{} = {value}`", h.name())).collect();
         let point = if point.is_empty() { "the reference's values".to_owned() } else { point.join(", ") };
         let _ = writeln!(text, "The best of {} completed trials, with\n{point}.\n", self.trials_completed);
+        if self.refit {
+            text.push_str(
+                "When all trials had ended, it was trained once more, to the last epoch, on all clips that do not test, except \
+                 those of the validation part below: one source of each class.\n\n",
+            );
+        }
         text.push_str(match self.part {
+            "validation" if self.refit => {
+                "**The split has no test part.** Scores are on the few clips of the validation part, which had a part in \
+                 selecting the trial: name test folds or a `test_size` in the sweep for an unbiased figure.\n\n"
+            }
             "test" => "Scores are on the **test part**: clips that neither trained nor selected the model.\n\n",
             _ => {
                 "**The split has no test part.** Scores are on the validation part, which stopped training and selected this \

@@ -291,7 +291,8 @@ impl State {
         if trial.status() != TrialStatus::Completed {
             return Err(Refusal::NotCompleted(id));
         }
-        let folds = trial.runs.keys().copied();
+        let completed = trial.all_runs().filter(|(_, run)| run.completed().is_some());
+        let folds = completed.map(|(fold, _)| fold);
         Ok(Decision::Replaying(self.replays.ask(ReplayId(self.position), sweep, id, folds)))
     }
 
@@ -303,7 +304,8 @@ impl State {
             Task::Replay(id, run) => {
                 let Some(sweep) = self.sweeps.get(&run.sweep) else { return Ok(Verdict::Stop) };
                 let Some(original) = sweep.run(run) else { return Ok(Verdict::Stop) };
-                self.replays.report(id, run.fold, epoch, original, sweep.sweep().schedule.epochs)
+                let last = sweep.recipe(run).map_or(0, |recipe| recipe.epochs);
+                self.replays.report(id, run.fold, epoch, original, last)
             }
         }
     }

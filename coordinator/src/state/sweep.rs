@@ -7,7 +7,7 @@ use std::{
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Job, RunResult, Verdict, derive_seed},
+    job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
     sweep::Sweep,
 };
 use serde::Serialize;
@@ -78,8 +78,8 @@ impl SweepState {
     /// Every blob that its jobs and its results name; of what attempts left that came to nothing, none is named.
     pub fn blobs(&self) -> BTreeSet<BlobId> {
         let Dataset { shards, views, splits, manifest, .. } = &self.dataset;
-        let runs = self.trials.iter().flat_map(|trial| trial.runs.values());
-        let results = runs.filter_map(Run::completed);
+        let runs = self.trials.iter().flat_map(Trial::all_runs);
+        let results = runs.filter_map(|(_, run)| run.completed());
         let results = results.flat_map(|(result, _)| [result.checkpoint, result.logits]);
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
@@ -98,7 +98,7 @@ impl SweepState {
 
     /// A run.
     pub fn run(&self, id: RunId) -> Option<&Run> {
-        self.trial(id.trial)?.runs.get(&id.fold)
+        self.trial(id.trial)?.run(id.fold)
     }
 
     /// Runs to hand out.
@@ -150,16 +150,23 @@ impl SweepState {
         let trial = self.trial(run.trial)?;
         Some(Job {
             model: trial.model.clone(),
-            recipe: trial.point.recipe(
-                &self.sweep.schedule,
-                &self.sweep.front_end,
-                derive_seed(self.sweep.seed, run),
-            ),
+            recipe: self.recipe(run)?,
             shards: self.dataset.shards.clone(),
             split: *self.dataset.splits.get(&run.fold)?,
             initial_weights: None,
             augment: self.dataset.augment(&trial.point),
         })
+    }
+
+    /// How to train a run.
+    pub fn recipe(&self, run: RunId) -> Option<Recipe> {
+        let trial = self.trial(run.trial)?;
+        let seed = derive_seed(self.sweep.seed, run);
+        let recipe = trial.point.recipe(&self.sweep.schedule, &self.sweep.front_end, seed);
+        match run.fold {
+            FoldId::REFIT => Some(recipe.refit(MeanMetrics::of(trial)?.epoch)),
+            _ => Some(recipe),
+        }
     }
 
     /// Proposed trials of this status.
@@ -200,6 +207,7 @@ impl SweepState {
         while self.waiting.is_empty() && !self.is_exhausted() {
             self.propose()?;
         }
+        self.plan_refit();
         let (trial, fold) = self.waiting.pop_first()?;
         self.leased.insert((trial, fold));
         let run_id = RunId { sweep: self.id, trial, fold };
@@ -218,14 +226,14 @@ impl SweepState {
         let id = TrialId(self.trials.len() as u32);
         self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
         let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), Run::default())).collect();
-        let trial = Trial { point, model, cost, runs, infeasible };
+        let trial = Trial { point, model, cost, runs, infeasible, refit: None };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
         Some(())
     }
 
     pub(super) fn report(&mut self, run_id: RunId, epoch: &Epoch) -> Result<Verdict, Refusal> {
-        let last = self.sweep.schedule.epochs;
+        let last = self.recipe(run_id).map_or(0, |recipe| recipe.epochs);
         let Some(run) = self.run_mut(run_id) else { return Ok(Verdict::Stop) };
         run.take(epoch, last)?;
         Ok(if epoch.epoch < last { Verdict::Continue } else { Verdict::Stop })
@@ -251,11 +259,32 @@ impl SweepState {
             run.status
         });
         match status {
-            Some(RunStatus::Failed) => return self.abandon(run_id.trial),
+            // Whatever becomes of a refit, its trial stays the best.
+            Some(RunStatus::Failed) if run_id.fold == FoldId::REFIT => {}
+            Some(RunStatus::Failed) => {
+                let abandoned = self.abandon(run_id.trial);
+                self.plan_refit();
+                return abandoned;
+            }
             Some(RunStatus::Waiting) => drop(self.waiting.insert(key)),
             Some(RunStatus::Completed(_) | RunStatus::Leased(_)) | None => {}
         }
+        self.plan_refit();
         Vec::new()
+    }
+
+    /// When every trial has ended, queues the refit of the best one, if the sweep wants that and some trial completed.
+    fn plan_refit(&mut self) {
+        if !self.sweep.schedule.refit || self.is_unfinished() || !self.leased.is_empty() {
+            return;
+        }
+        let Some(best) = self.ranking.trials().next() else { return };
+        if let Some(trial) = self.trials.get_mut(best.0 as usize)
+            && trial.refit.is_none()
+        {
+            trial.refit = Some(Run::default());
+            self.waiting.insert((best, FoldId::REFIT));
+        }
     }
 
     /// Takes a failed trial's other runs out of the queue and ends their attempts, whose tokens it returns.
@@ -282,7 +311,7 @@ impl SweepState {
     fn change<T>(&mut self, id: RunId, change: impl FnOnce(&mut Run) -> T) -> Option<T> {
         let trial = self.trials.get_mut(id.trial.0 as usize)?;
         let before = trial.status();
-        let changed = change(trial.runs.get_mut(&id.fold)?);
+        let changed = change(trial.run_mut(id.fold)?);
         let after = trial.status();
         if before != after {
             self.tally.entry(before).and_modify(|count| *count -= 1);
@@ -297,6 +326,6 @@ impl SweepState {
     }
 
     fn run_mut(&mut self, id: RunId) -> Option<&mut Run> {
-        self.trials.get_mut(id.trial.0 as usize)?.runs.get_mut(&id.fold)
+        self.trials.get_mut(id.trial.0 as usize)?.run_mut(id.fold)
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use earshot_common::{
     ids::{BlobId, FoldId, TrialId},
-    job::{Epoch, Failure, Reason, RunResult},
+    job::{Epoch, Failure, Job, Keep, Reason, RunResult},
     sweep::Sweep,
 };
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn dataset() -> Dataset {
         frames: 40,
         shards: vec![BlobId::of(b"shard")],
         views: vec![],
-        splits: [1, 2].map(|fold| (FoldId(fold), BlobId::of(b"split"))).into(),
+        splits: [1, 2, FoldId::REFIT.0].map(|fold| (FoldId(fold), BlobId::of(b"split"))).into(),
         manifest: BlobId::of(b"manifest"),
     }
 }
@@ -130,6 +130,58 @@ fn a_grid_is_trained_once_and_then_done() {
     assert_eq!((points.len(), cluster.state.is_done()), (6, true));
     let best = cluster.only().ranking().next().map(|(id, ..)| id);
     assert_eq!(best, Some(TrialId(5)));
+}
+
+/// Trains every trial, each better than the one before, and returns the grant of the refit.
+fn train_up_to_the_refit(cluster: &mut Cluster, worker: WorkerId) -> Grant {
+    loop {
+        let grant = cluster.ask(worker).unwrap();
+        if grant.run.fold == FoldId::REFIT {
+            return grant;
+        }
+        assert!(!cluster.state.is_done());
+        cluster.train(worker, grant.token, f64::from(grant.run.trial.0) / 10.0);
+    }
+}
+
+#[test]
+fn a_refit_trains_the_best_trial_once_more_and_ranks_nowhere() {
+    let (mut cluster, worker) = Cluster::new(sweep("[1, 2]", "refit = true\n"));
+    let grant = train_up_to_the_refit(&mut cluster, worker);
+    assert_eq!(grant.run.trial, TrialId(5));
+    let Job { recipe, .. } = &grant.job;
+    assert_eq!((recipe.epochs, recipe.keep), (EPOCHS, Keep::Last));
+    let before: Vec<_> = cluster.only().ranking().map(|(id, _, mean)| (id, mean)).collect();
+    assert!(cluster.ask(worker).is_none() && !cluster.state.is_done());
+    cluster.train(worker, grant.token, 0.0);
+    assert_eq!(cluster.only().ranking().map(|(id, _, mean)| (id, mean)).collect::<Vec<_>>(), before);
+    assert!(cluster.state.is_done() && cluster.ask(worker).is_none());
+    assert!(cluster.only().run(grant.run).unwrap().completed().is_some());
+}
+
+#[test]
+fn a_refit_that_fails_leaves_its_trial_the_best() {
+    let (mut cluster, worker) = Cluster::new(sweep("[1]", "refit = true\n"));
+    let mut grant = train_up_to_the_refit(&mut cluster, worker);
+    cluster.does(EventKind::Expired { token: grant.token });
+    assert!(!cluster.state.is_done());
+    for _ in 0..2 {
+        grant = cluster.ask(worker).unwrap();
+        assert_eq!(grant.run.fold, FoldId::REFIT);
+        cluster.fail(worker, grant.token, Reason::OutOfMemory);
+    }
+    assert!(cluster.state.is_done());
+    assert_eq!(cluster.status(5), TrialStatus::Completed);
+    assert_eq!(cluster.only().run(grant.run).unwrap().status, RunStatus::Failed);
+}
+
+#[test]
+fn without_a_completed_trial_there_is_no_refit() {
+    let (mut cluster, worker) = Cluster::new(sweep("[1]", "refit = true\n"));
+    while let Some(grant) = cluster.ask(worker) {
+        cluster.fail(worker, grant.token, Reason::Diverged);
+    }
+    assert!(cluster.state.is_done());
 }
 
 #[test]

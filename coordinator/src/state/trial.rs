@@ -35,6 +35,9 @@ pub struct Trial {
     pub runs: BTreeMap<FoldId, Run>,
     /// The constraint it breaks, in words.
     pub infeasible: Option<String>,
+    /// The best trial's run on nearly all that does not test, when all trials have ended. It decides nothing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Run>,
 }
 
 /// Where a trial stands, as its runs say.
@@ -108,6 +111,21 @@ pub enum AttemptEnd {
 }
 
 impl Trial {
+    /// A run by its fold, the refit included.
+    pub fn run(&self, fold: FoldId) -> Option<&Run> {
+        if fold == FoldId::REFIT { self.refit.as_ref() } else { self.runs.get(&fold) }
+    }
+
+    pub(super) fn run_mut(&mut self, fold: FoldId) -> Option<&mut Run> {
+        if fold == FoldId::REFIT { self.refit.as_mut() } else { self.runs.get_mut(&fold) }
+    }
+
+    /// All runs with their folds, the refit last.
+    pub fn all_runs(&self) -> impl Iterator<Item = (FoldId, &Run)> {
+        let refit = self.refit.iter().map(|run| (FoldId::REFIT, run));
+        self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit)
+    }
+
     /// Where it stands.
     pub fn status(&self) -> TrialStatus {
         if self.infeasible.is_some() {

@@ -318,7 +318,7 @@ impl Work {
             let best_epoch = stage.dice.between(1, u64::from(epochs)) as u32;
             return result(self.token, best_epoch);
         }
-        let best_epoch = 1 + (self.run.trial.0 + self.run.fold.0) % epochs;
+        let best_epoch = 1 + self.run.trial.0.wrapping_add(self.run.fold.0) % epochs;
         let is_odd = self.odd_from.is_some_and(|from| from <= epochs);
         let name = u64::from(self.run.trial.0) << 33 | u64::from(self.run.fold.0) << 1 | u64::from(is_odd);
         result(Token(name), best_epoch)
@@ -359,7 +359,9 @@ fn fate(run: RunId, epochs: u32, stage: &mut Stage) -> Fate {
 /// The same run gives the same metrics each time, unless its attempt is odd.
 fn epoch(work: &Work) -> Epoch {
     let &Work { run, done: number, odd_from, .. } = work;
-    let accuracy = f64::from((run.trial.0 * 7 + run.fold.0 * 3 + number) % 10) / 10.0;
+    let accuracy =
+        f64::from((run.trial.0 * 7).wrapping_add(run.fold.0.wrapping_mul(3)).wrapping_add(number) % 10)
+            / 10.0;
     let loss = 1.0 - accuracy / 2.0;
     let loss = if odd_from.is_some_and(|from| from <= number) { loss.next_up() } else { loss };
     Epoch { epoch: number, train_loss: 0.5, loss, accuracy, macro_f1: accuracy }

@@ -33,6 +33,7 @@ coverage!(
     cancelled_sweeps,
     cancelled_attempts,
     abandoned_attempts,
+    refits_granted,
     replays_asked,
     replays_joined,
     replays_refused,

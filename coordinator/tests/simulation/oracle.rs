@@ -11,7 +11,7 @@ use std::{
 use coordinator::{
     leases::Lost,
     mind::Mind,
-    state::{Decision, Event, EventKind, Grant, RunStatus, State, SweepState},
+    state::{Decision, Event, EventKind, Grant, Run, RunStatus, State, SweepState},
 };
 use earshot_common::{
     ids::{FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
@@ -187,7 +187,7 @@ impl Oracle {
                 }
                 if let Some(replay) = alive.replay {
                     let original = self.completed[&alive.run].original();
-                    let last = sweep(&self.shadow, alive.run.sweep).sweep().schedule.epochs;
+                    let last = sweep(&self.shadow, alive.run.sweep).recipe(alive.run).unwrap().epochs;
                     self.replays.reported(replay, alive.run.fold, epoch, &original, last, *verdict);
                 }
             }
@@ -210,11 +210,12 @@ impl Oracle {
                 }
             }
             (EventKind::ReplayAsked { sweep: id, trial }, Decision::Replaying(replay)) => {
-                let folds: Vec<FoldId> =
+                let mut folds: Vec<FoldId> =
                     sweep(&self.shadow, *id).sweep().split.folds().into_iter().map(FoldId).collect();
                 let run = |fold| RunId { sweep: *id, trial: *trial, fold };
                 let is_completed = folds.iter().all(|&fold| self.completed.contains_key(&run(fold)));
                 assert!(is_completed, "trial {trial} is replayed and has not completed");
+                folds.extend([FoldId::REFIT].iter().filter(|fold| self.completed.contains_key(&run(**fold))));
                 self.replays.asked(self.decisions.len() as u64, (*id, *trial), &folds, *replay);
             }
             (EventKind::Paused { sweep }, Decision::Noted) => {
@@ -257,6 +258,9 @@ impl Oracle {
         let is_wanted = !self.paused.contains(&run.sweep) && !self.cancelled.contains(&run.sweep);
         assert!(is_wanted, "run {run} of a paused or cancelled sweep was handed out");
         self.check_share(run.sweep);
+        if run.fold == FoldId::REFIT {
+            self.check_refit(*run);
+        }
         let is_alive = self.alive.values().any(|alive| alive.run == *run);
         assert!(!is_alive, "run {run} is trained twice at once");
         let history = self.runs.entry(*run).or_default();
@@ -265,6 +269,19 @@ impl Oracle {
         history.attempts += 1;
         assert_eq!(*attempt, history.attempts);
         self.alive.insert(*token, alive);
+    }
+
+    /// A refit is of the best trial, when nothing else of its sweep is to come.
+    fn check_refit(&mut self, run: RunId) {
+        let sweep = sweep(&self.shadow, run.sweep);
+        assert!(sweep.sweep().schedule.refit, "nobody wants the refit of sweep {}", run.sweep);
+        assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "a refit before the last trial");
+        let runs = sweep.trials().flat_map(|(_, trial)| trial.runs.values());
+        let has_ended = |run: &Run| matches!(run.status, RunStatus::Completed(_) | RunStatus::Failed);
+        assert!(runs.into_iter().all(has_ended), "a refit while runs of sweep {} are open", run.sweep);
+        let best = sweep.ranking().next().map(|(id, ..)| id);
+        assert_eq!(best, Some(run.trial), "the refit is not of the best trial");
+        self.covered.refits_granted += 1;
     }
 
     fn check_job(&self, run: RunId, job: &Job) {
@@ -354,6 +371,9 @@ impl Oracle {
         }
         self.covered.failed_runs += 1;
         self.covered.quarantined_runs += u64::from(!is_final);
+        if run.fold == FoldId::REFIT {
+            return;
+        }
         self.failed_trials.insert((run.sweep, run.trial));
         let trial = (run.sweep, run.trial);
         let siblings = self.alive.iter().filter(|(_, alive)| (alive.run.sweep, alive.run.trial) == trial);
@@ -436,7 +456,7 @@ fn check_runs(id: SweepId, sweep: &SweepState, live: &BTreeSet<Token>) {
         let folds: Vec<FoldId> = sweep.sweep().split.folds().into_iter().map(FoldId).collect();
         let expected = if trial.infeasible.is_some() { Vec::new() } else { folds };
         assert!(trial.runs.keys().copied().eq(expected), "trial {trial_id} has not a run for each fold");
-        for run in trial.runs.values() {
+        for (_, run) in trial.all_runs() {
             let alive = run.attempts.iter().filter(|attempt| attempt.end.is_none());
             let alive: Vec<Token> = alive.map(|attempt| attempt.token).collect();
             waiting += usize::from(run.status == RunStatus::Waiting);
@@ -451,5 +471,7 @@ fn check_runs(id: SweepId, sweep: &SweepState, live: &BTreeSet<Token>) {
             }
         }
     }
+    let refits = sweep.trials().filter(|(_, trial)| trial.refit.is_some()).count();
+    assert!(refits <= usize::from(sweep.sweep().schedule.refit), "sweep {id} has {refits} refits");
     assert_eq!(waiting, sweep.waiting(), "sweep {id}: a run is lost to the queue");
 }

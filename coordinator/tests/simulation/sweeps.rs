@@ -1,4 +1,4 @@
-//! Sweeps to simulate, parsed once: small grids with and without folds, budgets and constraints.
+//! Sweeps to simulate, parsed once: small grids with and without folds, budgets, constraints and a refit.
 
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
@@ -12,7 +12,7 @@ const SMALL: [&str; 4] = [
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
      [schedule]\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
-     kernel_size = { choice = [3, 5] }\n[schedule]\nepochs = 2\n[budget]\nattempts = 2\n",
+     kernel_size = { choice = [3, 5] }\n[schedule]\nepochs = 2\nrefit = true\n[budget]\nattempts = 2\n",
     "[split]\nkind = \"folds\"\nvalidation = [2, 4]\n[space]\nfilters = { choice = [[4, 8], [8, 16], [16, 32]] }\n\
      dropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 4\n[constraints]\nmax_params = 12000\n",
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\nbatch_size = { choice = [8, 16, 32, 64] }\n\
@@ -41,13 +41,14 @@ pub(crate) fn large_sweep(name: String) -> Sweep {
 }
 
 pub(crate) fn dataset(sweep: &Sweep) -> Dataset {
-    let folds = sweep.split.folds().into_iter();
+    let refit = Some(FoldId::REFIT).filter(|_| sweep.schedule.refit);
+    let folds = sweep.split.folds().into_iter().map(FoldId).chain(refit);
     Dataset {
         labels: vec!["dog".into(), "rain".into()],
         frames: 40,
         shards: vec![BlobId::from([1; 32])],
         views: vec![],
-        splits: folds.map(|fold| (FoldId(fold), BlobId::from([fold as u8; 32]))).collect::<BTreeMap<_, _>>(),
+        splits: folds.map(|fold| (fold, BlobId::from([fold.0 as u8; 32]))).collect::<BTreeMap<_, _>>(),
         manifest: BlobId::from([9; 32]),
     }
 }

@@ -205,6 +205,29 @@ impl Split {
         split.checked(&labels(clips))
     }
 
+    /// Of a split, one for training once more when selection is over: what validated trains, too, except one source of each
+    /// class, the smallest, by which to see that training went well. Test rows stay as they are, the order of rows too.
+    #[must_use]
+    pub fn refit(&self, clips: &[ClipEntry]) -> Self {
+        let validation = || self.validation.iter().filter_map(|row| Some((*row, clips.get(*row as usize)?)));
+        let mut sizes: BTreeMap<(u16, &str), usize> = BTreeMap::new();
+        for (_, clip) in validation() {
+            *sizes.entry((clip.class, &clip.source)).or_default() += 1;
+        }
+        let mut smallest: BTreeMap<u16, (usize, &str)> = BTreeMap::new();
+        for ((class, source), size) in sizes {
+            let kept = smallest.entry(class).or_insert((size, source));
+            *kept = (size, source).min(*kept);
+        }
+        let kept: BTreeSet<&str> = smallest.into_values().map(|(_, source)| source).collect();
+        let mut refit = Self { train: self.train.clone(), validation: Vec::new(), test: self.test.clone() };
+        for (row, clip) in validation() {
+            let is_kept = kept.contains(clip.source.as_str());
+            if is_kept { refit.validation.push(row) } else { refit.train.push(row) }
+        }
+        refit
+    }
+
     /// Sources with clips in more than one part, with those parts: what lets a model recognise the recording instead of the
     /// sound.
     pub fn shared_sources<'a>(&self, clips: &'a [ClipEntry]) -> BTreeMap<&'a str, BTreeSet<SplitPart>> {

@@ -168,6 +168,23 @@ proptest! {
 }
 
 #[test]
+fn a_refit_keeps_one_source_of_each_class_from_training() {
+    // Forty clips of a class; of each fold's eight, two share a source.
+    let clips: Vec<_> = (0..160_u16)
+        .map(|i| clip(i / 40, u32::from(i % 5) + 1, u32::from(if i % 40 < 5 { i + 5 } else { i })))
+        .collect();
+    let split = Split::by_folds(&clips, 1, &[2]).unwrap();
+    let refit = split.refit(&clips);
+    assert!(is_partition(&refit, clips.len()));
+    assert_eq!((&refit.test, refit.train.starts_with(&split.train)), (&split.test, true));
+    let classes = |rows: &[u32]| rows.iter().map(|row| clips[*row as usize].class).collect::<BTreeSet<_>>();
+    assert_eq!(classes(&refit.validation), classes(&split.validation));
+    assert!(refit.shared_sources(&clips).is_empty());
+    assert_eq!((split.validation.len(), refit.validation.len()), (32, 4));
+    assert_eq!(refit, refit.refit(&clips));
+}
+
+#[test]
 fn a_row_listed_twice_is_refused() {
     let bytes = TrainSplit { train: vec![1, 2], validation: vec![2] }.write().unwrap();
     assert!(matches!(TrainSplit::read(&bytes), Err(SplitError::RowTwice(2))));

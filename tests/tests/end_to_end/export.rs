@@ -130,3 +130,36 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
         assert!(exported.size(name) > 0.0, "{name}");
     }
 }
+
+#[test]
+fn the_refit_is_what_is_exported() {
+    let site = Site::new(4);
+    let sweep = fs::read_to_string(site.path("four.toml")).unwrap();
+    fs::write(site.path("four.toml"), sweep + "refit = true\n").unwrap();
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
+    site.completes(coordinator, workers);
+    let best = &site.offline(&["leaderboard"])["rows"][0];
+    let trial = site.offline(&["trial", "show", &best["trial"].to_string()]);
+    let [run, refit] = [&trial["runs"][0], &trial["runs"][1]];
+    assert_eq!((&run["fold"], &run["refit"], &refit["refit"]), (&1.into(), &false.into(), &true.into()));
+    // The rate is constant, so as many epochs as were best, and the last one's weights.
+    assert_eq!(refit["best_epoch"], run["best_epoch"]);
+    assert_eq!(refit["epochs"].as_array().unwrap().len() as u64, refit["best_epoch"].as_u64().unwrap());
+
+    let out = site.path("champion");
+    run_export(&site, &out);
+    let read = |name| -> Value { serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap() };
+    let (provenance, report) = (read("provenance.json"), read("report.json"));
+    assert_eq!((&provenance["fold"], &provenance["trial"]), (&Value::Null, &best["trial"]));
+    assert_eq!(report["refit"], true);
+    let clips = |part: &str| report["float"][part]["clips"].as_u64().unwrap();
+    let classes = report["labels"].as_array().unwrap().len() as u64;
+    assert!((classes..clips("test")).contains(&clips("validation")), "{}", clips("validation"));
+    assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("trained once more"));
+}
+
+fn run_export(site: &Site, out: &Path) {
+    let db = site.path("sweep.redb");
+    run(Command::new(binary("coordinator")).arg("export").arg("--out").arg(out).arg("--db").arg(db));
+}

@@ -10,7 +10,7 @@
 //! batch.
 
 use earshot_common::{
-    job::{Epoch, Job},
+    job::{Epoch, Job, Keep},
     tensors::{Tensor as Values, Tensors},
 };
 use tch::{Device, Kind, Reduction, TchError, Tensor};
@@ -59,7 +59,7 @@ pub enum TrainError {
 /// What training leaves.
 #[derive(Debug)]
 pub struct Trained {
-    /// The epoch of lowest validation loss.
+    /// The epoch that the recipe keeps.
     pub best: Epoch,
     /// Its weights, with the input's statistics.
     pub checkpoint: Tensors,
@@ -112,7 +112,11 @@ pub fn train(
             macro_f1: evaluation.confusion.macro_f1(),
         };
         report(epoch);
-        if best.as_ref().is_none_or(|best| best.is_beaten_by(&epoch)) {
+        let is_kept = match recipe.keep {
+            Keep::Best => best.as_ref().is_none_or(|best| best.is_beaten_by(&epoch)),
+            Keep::Last => true,
+        };
+        if is_kept {
             best = Some(Best::new(epoch, &network, evaluation.logits)?);
         }
         if best.as_ref().is_some_and(|best| best.is_final(&epoch, recipe.patience)) {

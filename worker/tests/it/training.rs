@@ -4,7 +4,7 @@ use std::thread;
 
 use earshot_common::{
     ids::BlobId,
-    job::Epoch,
+    job::{Epoch, Keep},
     metrics::Confusion,
     model::{AudioCnn, Input},
     tensors::{checkpoint_shapes, decode_checkpoint, encode},
@@ -79,6 +79,23 @@ fn the_best_epochs_weights_and_logits_are_left() {
     let accuracy = Confusion::from_logits(CLASSES, &logits.values, &labels).accuracy();
     assert!((accuracy - trained.best.accuracy).abs() < 1e-12);
     assert_eq!(checkpoint["input.mean"].values, features.input().mean);
+}
+
+#[test]
+fn the_last_epochs_weights_are_left_where_the_recipe_keeps_them() {
+    let mut example = example(2);
+    example.job.recipe.learning_rate = 1e-1;
+    example.job.recipe.epochs = 12;
+    let (epochs, best) = trained(&example);
+    example.job.recipe.keep = Keep::Last;
+    let (again, last) = trained(&example);
+    assert_eq!((&again, Some(&last.best)), (&epochs, epochs.last()));
+    assert!(best.best.epoch < 12, "the fault did not fire: the last epoch was the best");
+    assert_ne!(last.checkpoint, best.checkpoint);
+    let network = Network::from_checkpoint(&example.job.model, &last.checkpoint, Device::Cpu).unwrap();
+    let features = example.features();
+    let logits = evaluate(&network, &features, &features.validation_labels()).unwrap().logits;
+    assert_eq!(logits, last.logits["logits"].values);
 }
 
 #[test]
