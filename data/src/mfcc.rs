@@ -97,7 +97,7 @@ impl Extractor {
             spectrum_db: Array2::zeros((count, self.spectra.bins())),
         };
         let mut rows = frames.mels.rows_mut().into_iter().zip(frames.spectrum_db.rows_mut());
-        self.spectra.for_each(samples, |power| {
+        self.spectra.for_each(samples, 0, |power| {
             if let Some((mels, spectrum_db)) = rows.next() {
                 self.plan.mels.apply(power, mels.into_slice().unwrap_or_default());
                 decibels::unclamped(power, spectrum_db.into_slice().unwrap_or_default());
@@ -108,14 +108,26 @@ impl Extractor {
 
     /// Power in the mel bands, `(frames, n_mels)`.
     pub(crate) fn mel_power(&mut self, samples: &[f32]) -> Array2<f32> {
+        let nothing = Array2::zeros((0, self.plan.mels.n_mels()));
+        self.mel_power_after(samples, nothing.view())
+    }
+
+    /// The same, where the first frames' are known, an even number of them.
+    pub(crate) fn mel_power_after(&mut self, samples: &[f32], known: ArrayView2<'_, f32>) -> Array2<f32> {
         let mut mels = Array2::zeros((self.frames(samples.len()), self.plan.mels.n_mels()));
-        let mut rows = mels.rows_mut().into_iter();
-        self.spectra.for_each(samples, |power| {
+        mels.slice_mut(s![..known.nrows(), ..]).assign(&known);
+        let mut rows = mels.rows_mut().into_iter().skip(known.nrows());
+        self.spectra.for_each(samples, known.nrows(), |power| {
             if let Some(row) = rows.next().and_then(ndarray::ArrayViewMut1::into_slice) {
                 self.plan.mels.apply(power, row);
             }
         });
         mels
+    }
+
+    /// Frames that are the same in all waveforms that share their first `same` samples, in whole pairs.
+    pub(crate) fn frames_within(&self, same: usize) -> usize {
+        self.spectra.frames_within(same)
     }
 
     /// The first `n_mfcc` coefficients of power in the mel bands, `(n_mfcc, frames)`, row-major.

@@ -60,15 +60,24 @@ impl Spectra {
         samples / self.plan.hop_length + 1
     }
 
-    /// Hands the power spectrum of each frame to `take`, in order.
-    pub(crate) fn for_each(&mut self, samples: &[f32], mut take: impl FnMut(&[f32])) {
+    /// Frames of `samples` that are the same, bit for bit, in whatever shares its first `same` samples with it: those that reach
+    /// no further, in whole pairs.
+    pub(crate) fn frames_within(&self, same: usize) -> usize {
+        let reach = self.plan.window.len() / 2;
+        let frames = same.checked_sub(reach).map_or(0, |last| self.frames(last));
+        frames / 2 * 2
+    }
+
+    /// Hands the power spectrum of each frame from `first` on to `take`, in order; `first` is even, for frames go in pairs.
+    pub(crate) fn for_each(&mut self, samples: &[f32], first: usize, mut take: impl FnMut(&[f32])) {
         let plan = &*self.plan;
         let n_fft = plan.window.len();
         self.padded.clear();
         self.padded.resize(n_fft / 2, 0.0);
         self.padded.extend_from_slice(samples);
         self.padded.resize(samples.len() + n_fft, 0.0);
-        let mut frames = self.padded.windows(n_fft).step_by(plan.hop_length);
+        let from = self.padded.get(first * plan.hop_length..).unwrap_or_default();
+        let mut frames = from.windows(n_fft).step_by(plan.hop_length);
         while let Some(first) = frames.next() {
             let second = frames.next();
             let [first_power, second_power] = &mut self.powers;
@@ -201,7 +210,7 @@ mod tests {
     fn check(samples: usize, n_fft: usize, hop_length: usize) {
         let samples = signal(samples);
         let mut found: Vec<Vec<f32>> = Vec::new();
-        Spectra::new(n_fft, hop_length).for_each(&samples, |power| found.push(power.to_vec()));
+        Spectra::new(n_fft, hop_length).for_each(&samples, 0, |power| found.push(power.to_vec()));
         let expected = by_definition(&samples, n_fft, hop_length);
         assert_eq!(found.len(), expected.len());
         // A frame shares its transform, and so the rounding, with its neighbour.
@@ -212,6 +221,25 @@ mod tests {
                 let difference = (f64::from(*found) - expected).abs();
                 assert!(difference <= 1e-7 * expected + 1e-20 * loudest, "{found} instead of {expected}");
             }
+        }
+    }
+
+    #[test]
+    fn frames_within_what_is_the_same_are_the_same() {
+        let (n_fft, hop_length) = (64, 10);
+        let mut spectra = Spectra::new(n_fft, hop_length);
+        let samples = signal(1_000);
+        let mut all = |samples: &[f32], first| {
+            let mut found: Vec<Vec<f32>> = Vec::new();
+            spectra.for_each(samples, first, |power| found.push(power.to_vec()));
+            found
+        };
+        let whole = all(&samples, 0);
+        for same in [0, 31, 32, 33, 500, 999] {
+            let shared = Spectra::new(n_fft, hop_length).frames_within(same);
+            let other = [&samples[..same], &[0.5; 300]].concat();
+            assert_eq!(all(&other, 0)[..shared], whole[..shared], "{same}");
+            assert_eq!(all(&samples, shared), whole[shared..], "{same}");
         }
     }
 
