@@ -103,7 +103,7 @@ impl Chain {
         } else {
             self.extractor.frames_within(waveform.len().min(fixed.len()))
         };
-        let fixed_mels = self.extractor.mel_power_after(&fixed, mels.slice(s![..shared, ..]));
+        let fixed_mels = self.extractor.mel_power_after(&fixed, &mels.slice(s![..shared, ..]));
         let own_length = OwnLength {
             mfcc: self.extractor.mfcc_of(mels, n_mfcc),
             spectrogram_db: clamped(spectrum_db).reversed_axes(),

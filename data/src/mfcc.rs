@@ -109,13 +109,13 @@ impl Extractor {
     /// Power in the mel bands, `(frames, n_mels)`.
     pub(crate) fn mel_power(&mut self, samples: &[f32]) -> Array2<f32> {
         let nothing = Array2::zeros((0, self.plan.mels.n_mels()));
-        self.mel_power_after(samples, nothing.view())
+        self.mel_power_after(samples, &nothing.view())
     }
 
     /// The same, where the first frames' are known, an even number of them.
-    pub(crate) fn mel_power_after(&mut self, samples: &[f32], known: ArrayView2<'_, f32>) -> Array2<f32> {
+    pub(crate) fn mel_power_after(&mut self, samples: &[f32], known: &ArrayView2<'_, f32>) -> Array2<f32> {
         let mut mels = Array2::zeros((self.frames(samples.len()), self.plan.mels.n_mels()));
-        mels.slice_mut(s![..known.nrows(), ..]).assign(&known);
+        mels.slice_mut(s![..known.nrows(), ..]).assign(known);
         let mut rows = mels.rows_mut().into_iter().skip(known.nrows());
         self.spectra.for_each(samples, known.nrows(), |power| {
             if let Some(row) = rows.next().and_then(ndarray::ArrayViewMut1::into_slice) {
