@@ -5,18 +5,19 @@
 //! augmented views of the same clips. What comes out depends on the recordings, the front end and the bank only, never on
 //! the number of threads or on what was there before.
 //!
-//! Clips go through in batches, so memory holds two batches of features, one being made and one being stored, however many
-//! clips there are: 28 MB each on four threads at the default front end.
+//! Memory holds the features of a few groups, however many clips there are: each thread is at one, a few more are being
+//! stored. A group is 14 MB at most at the default front end, and a third of that on average.
 
 use std::{
+    collections::VecDeque,
     io, panic,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, SyncSender},
+        mpsc::{self, Receiver},
     },
-    thread,
+    thread::{self, ScopedJoinHandle},
 };
 
 use earshot_common::{blob::BlobError, frontend::FrontEnd, ids::BlobId, views::Bank};
@@ -41,8 +42,8 @@ pub use folder::BLOBS;
 use folder::{Folder, LeftOut, Record};
 use plan::Group;
 
-/// Clips of a batch for each thread: a thread that is done early then waits for a thirty-second part of its time at most.
-const BATCH_CLIPS_PER_THREAD: usize = 32;
+/// Groups that wait for the disk at a time.
+const STORED_AT_ONCE: usize = 4;
 
 /// What to prepare, and where.
 #[derive(Debug, Clone)]
@@ -216,10 +217,7 @@ struct Work<'a> {
     chains: Chains,
 }
 
-/// A group without a record, and where its record goes.
-type Pending<'g> = (&'g Group<'g>, &'g mut Option<Record>);
-
-/// The same, with what its clips gave.
+/// A group without a record, where its record goes, and what its clips gave.
 type Made<'g> = (&'g Group<'g>, &'g mut Option<Record>, Vec<Outcome>);
 
 /// Chains to work with: as many as are at work at once, each with its buffers and its code books from clip to clip.
@@ -243,6 +241,10 @@ impl Chains {
     }
 }
 
+fn join<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+}
+
 /// What a clip gives.
 enum Outcome {
     /// Its row in the shard, `(n_mfcc, frames)`.
@@ -264,70 +266,38 @@ impl Work<'_> {
             }
         }
         thread::scope(|scope| {
-            // Storing waits for the disk, so the next batch is made meanwhile; without room in the channel at most two exist.
             let (store, to_store) = mpsc::sync_channel(0);
-            let stored = scope.spawn(move || to_store.into_iter().try_for_each(|batch| self.store(batch)));
-            let made = self.make(pending, &store);
-            drop(store);
-            let stored = stored.join().unwrap_or_else(|panic| panic::resume_unwind(panic));
-            stored.and(made)
+            let stored = scope.spawn(move || self.store(to_store));
+            let made = pending.into_par_iter().try_for_each_with(store, |store, (group, record)| {
+                let outcomes = self.outcomes(group)?;
+                // A closed channel means that storing has failed, which says why itself.
+                store.send((group, record, outcomes)).map_err(|_| PrepareError::Cancelled)
+            });
+            join(stored).and(made)
         })?;
         Ok(records.into_iter().flatten().collect())
     }
 
-    /// Makes the clips of these groups, batch after batch, each to be stored.
-    fn make<'g>(
-        &self,
-        mut pending: Vec<Pending<'g>>,
-        store: &SyncSender<Vec<Made<'g>>>,
-    ) -> Result<(), PrepareError> {
-        let batch_clips = BATCH_CLIPS_PER_THREAD * rayon::current_num_threads();
-        while !pending.is_empty() {
-            let mut clips = 0;
-            let fits = pending.iter().take_while(|(group, _)| {
-                let fits = clips < batch_clips;
-                clips += group.clips.len();
-                fits
-            });
-            let batch: Vec<_> = pending.drain(..fits.count()).collect();
-            if store.send(self.batch(batch)?).is_err() {
-                // The other side has ended, and says why.
-                return Ok(());
-            }
-        }
-        Ok(())
+    /// What the clips of a group give, made in parallel.
+    fn outcomes(&self, group: &Group<'_>) -> Result<Vec<Outcome>, PrepareError> {
+        let clips = group.clips.par_iter();
+        clips.map(|(clip, content)| self.chains.with(|chain| self.clip(chain, clip, *content))).collect()
     }
 
-    /// Makes some groups, all their clips in parallel.
-    fn batch<'g>(&self, batch: Vec<Pending<'g>>) -> Result<Vec<Made<'g>>, PrepareError> {
-        let clips: Vec<_> = batch.iter().flat_map(|(group, _)| &group.clips).collect();
-        let outcomes: Vec<Outcome> = clips
-            .par_iter()
-            .map(|(clip, content)| self.chains.with(|chain| self.clip(chain, clip, *content)))
-            .collect::<Result<_, _>>()?;
-        let mut outcomes = outcomes.into_iter();
-        let made = |(group, record): Pending<'g>| {
-            let outcomes = outcomes.by_ref().take(group.clips.len()).collect();
-            (group, record, outcomes)
-        };
-        Ok(batch.into_iter().map(made).collect())
-    }
-
-    /// Stores a batch's shards, all at once: the disk then syncs them together.
-    fn store(&self, batch: Vec<Made<'_>>) -> Result<(), PrepareError> {
+    /// Stores groups as they are made, several at once, because each waits for the disk.
+    fn store(&self, made: Receiver<Made<'_>>) -> Result<(), PrepareError> {
         thread::scope(|scope| {
-            let threads: Vec<_> = batch
-                .into_iter()
-                .map(|(group, record, outcomes)| {
-                    scope.spawn(move || {
-                        *record = Some(self.shard(group, outcomes)?);
-                        Ok(())
-                    })
-                })
-                .collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            let mut storing = VecDeque::new();
+            for (group, record, outcomes) in made {
+                if storing.len() == STORED_AT_ONCE {
+                    storing.pop_front().map_or(Ok(()), join)?;
+                }
+                storing.push_back(scope.spawn(move || {
+                    *record = Some(self.shard(group, outcomes)?);
+                    Ok(())
+                }));
+            }
+            storing.into_iter().try_for_each(join)
         })
     }
 

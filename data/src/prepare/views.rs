@@ -1,7 +1,7 @@
 //! The bank of views, rendered: beside every shard, one for each level, with the same rows.
 //!
 //! A clip is decoded and taken apart once for many of its views, so a group's levels are rendered together, as many as fit
-//! into memory at a time; a batch of the clean preparation is over by then.
+//! into memory at a time; the clean preparation is over by then.
 
 use std::collections::BTreeMap;
 
