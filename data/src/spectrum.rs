@@ -72,12 +72,13 @@ impl Spectra {
     pub(crate) fn for_each(&mut self, samples: &[f32], first: usize, mut take: impl FnMut(&[f32])) {
         let plan = &*self.plan;
         let n_fft = plan.window.len();
+        // Half a frame of zeros goes before the samples and behind them; the first frame may begin in the former or later.
+        let start = first * plan.hop_length;
         self.padded.clear();
-        self.padded.resize(n_fft / 2, 0.0);
-        self.padded.extend_from_slice(samples);
-        self.padded.resize(samples.len() + n_fft, 0.0);
-        let from = self.padded.get(first * plan.hop_length..).unwrap_or_default();
-        let mut frames = from.windows(n_fft).step_by(plan.hop_length);
+        self.padded.resize((n_fft / 2).saturating_sub(start), 0.0);
+        self.padded.extend_from_slice(samples.get(start.saturating_sub(n_fft / 2)..).unwrap_or_default());
+        self.padded.resize((samples.len() + n_fft).saturating_sub(start), 0.0);
+        let mut frames = self.padded.windows(n_fft).step_by(plan.hop_length);
         while let Some(first) = frames.next() {
             let second = frames.next();
             let [first_power, second_power] = &mut self.powers;
