@@ -1,7 +1,7 @@
 //! Mel-frequency cepstral coefficients and the spectra on the way, as librosa 0.11 defines them.
 //!
 //! `librosa.feature.mfcc(y=samples, sr=sample_rate_hz, n_mfcc=…, n_fft=…, hop_length=…, n_mels=…, htk=…)`: power spectra of
-//! centred frames (`spectrum`), mel bands ([`MelBank`]), decibels with a floor and a clamp ([`decibels`](crate::decibels)),
+//! centred frames (`spectrum`), mel bands ([`MelBank`]), decibels with a floor and a clamp ([`decibels`]),
 //! orthonormal DCT-II over the bands.
 //!
 //! Sums run in 64 bits, as librosa's transform does; values between the steps are 32-bit, as librosa's are.
