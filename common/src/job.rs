@@ -184,6 +184,9 @@ pub struct Job {
     pub split: BlobId,
     /// Checkpoint to start from; none: fresh weights drawn from the recipe's seed.
     pub initial_weights: Option<BlobId>,
+    /// What an earlier attempt at the run had come to; the next epoch is trained from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<BlobId>,
 }
 
 /// One epoch's metrics, all on the validation part except the first. Every number is finite.

@@ -15,7 +15,7 @@
 //!
 //! A logits blob holds `logits`, `(validation rows, classes)`, in the split's order of validation rows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
@@ -23,6 +23,9 @@ use crate::model::{AudioCnn, Conv2d, Layer, ModelError, Operation};
 
 /// Tensors of a batch norm, as PyTorch names them: two that are trained, two that are counted.
 pub const BATCH_NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
+
+/// Key of a note.
+const NOTE: &str = "earshot";
 
 /// A dense float tensor, row-major.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,6 +77,18 @@ pub enum TensorsError {
 /// # Errors
 /// [`TensorsError::Format`] when a tensor's values do not fill its shape.
 pub fn encode(tensors: &Tensors) -> Result<Vec<u8>, TensorsError> {
+    encode_as(tensors, None)
+}
+
+/// Encodes tensors with a note, as the file's only metadata: several would be written in an order that changes.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_with_note(tensors: &Tensors, note: &str) -> Result<Vec<u8>, TensorsError> {
+    encode_as(tensors, Some(HashMap::from([(NOTE.to_owned(), note.to_owned())])))
+}
+
+fn encode_as(tensors: &Tensors, note: Option<HashMap<String, String>>) -> Result<Vec<u8>, TensorsError> {
     let bytes: BTreeMap<&str, Vec<u8>> = tensors
         .iter()
         .map(|(name, tensor)| {
@@ -86,7 +101,7 @@ pub fn encode(tensors: &Tensors) -> Result<Vec<u8>, TensorsError> {
         .map(|((name, tensor), data)| Ok((name, TensorView::new(Dtype::F32, tensor.shape.clone(), data)?)))
         .collect::<Result<Vec<_>, _>>()
         .map_err(TensorsError::Format)?;
-    safetensors::serialize(views, None).map_err(TensorsError::Format)
+    safetensors::serialize(views, note).map_err(TensorsError::Format)
 }
 
 /// Decodes tensors, all of them finite 32-bit floats.
@@ -94,6 +109,20 @@ pub fn encode(tensors: &Tensors) -> Result<Vec<u8>, TensorsError> {
 /// # Errors
 /// [`TensorsError`] says which tensor is wrong.
 pub fn decode(bytes: &[u8]) -> Result<Tensors, TensorsError> {
+    Ok(decode_with_note(bytes)?.0)
+}
+
+/// Decodes tensors, with the note if there is one.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_with_note(bytes: &[u8]) -> Result<(Tensors, Option<String>), TensorsError> {
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(TensorsError::Format)?;
+    let note = header.metadata().as_ref().and_then(|entries| entries.get(NOTE)).cloned();
+    Ok((decode_tensors(bytes)?, note))
+}
+
+fn decode_tensors(bytes: &[u8]) -> Result<Tensors, TensorsError> {
     let file = SafeTensors::deserialize(bytes).map_err(TensorsError::Format)?;
     file.iter()
         .map(|(name, view)| {

@@ -268,6 +268,7 @@ impl From<&Job> for proto::Job {
             shards: job.shards.iter().copied().map(blob_bytes).collect(),
             split: blob_bytes(job.split),
             initial_weights: job.initial_weights.map(blob_bytes),
+            resume: job.resume.map(blob_bytes),
             augment: job.augment.iter().map(Into::into).collect(),
         }
     }
@@ -278,6 +279,7 @@ impl TryFrom<proto::Job> for Job {
 
     fn try_from(job: proto::Job) -> Result<Self, WireError> {
         let weights = job.initial_weights.map(|bytes| blob_id(&bytes, "initial_weights")).transpose()?;
+        let resume = job.resume.map(|bytes| blob_id(&bytes, "resume")).transpose()?;
         if job.shards.is_empty() {
             return Err(WireError::Missing("the job's shards"));
         }
@@ -294,6 +296,7 @@ impl TryFrom<proto::Job> for Job {
             shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
+            resume,
         })
     }
 }
@@ -379,6 +382,7 @@ mod tests {
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            resume: Some(BlobId::of(b"midway")),
             augment: vec![Augment {
                 augmentation: Augmentation::PitchShift,
                 p: 0.5,

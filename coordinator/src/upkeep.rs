@@ -33,7 +33,7 @@ pub struct Findings {
 
 /// Every blob that the log names.
 pub fn reachable(state: &State) -> BTreeSet<BlobId> {
-    state.sweeps().flat_map(|(_, sweep)| sweep.blobs()).collect()
+    state.sweeps().flat_map(|(_, sweep)| sweep.blobs()).chain(state.blobs_of_replays()).collect()
 }
 
 /// Reads every blob that the log names, and compares its bytes with its name.
@@ -108,7 +108,7 @@ mod tests {
         let Decision::Granted(grant) = tell(EventKind::Asked { worker }) else { panic!("no grant") };
         let token = grant.token;
         let epoch = Epoch { epoch: 1, train_loss: 0.5, loss: 0.5, accuracy: 0.5, macro_f1: 0.5 };
-        tell(EventKind::Reported { worker, token, epoch });
+        tell(EventKind::Reported { worker, token, epoch, midway: None });
         let [checkpoint, logits] = [b"weights".as_slice(), b"logits"].map(|bytes| own.put(bytes).unwrap());
         let outcome = Outcome::Completed(RunResult { best_epoch: 1, checkpoint, logits });
         tell(EventKind::Finished { worker, token, outcome });

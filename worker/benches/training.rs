@@ -154,6 +154,7 @@ fn example() -> (Job, Features) {
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,
+        resume: None,
         augment: vec![],
     };
     let features =

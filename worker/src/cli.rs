@@ -6,6 +6,7 @@ use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
     process::ExitCode,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -28,7 +29,7 @@ use crate::{
     features::FeatureCache,
     memory,
     progress::Board,
-    slot::Slot,
+    slot::{MIDWAY_EVERY, Slot},
 };
 
 /// Slots a worker has at most: far above any machine's cores, so that a slip of the finger does not start a million threads.
@@ -86,6 +87,11 @@ pub struct Args {
     /// Exit once every run of every sweep has ended, instead of waiting for more
     #[arg(long)]
     pub exit_when_done: bool,
+
+    /// Keep what a run has come to with the coordinator this often, at the ends of epochs: if this worker dies, another goes
+    /// on from there
+    #[arg(long, value_name = "N", default_value_t = MIDWAY_EVERY.as_secs())]
+    pub keep_seconds: u64,
 
     /// How log lines look; json is one object a line, for machines, and shows no progress bars
     #[arg(long, value_enum, default_value = "text")]
@@ -151,6 +157,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         },
         slots: start_slots(slots, devices)?,
         board,
+        midway_every: Duration::from_secs(args.keep_seconds),
         when_done: if args.exit_when_done { WhenDone::Exit } else { WhenDone::Wait },
     };
     tracing::info!(slots, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);

@@ -30,4 +30,5 @@ pub mod network;
 pub mod progress;
 pub mod randomness;
 pub mod slot;
+pub mod timer;
 pub mod training;

@@ -8,8 +8,9 @@ use std::{
     any::Any,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, mpsc},
+    sync::{Arc, Weak, mpsc},
     thread,
+    time::Duration,
 };
 
 use earshot_common::{
@@ -26,8 +27,16 @@ use crate::{
     control::Control,
     features::{FeatureCache, Features, FeaturesError},
     network::NetworkError,
-    training::{self, TrainError, Trained},
+    timer::Timer,
+    training::{
+        self, Observer, Start, TrainError, Trained,
+        midway::{Midway, MidwayError},
+    },
 };
+
+/// How often what a run has come to is kept, so that another attempt need not begin anew: seldom enough that it costs nothing,
+/// often enough that little is lost.
+pub const MIDWAY_EVERY: Duration = Duration::from_secs(30);
 
 /// Where a slot gets bytes from; it may block.
 pub trait BlobSource: Send {
@@ -46,6 +55,8 @@ pub struct Work {
     pub control: Arc<Control>,
     /// Where its shards come from.
     pub source: Box<dyn BlobSource>,
+    /// How often what it has come to is kept, at the ends of epochs.
+    pub midway_every: Duration,
     /// Where its events go. Unbounded, because training must not wait for a coordinator that is away; it holds one event an
     /// epoch and one at the end, so the recipe bounds it.
     pub events: UnboundedSender<Event>,
@@ -54,8 +65,8 @@ pub struct Work {
 /// What a slot says of an attempt, in this order: epochs, then one end.
 #[derive(Debug)]
 pub enum Event {
-    /// An epoch is over.
-    Epoch(Epoch),
+    /// An epoch is over, and what the run has come to may be kept as this blob.
+    Epoch(Epoch, Option<Arc<Vec<u8>>>),
     /// The attempt is over.
     Ended(End),
 }
@@ -141,23 +152,50 @@ fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
 }
 
 fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, AttemptError> {
-    let Work { job, control, source, events } = work;
+    let Work { job, control, source, midway_every, events } = work;
     let features = load_features(job, device, cache, source.as_ref(), control)?;
     features.check_classes(job.model.classes)?;
-    let initial = match job.initial_weights {
-        Some(id) => {
+    let (midway, initial);
+    let start = match (job.resume, job.initial_weights) {
+        (Some(id), _) => {
             let bytes = source.read(id, control)?;
-            Some(
-                tensors::decode_checkpoint(&bytes, &job.model)
-                    .map_err(|error| AttemptError::InitialWeights(id, error))?,
-            )
+            midway = Midway::decode(&bytes).map_err(|error| AttemptError::Resume(id, error))?;
+            Start::Midway(&midway)
         }
-        None => None,
+        (None, Some(id)) => {
+            let bytes = source.read(id, control)?;
+            initial = tensors::decode_checkpoint(&bytes, &job.model)
+                .map_err(|error| AttemptError::InitialWeights(id, error))?;
+            Start::Weights(&initial)
+        }
+        (None, None) => Start::Fresh,
     };
-    let trained = training::train(job, &features, initial.as_ref(), device, control, |epoch| {
-        let _ = events.send(Event::Epoch(epoch));
-    })?;
-    encode(&trained)
+    let teller = Teller { events, timer: Timer::start(*midway_every), last: Weak::new() };
+    encode(&training::train(job, &features, start, device, control, teller)?)
+}
+
+/// Passes on what training says.
+struct Teller<'a> {
+    events: &'a UnboundedSender<Event>,
+    timer: Timer,
+    /// What was last passed on; while it waits to be handed in there is no room for another.
+    last: Weak<Vec<u8>>,
+}
+
+impl Observer for Teller<'_> {
+    fn wants_midway(&mut self) -> bool {
+        self.last.strong_count() == 0 && self.timer.is_due()
+    }
+
+    fn epoch(&mut self, epoch: Epoch, midway: Option<Midway>) {
+        let midway = midway.map(Midway::encode).and_then(|encoded| {
+            // Only a copy for bad times: without it training goes on all the same.
+            encoded.inspect_err(|error| tracing::warn!("cannot keep what a run has come to: {error}")).ok()
+        });
+        let midway = midway.map(Arc::new);
+        self.last = midway.as_ref().map(Arc::downgrade).unwrap_or_default();
+        let _ = self.events.send(Event::Epoch(epoch, midway));
+    }
 }
 
 fn load_features(
@@ -195,6 +233,8 @@ enum AttemptError {
     Features(#[from] FeaturesError),
     #[error("the initial weights {0} do not fit the model")]
     InitialWeights(BlobId, #[source] TensorsError),
+    #[error("it cannot go on from {0}")]
+    Resume(BlobId, #[source] MidwayError),
     #[error(transparent)]
     Train(#[from] TrainError),
     #[error("the result cannot be encoded")]
@@ -211,7 +251,8 @@ impl AttemptError {
             }
             Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. })
             | Self::Features(_)
-            | Self::InitialWeights(..) => Reason::Data,
+            | Self::InitialWeights(..)
+            | Self::Resume(..) => Reason::Data,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
             Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };

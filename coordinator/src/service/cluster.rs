@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use earshot_common::{
-    ids::{Token, WorkerId},
-    job::{Epoch, Outcome, RunResult},
-    wire::WireError,
+    ids::{BlobId, Token, WorkerId},
+    job::{Epoch, Outcome},
+    wire::{self, WireError},
 };
 use earshot_proto::earshot::v1::{
     FinishRequest, FinishResponse, Finished, Grant, HeartbeatRequest, HeartbeatResponse, Idle, JoinRequest,
@@ -87,7 +87,10 @@ impl cluster_server::Cluster for ClusterService {
         let (worker, token) = (WorkerId(request.worker), Token(request.token));
         let epoch = request.epoch.ok_or(WireError::Missing("the epoch"));
         let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
-        let kind = EventKind::Reported { worker, token, epoch };
+        let midway = request.midway.map(|bytes| wire::blob_id(&bytes, "midway")).transpose();
+        let midway = midway.map_err(|error| codes::of_wire(&error))?;
+        self.check_blobs(midway).await?;
+        let kind = EventKind::Reported { worker, token, epoch, midway };
         let Decision::Verdict(verdict) = self.submit(kind).await? else {
             return Err(unexpected());
         };
@@ -101,7 +104,7 @@ impl cluster_server::Cluster for ClusterService {
         let outcome = request.outcome.ok_or(WireError::Missing("the outcome"));
         let outcome = outcome.and_then(Outcome::try_from).map_err(|error| codes::of_wire(&error))?;
         match &outcome {
-            Outcome::Completed(result) => self.check_blobs(*result).await?,
+            Outcome::Completed(result) => self.check_blobs([result.checkpoint, result.logits]).await?,
             Outcome::Failed(failure) => {
                 tracing::warn!(%worker, %token, reason = ?failure.reason, "an attempt failed: {}", failure.message);
             }
@@ -147,17 +150,17 @@ impl ClusterService {
         }
     }
 
-    /// A result counts only when its bytes are here.
-    async fn check_blobs(&self, result: RunResult) -> Result<(), Status> {
+    /// What names blobs counts only when their bytes are here.
+    async fn check_blobs(&self, named: impl IntoIterator<Item = BlobId>) -> Result<(), Status> {
+        let named: Vec<BlobId> = named.into_iter().collect();
+        if named.is_empty() {
+            return Ok(());
+        }
         let blobs = self.blobs.clone();
-        let missing = spawn_blocking(move || {
-            [result.checkpoint, result.logits].into_iter().find(|&blob| !blobs.contains(blob))
-        });
+        let missing = spawn_blocking(move || named.into_iter().find(|&blob| !blobs.contains(blob)));
         match missing.await {
             Ok(None) => Ok(()),
-            Ok(Some(blob)) => {
-                Err(Status::invalid_argument(format!("blob {blob} of the result was never put here")))
-            }
+            Ok(Some(blob)) => Err(Status::invalid_argument(format!("blob {blob} was never put here"))),
             Err(_) => Err(unexpected()),
         }
     }

@@ -97,7 +97,7 @@ impl Site {
     }
 
     async fn report(&self, worker: u32, token: u64, epoch: Epoch) -> Result<(), Status> {
-        let request = ReportRequest { worker, token, epoch: Some((&epoch).into()) };
+        let request = ReportRequest { worker, token, epoch: Some((&epoch).into()), midway: None };
         self.cluster().report(request).await.map(|_| ())
     }
 

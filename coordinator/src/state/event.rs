@@ -1,7 +1,7 @@
 //! What happens to the cluster, and what the state machine answers.
 
 use earshot_common::{
-    ids::{ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
     sweep::Sweep,
 };
@@ -74,6 +74,9 @@ pub enum EventKind {
         token: Token,
         /// The metrics.
         epoch: Epoch,
+        /// What the run has come to after it, if that was kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        midway: Option<BlobId>,
     },
     /// A worker ended an attempt.
     Finished {

@@ -24,8 +24,8 @@ mod worker;
 use std::collections::BTreeMap;
 
 use earshot_common::{
-    ids::{ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Outcome, RunResult, Verdict},
+    ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    job::{Epoch, Job, Outcome, RunResult, Verdict},
 };
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub use self::{
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
     sweep::{Phase, SweepState},
-    trial::{Attempt, AttemptEnd, Run, RunStatus, Trial, TrialStatus},
+    trial::{Attempt, AttemptEnd, Midway, Run, RunStatus, Trial, TrialStatus},
     worker::Worker,
 };
 
@@ -102,9 +102,9 @@ impl State {
             EventKind::ReplayAsked { sweep, trial } => self.ask_replay(*sweep, *trial)?,
             EventKind::Joined { name, slots, device } => self.join(name, *slots, device)?,
             EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
-            EventKind::Reported { worker, token, epoch } => {
+            EventKind::Reported { worker, token, epoch, midway } => {
                 let task = self.live(*worker, *token)?;
-                let verdict = self.report(task, epoch)?;
+                let verdict = self.report(task, epoch, *midway)?;
                 self.epochs += 1;
                 Decision::Verdict(verdict)
             }
@@ -164,6 +164,11 @@ impl State {
     /// A replay.
     pub fn replay(&self, id: ReplayId) -> Option<&Replay> {
         self.replays.get(id)
+    }
+
+    /// Blobs from which runs of replays go on.
+    pub fn blobs_of_replays(&self) -> impl Iterator<Item = BlobId> {
+        self.replays.blobs()
     }
 
     /// Replays that have not ended.
@@ -261,7 +266,8 @@ impl State {
 
     fn grant_replay(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
         let (id, run) = self.next_replay()?;
-        let job = self.sweeps.get(&run.sweep)?.job(run)?;
+        let resume = self.replays.run(id, run.fold).and_then(Run::kept);
+        let job = Job { resume, ..self.sweeps.get(&run.sweep)?.job(run)? };
         let attempt = self.replays.lease(id, run.fold, token, worker, at_ms)?;
         Some(Grant { token, run, attempt, replay: Some(id), job })
     }
@@ -296,16 +302,17 @@ impl State {
         Ok(Decision::Replaying(self.replays.ask(ReplayId(self.position), sweep, id, folds)))
     }
 
-    fn report(&mut self, task: Task, epoch: &Epoch) -> Result<Verdict, Refusal> {
+    fn report(&mut self, task: Task, epoch: &Epoch, midway: Option<BlobId>) -> Result<Verdict, Refusal> {
         match task {
-            Task::Run(run) => {
-                self.sweeps.get_mut(&run.sweep).map_or(Ok(Verdict::Stop), |sweep| sweep.report(run, epoch))
-            }
+            Task::Run(run) => match self.sweeps.get_mut(&run.sweep) {
+                Some(sweep) => sweep.report(run, epoch, midway),
+                None => Ok(Verdict::Stop),
+            },
             Task::Replay(id, run) => {
                 let Some(sweep) = self.sweeps.get(&run.sweep) else { return Ok(Verdict::Stop) };
                 let Some(original) = sweep.run(run) else { return Ok(Verdict::Stop) };
                 let last = sweep.recipe(run).map_or(0, |recipe| recipe.epochs);
-                self.replays.report(id, run.fold, epoch, original, last)
+                self.replays.report(id, run.fold, (epoch, midway), original, last)
             }
         }
     }

@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use earshot_common::{
-    ids::{FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, RunResult, Verdict},
 };
 use serde::Serialize;
@@ -161,6 +161,12 @@ impl Replays {
         Some(&self.get(id)?.runs.get(&fold)?.run)
     }
 
+    /// Blobs from which runs go on.
+    pub(super) fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        let open = self.open.iter().filter_map(|&id| self.get(id));
+        open.flat_map(|replay| replay.runs.values()).filter_map(|replayed| replayed.run.kept())
+    }
+
     /// Begins a replay of a trial of these folds, or joins the one that has not ended.
     pub(super) fn ask(
         &mut self,
@@ -208,12 +214,12 @@ impl Replays {
         &mut self,
         id: ReplayId,
         fold: FoldId,
-        epoch: &Epoch,
+        (epoch, midway): (&Epoch, Option<BlobId>),
         original: &Run,
         last: u32,
     ) -> Result<Verdict, Refusal> {
         let Some(replayed) = self.run_mut(id, fold) else { return Ok(Verdict::Stop) };
-        replayed.run.take(epoch, last)?;
+        replayed.run.take(epoch, midway, last)?;
         replayed.note(Difference::of_epoch(original, epoch));
         let is_over = replayed.difference.is_some() || epoch.epoch >= last;
         Ok(if is_over { Verdict::Stop } else { Verdict::Continue })

@@ -75,15 +75,15 @@ impl SweepState {
         &self.dataset
     }
 
-    /// Every blob that its jobs and its results name; of what attempts left that came to nothing, none is named.
+    /// Every blob that its jobs and its results name; of what attempts left that came to nothing, what the next ones go on from.
     pub fn blobs(&self) -> BTreeSet<BlobId> {
         let Dataset { shards, views, splits, manifest, .. } = &self.dataset;
-        let runs = self.trials.iter().flat_map(Trial::all_runs);
-        let results = runs.filter_map(|(_, run)| run.completed());
+        let runs = || self.trials.iter().flat_map(Trial::all_runs).map(|(_, run)| run);
+        let results = runs().filter_map(Run::completed);
         let results = results.flat_map(|(result, _)| [result.checkpoint, result.logits]);
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
-        inputs.chain(results).collect()
+        inputs.chain(results).chain(runs().filter_map(Run::kept)).collect()
     }
 
     /// Trials proposed so far, in order.
@@ -154,6 +154,7 @@ impl SweepState {
             shards: self.dataset.shards.clone(),
             split: *self.dataset.splits.get(&run.fold)?,
             initial_weights: None,
+            resume: None,
             augment: self.dataset.augment(&trial.point),
         })
     }
@@ -211,7 +212,8 @@ impl SweepState {
         let (trial, fold) = self.waiting.pop_first()?;
         self.leased.insert((trial, fold));
         let run_id = RunId { sweep: self.id, trial, fold };
-        let job = self.job(run_id)?;
+        let resume = self.run(run_id).and_then(Run::kept);
+        let job = Job { resume, ..self.job(run_id)? };
         let attempt = self.change(run_id, |run| run.lease(token, worker, at_ms))?;
         Some(Grant { token, run: run_id, attempt, replay: None, job })
     }
@@ -232,10 +234,15 @@ impl SweepState {
         Some(())
     }
 
-    pub(super) fn report(&mut self, run_id: RunId, epoch: &Epoch) -> Result<Verdict, Refusal> {
+    pub(super) fn report(
+        &mut self,
+        run_id: RunId,
+        epoch: &Epoch,
+        midway: Option<BlobId>,
+    ) -> Result<Verdict, Refusal> {
         let last = self.recipe(run_id).map_or(0, |recipe| recipe.epochs);
         let Some(run) = self.run_mut(run_id) else { return Ok(Verdict::Stop) };
-        run.take(epoch, last)?;
+        run.take(epoch, midway, last)?;
         Ok(if epoch.epoch < last { Verdict::Continue } else { Verdict::Stop })
     }
 

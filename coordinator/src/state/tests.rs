@@ -1,3 +1,4 @@
+mod midway;
 mod replay;
 
 use std::path::Path;
@@ -88,7 +89,7 @@ impl Cluster {
     }
 
     fn report(&mut self, worker: WorkerId, token: Token, epoch: Epoch) -> Result<Decision, Refusal> {
-        self.says(EventKind::Reported { worker, token, epoch })
+        self.says(EventKind::Reported { worker, token, epoch, midway: None })
     }
 
     fn finish(&mut self, worker: WorkerId, token: Token, outcome: Outcome) -> Result<Decision, Refusal> {
@@ -101,7 +102,8 @@ impl Cluster {
     }
 
     fn train(&mut self, worker: WorkerId, token: Token, accuracy: f64) {
-        for number in 1..=EPOCHS {
+        let done = self.state.run(token).unwrap().epochs.len() as u32;
+        for number in done + 1..=EPOCHS {
             self.report(worker, token, epoch(number, accuracy)).unwrap();
         }
         self.finish(worker, token, Outcome::Completed(result(EPOCHS))).unwrap();
@@ -363,9 +365,12 @@ fn event(step: &Step, state: &State) -> EventKind {
     match *step {
         Step::Join => EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into() },
         Step::Ask(worker) => EventKind::Asked { worker: WorkerId(worker) },
-        Step::Report(worker, token, number) => {
-            EventKind::Reported { worker: WorkerId(worker), token: pick(token), epoch: epoch(number, 0.5) }
-        }
+        Step::Report(worker, token, number) => EventKind::Reported {
+            worker: WorkerId(worker),
+            token: pick(token),
+            epoch: epoch(number, 0.5),
+            midway: (token % 2 == 0).then(|| BlobId::of(b"midway")),
+        },
         Step::Complete(worker, token, best) => EventKind::Finished {
             worker: WorkerId(worker),
             token: pick(token),

@@ -13,7 +13,7 @@
 use std::collections::BTreeMap;
 
 use earshot_common::{
-    ids::{FoldId, Token, WorkerId},
+    ids::{BlobId, FoldId, Token, WorkerId},
     job::{Epoch, Failure, Reason, RunResult},
     model::{AudioCnn, Cost},
     sweep::Point,
@@ -62,8 +62,19 @@ pub struct Run {
     pub status: RunStatus,
     /// Everything tried, oldest first.
     pub attempts: Vec<Attempt>,
-    /// Epochs of the newest attempt.
+    /// Epochs of the newest attempt, those included that it found done.
     pub epochs: Vec<Epoch>,
+    /// From where the next attempt goes on; none: anew.
+    pub midway: Option<Midway>,
+}
+
+/// What a run had come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Midway {
+    /// The last epoch that was over.
+    pub epoch: u32,
+    /// All that it takes to go on, in the worker's own format.
+    pub blob: BlobId,
 }
 
 /// Where a run stands.
@@ -158,13 +169,21 @@ impl Run {
     /// Hands it out: the number of the attempt, from 1.
     pub(super) fn lease(&mut self, token: Token, worker: WorkerId, at_ms: u64) -> u32 {
         self.status = RunStatus::Leased(token);
-        self.epochs.clear();
+        self.epochs.truncate(self.midway.map_or(0, |midway| midway.epoch as usize));
         self.attempts.push(Attempt { token, worker, granted_at_ms: at_ms, end: None });
         self.attempts.len() as u32
     }
 
-    /// Takes the next epoch of `last`, or the newest one said again.
-    pub(super) fn take(&mut self, epoch: &Epoch, last: u32) -> Result<(), Refusal> {
+    /// Takes the next epoch of `last`, or the newest one said again, with what the run has come to if that was kept.
+    pub(super) fn take(&mut self, epoch: &Epoch, midway: Option<BlobId>, last: u32) -> Result<(), Refusal> {
+        self.append(epoch, last)?;
+        if let Some(blob) = midway {
+            self.midway = Some(Midway { epoch: epoch.epoch, blob });
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, epoch: &Epoch, last: u32) -> Result<(), Refusal> {
         if self.epochs.last() == Some(epoch) {
             return Ok(());
         }
@@ -177,6 +196,12 @@ impl Run {
         Ok(())
     }
 
+    /// The blob from which the next attempt goes on, while there may be one.
+    pub(super) fn kept(&self) -> Option<BlobId> {
+        let has_ended = matches!(self.status, RunStatus::Completed(_) | RunStatus::Failed);
+        self.midway.filter(|_| !has_ended).map(|midway| midway.blob)
+    }
+
     /// Whether a result fits what was reported.
     pub(super) fn check(&self, result: &RunResult) -> Result<(), Refusal> {
         let reported = self.epochs.len() as u32;
@@ -187,8 +212,12 @@ impl Run {
         }
     }
 
-    /// Ends an attempt that did not complete: the run waits again, or is given up after as many as it may have.
+    /// Ends an attempt that did not complete: the run waits again, or is given up after as many as it may have. After a failure
+    /// the next one begins anew, for what was kept may be the reason.
     pub(super) fn fall_back(&mut self, token: Token, end: AttemptEnd, attempts_max: usize) {
+        if matches!(&end, AttemptEnd::Failed(failure) if failure.reason != Reason::Drained) {
+            self.midway = None;
+        }
         let is_final = matches!(&end, AttemptEnd::Failed(failure) if !failure.reason.is_retryable());
         self.end(token, end);
         let is_given_up = is_final || self.attempts_spent() >= attempts_max;

@@ -76,6 +76,9 @@ const FORMAT_1: &str = include_str!("golden/format_1.jsonl");
 /// The entries that format 2 added, to follow the sweep and the worker of format 1.
 const FORMAT_2: &str = include_str!("golden/format_2.jsonl");
 
+/// The entries that format 3 added, to follow those of format 1.
+const FORMAT_3: &str = include_str!("golden/format_3.jsonl");
+
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
@@ -100,6 +103,7 @@ fn a_log_of_an_older_format_is_read_and_marked() {
     check_older(1, FORMAT_1, [1, 1, 1, 6]);
     let beginning: String = FORMAT_1.split_inclusive('\n').take(2).collect();
     check_older(2, &(beginning + FORMAT_2), [0, 0, 0, 0]);
+    check_older(3, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
 }
 
 #[test]

@@ -53,7 +53,7 @@ impl Story {
         for (epoch, accuracy) in [(1, accuracy / 2.0), (2, accuracy)] {
             let loss = 1.0 - accuracy;
             let epoch = Epoch { epoch, train_loss: 0.5, loss, accuracy, macro_f1: accuracy / 2.0 };
-            self.tell(EventKind::Reported { worker, token, epoch });
+            self.tell(EventKind::Reported { worker, token, epoch, midway: None });
         }
         let [checkpoint, logits] =
             ["weights", "logits"].map(|part| BlobId::of(format!("{part} {token}").as_bytes()));

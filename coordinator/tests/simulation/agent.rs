@@ -10,6 +10,7 @@ use coordinator::{
 use earshot_common::{
     ids::{BlobId, RunId, Token, WorkerId},
     job::{Epoch, Failure, Outcome, Reason, RunResult, Verdict},
+    wire,
 };
 use earshot_proto::earshot::v1 as proto;
 
@@ -75,7 +76,7 @@ pub(crate) enum Timer {
 pub(crate) enum Errand {
     Join,
     Ask(usize),
-    Report(usize, Token, Epoch),
+    Report(usize, Token, Epoch, Option<BlobId>),
     Finish(usize, Token, Outcome),
     Heartbeat,
 }
@@ -162,10 +163,10 @@ impl Agent {
                 self.retry(errand, stage);
             }
             (Errand::Ask(slot), Reply::Asked(asked)) => self.told(slot, asked, stage),
-            (Errand::Report(slot, token, epoch), Reply::Decided(Decision::Verdict(verdict))) => {
+            (Errand::Report(slot, token, epoch, _), Reply::Decided(Decision::Verdict(verdict))) => {
                 self.reported(slot, token, epoch, verdict, stage);
             }
-            (Errand::Report(slot, token, _), Reply::Refused(Refusal::LeaseEnded(_))) => {
+            (Errand::Report(slot, token, ..), Reply::Refused(Refusal::LeaseEnded(_))) => {
                 stage.covered.late_reports_refused += 1;
                 self.drop_work(slot, token, stage);
             }
@@ -205,7 +206,9 @@ impl Agent {
         let is_odd = stage.dice.chance(stage.plan.rounds_otherwise);
         let odd_from = is_odd.then(|| stage.dice.between(1, u64::from(epochs)) as u32);
         let is_replay = grant.replay.is_some();
-        self.slots[slot] = Some(Work { token, run, epochs, done: 0, fate, is_replay, odd_from });
+        let done = grant.job.resume.map_or(0, done);
+        stage.covered.resumed_attempts += u64::from(done > 0);
+        self.slots[slot] = Some(Work { token, run, epochs, done, fate, is_replay, odd_from });
         let timer = match fate {
             Fate::Trains | Fate::StopsAt(_) => Timer::Epoch(slot, token),
             Fate::FailsFor(_) | Fate::Kills => Timer::End(slot, token),
@@ -218,7 +221,10 @@ impl Agent {
         let Some(work) = self.slots[slot].as_mut().filter(|work| work.token == token) else { return };
         work.done += 1;
         let epoch = epoch(work);
-        self.go(Errand::Report(slot, token, epoch), stage);
+        let is_final = work.done == work.epochs || work.fate == Fate::StopsAt(work.done);
+        let keeps = !is_final && stage.dice.chance(0.3);
+        let midway = keeps.then(|| midway(token, work.done));
+        self.go(Errand::Report(slot, token, epoch, midway), stage);
     }
 
     fn reported(&mut self, slot: usize, token: Token, epoch: Epoch, verdict: Verdict, stage: &mut Stage) {
@@ -284,13 +290,13 @@ impl Agent {
                 let tokens = self.slots.iter().flatten().map(|work| work.token).collect();
                 Request::Heartbeat { worker, tokens }
             }
-            (&Errand::Report(slot, token, _) | &Errand::Finish(slot, token, _), id) => {
+            (&Errand::Report(slot, token, ..) | &Errand::Finish(slot, token, _), id) => {
                 if self.slots[slot].as_ref().is_none_or(|work| work.token != token) {
                     return;
                 }
                 let Some(worker) = id else { return self.retry(errand, stage) };
                 match &errand {
-                    Errand::Report(_, _, epoch) => report(worker, token, epoch.into()),
+                    Errand::Report(_, _, epoch, midway) => report_with(worker, token, epoch.into(), *midway),
                     Errand::Finish(_, _, outcome) => finish(worker, token, outcome),
                     Errand::Join | Errand::Ask(_) | Errand::Heartbeat => return,
                 }
@@ -328,7 +334,7 @@ impl Work {
 impl Errand {
     fn is_about(&self, token: Token) -> bool {
         match self {
-            Self::Report(_, about, _) | Self::Finish(_, about, _) => *about == token,
+            Self::Report(_, about, ..) | Self::Finish(_, about, _) => *about == token,
             Self::Join | Self::Ask(_) | Self::Heartbeat => false,
         }
     }
@@ -379,7 +385,25 @@ fn failed(reason: Reason) -> Outcome {
 }
 
 pub(crate) fn report(worker: WorkerId, token: Token, epoch: proto::Epoch) -> Request {
-    Request::Report(proto::ReportRequest { worker: worker.0, token: token.0, epoch: Some(epoch) })
+    report_with(worker, token, epoch, None)
+}
+
+fn report_with(worker: WorkerId, token: Token, epoch: proto::Epoch, midway: Option<BlobId>) -> Request {
+    let midway = midway.map(wire::blob_bytes);
+    Request::Report(proto::ReportRequest { worker: worker.0, token: token.0, epoch: Some(epoch), midway })
+}
+
+/// What an attempt has come to after so many epochs.
+fn midway(token: Token, done: u32) -> BlobId {
+    let mut name = [1; 32];
+    name[..8].copy_from_slice(&token.0.to_le_bytes());
+    name[8..12].copy_from_slice(&done.to_le_bytes());
+    BlobId::from(name)
+}
+
+/// Epochs that are over, as [`midway`] says.
+fn done(midway: BlobId) -> u32 {
+    u32::from_le_bytes(midway.as_bytes()[8..12].try_into().unwrap())
 }
 
 pub(crate) fn finish(worker: WorkerId, token: Token, outcome: &Outcome) -> Request {

@@ -34,6 +34,7 @@ coverage!(
     cancelled_attempts,
     abandoned_attempts,
     refits_granted,
+    resumed_attempts,
     replays_asked,
     replays_joined,
     replays_refused,

@@ -57,7 +57,12 @@ pub(crate) fn lie(site: &Site, stage: &mut Stage) -> Option<Envelope> {
             covered.lies_of_wrong_shapes += 1;
             match stage.dice.below(3) {
                 0 => report(holder, token, proto::Epoch { accuracy: 1.5, ..(&epoch).into() }),
-                1 => Request::Report(proto::ReportRequest { worker: holder.0, token: token.0, epoch: None }),
+                1 => Request::Report(proto::ReportRequest {
+                    worker: holder.0,
+                    token: token.0,
+                    epoch: None,
+                    midway: None,
+                }),
                 _ => {
                     let result =
                         proto::Result { best_epoch: 1, checkpoint: vec![1; 31], logits: vec![1; 32] };

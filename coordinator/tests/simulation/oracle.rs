@@ -14,7 +14,7 @@ use coordinator::{
     state::{Decision, Event, EventKind, Grant, Run, RunStatus, State, SweepState},
 };
 use earshot_common::{
-    ids::{FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Reason, RunResult, derive_seed},
 };
 
@@ -40,6 +40,8 @@ pub(crate) struct Oracle {
     ended: Vec<(WorkerId, Token)>,
     runs: BTreeMap<RunId, History>,
     completed: BTreeMap<RunId, Completed>,
+    /// From where the next attempt has to go on, with the epochs until there.
+    kept: BTreeMap<(RunId, Option<ReplayId>), (BlobId, Vec<Epoch>)>,
     replays: Replays,
     failed_trials: BTreeSet<(SweepId, TrialId)>,
     paused: BTreeSet<SweepId>,
@@ -178,12 +180,15 @@ impl Oracle {
     fn observe(&mut self, event: &Event, decision: &Decision) {
         match (&event.kind, decision) {
             (EventKind::Asked { worker }, Decision::Granted(grant)) => self.observe_grant(*worker, grant),
-            (EventKind::Reported { worker, token, epoch }, Decision::Verdict(verdict)) => {
+            (EventKind::Reported { worker, token, epoch, midway }, Decision::Verdict(verdict)) => {
                 let alive = self.alive.get_mut(token).expect("a report of a dead attempt was taken");
                 assert_eq!(alive.worker, *worker, "a report for another's attempt was taken");
                 if alive.epochs.last() != Some(epoch) {
                     assert_eq!(epoch.epoch as usize, alive.epochs.len() + 1, "epochs out of order");
                     alive.epochs.push(*epoch);
+                }
+                if let Some(blob) = midway {
+                    self.kept.insert((alive.run, alive.replay), (*blob, alive.epochs.clone()));
                 }
                 if let Some(replay) = alive.replay {
                     let original = self.completed[&alive.run].original();
@@ -244,7 +249,10 @@ impl Oracle {
         let Grant { token, run, attempt, replay, job } = grant;
         assert_eq!(token.0, self.decisions.len() as u64, "a token is the position of its grant");
         self.check_job(*run, job);
-        let alive = Alive { worker, run: *run, replay: *replay, epochs: Vec::new() };
+        let kept = self.kept.get(&(*run, *replay)).cloned();
+        let (resume, epochs) = kept.map_or((None, Vec::new()), |(blob, epochs)| (Some(blob), epochs));
+        assert_eq!(job.resume, resume, "run {run} goes on from elsewhere");
+        let alive = Alive { worker, run: *run, replay: *replay, epochs };
         if let Some(replay) = replay {
             assert!(!self.is_paused(run.sweep), "a replay of a paused sweep was handed out");
             self.replays.granted(*replay, *run, *attempt);
@@ -321,6 +329,9 @@ impl Oracle {
             Outcome::Completed(result) => self.completes(token, alive, *result),
             Outcome::Failed(failure) => {
                 self.covered.drained_attempts += u64::from(failure.reason == Reason::Drained);
+                if failure.reason != Reason::Drained {
+                    self.kept.remove(&(alive.run, alive.replay));
+                }
                 let lost = match failure.reason {
                     Reason::Drained => replays::Lost::Excused,
                     Reason::Diverged => replays::Lost::ForGood,

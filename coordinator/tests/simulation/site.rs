@@ -11,6 +11,7 @@ use coordinator::{
 use earshot_common::{
     ids::{Token, WorkerId},
     job::{Epoch, Outcome},
+    wire,
 };
 use earshot_proto::earshot::v1 as proto;
 
@@ -292,7 +293,8 @@ fn reply(mind: &mut Mind, oracle: &mut Oracle, request: &Request, now_ms: u64) -
 
 fn reported(request: &proto::ReportRequest) -> Option<EventKind> {
     let epoch = Epoch::try_from(request.epoch?).ok()?;
-    Some(EventKind::Reported { worker: WorkerId(request.worker), token: Token(request.token), epoch })
+    let midway = request.midway.as_ref().map(|bytes| wire::blob_id(bytes, "midway")).transpose().ok()?;
+    Some(EventKind::Reported { worker: WorkerId(request.worker), token: Token(request.token), epoch, midway })
 }
 
 fn finished(request: &proto::FinishRequest) -> Option<EventKind> {

@@ -1,8 +1,11 @@
 //! One attempt, from its grant to its end.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use earshot_common::job::{Epoch, Failure, Job, Outcome, Reason, RunResult, Verdict};
+use earshot_common::{
+    job::{Epoch, Failure, Job, Outcome, Reason, RunResult, Verdict},
+    wire,
+};
 use earshot_proto::earshot::v1::{FinishRequest, Grant, ReportRequest};
 use tokio::{runtime::Handle, sync::mpsc};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +38,8 @@ pub struct Attempts {
     pub held: Held,
     /// What a person sees.
     pub board: Board,
+    /// How often what a run has come to is kept.
+    pub midway_every: Duration,
     /// Cancelled when a draining worker should wait no longer.
     pub deadline: CancellationToken,
 }
@@ -65,7 +70,13 @@ impl Attempts {
             Some(Ok(job)) => {
                 let source = BlockingBlobs { blobs: self.blobs.clone(), runtime: Handle::current() };
                 let control = Arc::clone(&attempt.control);
-                let work = Work { job, control, source: Box::new(source), events: events.clone() };
+                let work = Work {
+                    job,
+                    control,
+                    source: Box::new(source),
+                    midway_every: self.midway_every,
+                    events: events.clone(),
+                };
                 slot.submit(work).map_err(|error| error.to_string())
             }
             Some(Err(error)) => Err(format!("this worker cannot read the job: {error}")),
@@ -85,10 +96,10 @@ impl Attempt<'_> {
     async fn follow(self, inbox: &mut mpsc::UnboundedReceiver<Event>) {
         let end = loop {
             match inbox.recv().await {
-                Some(Event::Epoch(epoch)) => {
+                Some(Event::Epoch(epoch, midway)) => {
                     self.line.epoch(&epoch);
                     // A dropped attempt still has to wait for its slot.
-                    if let Ok(Verdict::Stop) = self.report(epoch).await {
+                    if let Ok(Verdict::Stop) = self.report(epoch, midway).await {
                         self.control.advance(State::Stopping);
                     }
                 }
@@ -132,10 +143,18 @@ impl Attempt<'_> {
         self.finish(&outcome).await
     }
 
-    async fn report(&self, epoch: Epoch) -> Result<Verdict, Dropped> {
+    async fn report(&self, epoch: Epoch, midway: Option<Arc<Vec<u8>>>) -> Result<Verdict, Dropped> {
         let token = self.token;
+        let midway = match midway {
+            // What cannot be handed in is only not there when it would be wanted.
+            Some(bytes) => self.put(&bytes).await?.ok().map(wire::blob_bytes),
+            None => None,
+        };
+        let midway = &midway;
         let response = self.insist(move |link, session| async move {
-            let request = ReportRequest { worker: session.worker.0, token, epoch: Some((&epoch).into()) };
+            let midway = midway.clone();
+            let request =
+                ReportRequest { worker: session.worker.0, token, epoch: Some((&epoch).into()), midway };
             within(link.answer_time, link.cluster().report(request)).await
         });
         // A verdict that this worker does not know must not end training.

@@ -65,6 +65,8 @@ pub struct Agent {
     pub slots: Vec<Slot>,
     /// What a person sees.
     pub board: Board,
+    /// How often what a run has come to is kept, at the ends of epochs.
+    pub midway_every: Duration,
     /// What to do at the end of all work.
     pub when_done: WhenDone,
 }
@@ -83,6 +85,7 @@ impl Agent {
             blobs: self.blobs,
             held: held.clone(),
             board: self.board,
+            midway_every: self.midway_every,
             deadline: deadline.clone(),
         });
 

@@ -118,6 +118,26 @@ impl<'a> Batches<'a> {
         Ok(Batch { features, targets, mask })
     }
 
+    /// Draws what an epoch draws, and makes nothing of it.
+    pub fn skip_epoch(&mut self) {
+        self.order.shuffle(&mut self.rows);
+        for &row in &self.rows {
+            self.views.choose(row);
+        }
+        for batch in self.rows.chunks(self.size) {
+            if self.augmenter.is_active() {
+                for _ in batch {
+                    self.augmenter.draw();
+                }
+            }
+            self.augmenter.mix(batch.len());
+            if self.masks.is_active() {
+                self.buffer.resize(batch.len() * self.mask_width as usize, 0.0);
+                self.masks.fill(&mut self.buffer);
+            }
+        }
+    }
+
     fn mask(&mut self, clips: i64) -> Result<Tensor, TchError> {
         self.buffer.resize((clips * self.mask_width) as usize, 0.0);
         self.masks.fill(&mut self.buffer);

@@ -6,7 +6,7 @@ use tch::TchError;
 use crate::network::Network;
 
 /// The epoch of lowest validation loss, with what it left.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Best {
     /// Its metrics.
     pub epoch: Epoch,

@@ -4,6 +4,7 @@
 //! - [`augmentation`]: what is done to their features.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
+//! - [`midway`]: what a run has come to, for an attempt that goes on from there.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
 //!
 //! The loop knows nothing of the coordinator: it calls back after every epoch and looks at its [`Control`] before every
@@ -23,6 +24,7 @@ use crate::{
         batches::{Batch, Batches},
         best::Best,
         evaluation::evaluate,
+        midway::Midway,
         optimiser::Adam,
         schedule::{Pace, Schedule},
     },
@@ -32,6 +34,7 @@ pub mod augmentation;
 pub mod batches;
 pub mod best;
 pub mod evaluation;
+pub mod midway;
 pub mod optimiser;
 pub mod schedule;
 pub mod views;
@@ -67,22 +70,53 @@ pub struct Trained {
     pub logits: Tensors,
 }
 
-/// Trains to the end, to the end of patience, or to what `control` says. `report` gets every epoch as it ends.
+/// Where training begins.
+#[derive(Debug, Clone, Copy)]
+pub enum Start<'a> {
+    /// With weights drawn from the recipe's seed.
+    Fresh,
+    /// With a checkpoint's weights.
+    Weights(&'a Tensors),
+    /// After the epochs that an earlier attempt at the same job has trained.
+    Midway(&'a Midway),
+}
+
+/// Who is told of every epoch.
+pub trait Observer {
+    /// Whether what the run has come to is wanted with the epoch that just ended.
+    fn wants_midway(&mut self) -> bool;
+
+    /// An epoch is over; with what the run has come to, if that was wanted and another epoch may follow.
+    fn epoch(&mut self, epoch: Epoch, midway: Option<Midway>);
+}
+
+impl<F: FnMut(Epoch)> Observer for F {
+    fn wants_midway(&mut self) -> bool {
+        false
+    }
+
+    fn epoch(&mut self, epoch: Epoch, _: Option<Midway>) {
+        self(epoch);
+    }
+}
+
+/// Trains to the end, to the end of patience, or to what `control` says. `observer` gets every epoch as it ends.
 ///
 /// # Errors
 /// [`TrainError`] says why there is no result.
 pub fn train(
     job: &Job,
     features: &Features,
-    initial: Option<&Tensors>,
+    start: Start<'_>,
     device: Device,
     control: &Control,
-    mut report: impl FnMut(Epoch),
+    mut observer: impl Observer,
 ) -> Result<Trained, TrainError> {
     let recipe = &job.recipe;
-    let network = match initial {
-        Some(checkpoint) => Network::from_checkpoint(&job.model, checkpoint, device)?,
-        None => Network::fresh(&job.model, recipe.seed, device)?,
+    let network = match start {
+        Start::Fresh => Network::fresh(&job.model, recipe.seed, device)?,
+        Start::Weights(checkpoint) => Network::from_checkpoint(&job.model, checkpoint, device)?,
+        Start::Midway(midway) => Network::from_checkpoint(&job.model, &midway.network, device)?,
     };
     let batches = Batches::new(job, features, &network, device)?;
     let mut trainer = Trainer {
@@ -95,8 +129,14 @@ pub fn train(
     };
     let labels = features.validation_labels();
     let mut best: Option<Best> = None;
+    let mut first = 1;
+    if let Start::Midway(midway) = start {
+        trainer.resume(midway)?;
+        best = Some(midway.best.clone());
+        first = midway.epoch + 1;
+    }
 
-    for epoch in 1..=recipe.epochs {
+    for epoch in first..=recipe.epochs {
         let Some(train_loss) = trainer.epoch(control)? else {
             break;
         };
@@ -111,15 +151,16 @@ pub fn train(
             accuracy: evaluation.confusion.accuracy(),
             macro_f1: evaluation.confusion.macro_f1(),
         };
-        report(epoch);
-        let is_kept = match recipe.keep {
-            Keep::Best => best.as_ref().is_none_or(|best| best.is_beaten_by(&epoch)),
-            Keep::Last => true,
+        let so_far = match best.take() {
+            Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => best,
+            _ => Best::new(epoch, &network, evaluation.logits)?,
         };
-        if is_kept {
-            best = Some(Best::new(epoch, &network, evaluation.logits)?);
-        }
-        if best.as_ref().is_some_and(|best| best.is_final(&epoch, recipe.patience)) {
+        let is_final = so_far.is_final(&epoch, recipe.patience) || epoch.epoch == recipe.epochs;
+        let midway = !is_final && observer.wants_midway();
+        let midway = midway.then(|| trainer.midway(epoch.epoch, &so_far)).transpose()?;
+        best = Some(so_far);
+        observer.epoch(epoch, midway);
+        if is_final {
             break;
         }
     }
@@ -141,6 +182,21 @@ struct Trainer<'a> {
 }
 
 impl Trainer<'_> {
+    /// What the run has come to after this epoch.
+    fn midway(&self, epoch: u32, best: &Best) -> Result<Midway, TchError> {
+        let (network, moments) = (self.network.values()?, self.adam.moments()?);
+        Ok(Midway { epoch, network, moments, best: best.clone() })
+    }
+
+    /// Goes on after what an earlier attempt has come to; the network has its weights already.
+    fn resume(&mut self, midway: &Midway) -> Result<(), TchError> {
+        for _ in 0..midway.epoch {
+            self.batches.skip_epoch();
+        }
+        self.steps = u64::from(midway.epoch) * self.batches.count() as u64;
+        self.adam.resume(&midway.moments, self.steps)
+    }
+
     /// One pass over the training rows: the mean loss per clip as it was seen, or nothing when told to end.
     fn epoch(&mut self, control: &Control) -> Result<Option<f64>, TrainError> {
         // Summed on the device: asking for each batch's loss would make a GPU wait at every step.

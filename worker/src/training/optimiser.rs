@@ -4,10 +4,14 @@
 //! A step over a large tensor is bound by memory, not by arithmetic. So it goes in pieces that stay in the core's cache
 //! through all of the step's operations, instead of one operation after another over the whole tensor.
 
-use earshot_common::job::{Optimizer, Recipe};
+use earshot_common::{
+    job::{Optimizer, Recipe},
+    tensors::Tensor as Values,
+};
 use tch::{Device, TchError, Tensor};
 
 use super::schedule::Pace;
+use crate::network::copy_out;
 
 /// Decay of the mean of squared gradients.
 const BETA_2: f64 = 0.999;
@@ -49,6 +53,9 @@ struct Numbers {
 /// One trained tensor, in pieces along its first dimension.
 #[derive(Debug)]
 struct Parameter {
+    mean: Tensor,
+    square: Tensor,
+    /// Of the tensor and of both means.
     pieces: Vec<Piece>,
 }
 
@@ -80,6 +87,31 @@ impl Adam {
             Optimizer::AdamW => Decay::Decoupled(recipe.weight_decay),
         };
         Ok(Self { decay, steps: 0, parameters })
+    }
+
+    /// A copy of both moving means of every tensor.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn moments(&self) -> Result<Vec<[Values; 2]>, TchError> {
+        let moments = self.parameters.iter();
+        moments.map(|parameter| Ok([copy_out(&parameter.mean)?, copy_out(&parameter.square)?])).collect()
+    }
+
+    /// Goes on from these moments, after so many steps.
+    ///
+    /// # Errors
+    /// libtorch refuses: they are another network's.
+    pub fn resume(&mut self, moments: &[[Values; 2]], steps: u64) -> Result<(), TchError> {
+        let _no_grad = tch::no_grad_guard();
+        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
+        for (parameter, [mean, square]) in self.parameters.iter_mut().zip(moments) {
+            for (tensor, values) in [(&mut parameter.mean, mean), (&mut parameter.square, square)] {
+                let values = Tensor::f_from_slice(&values.values)?.f_view(tensor.size().as_slice())?;
+                tensor.f_copy_(&values)?;
+            }
+        }
+        Ok(())
     }
 
     /// One step; gradients in the order of the tensors.
@@ -125,7 +157,7 @@ impl Parameter {
             pieces.push(Piece { start, length, value, mean: part(&mean)?, square: part(&square)?, scratch });
             start += length;
         }
-        Ok(Self { pieces })
+        Ok(Self { mean, square, pieces })
     }
 }
 

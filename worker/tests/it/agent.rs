@@ -19,7 +19,7 @@ use worker::{
     control::Control,
     features::FeatureCache,
     progress::Board,
-    slot::Slot,
+    slot::{MIDWAY_EVERY, Slot},
 };
 
 use crate::{
@@ -58,6 +58,7 @@ impl Worker {
                 .map(|slot| Slot::start(slot, Device::Cpu, None, features.clone()).unwrap())
                 .collect(),
             board: Board::default(),
+            midway_every: MIDWAY_EVERY,
             when_done: WhenDone::Exit,
         };
         let shutdown = CancellationToken::new();

@@ -15,7 +15,7 @@ use worker::{
     control::Control,
     features::{Features, FeaturesError},
     randomness::Weights,
-    training::{self, TrainError, Trained},
+    training::{self, Start, TrainError, Trained},
 };
 
 /// Coefficients in the shards; models take fewer.
@@ -50,6 +50,7 @@ pub(crate) fn example(seed: u64) -> Example {
         shards: shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect(),
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
+        resume: None,
         augment: vec![],
     };
     Example { job, shards, split }
@@ -113,9 +114,16 @@ impl Example {
         let mut epochs = Vec::new();
         let control = Control::default();
         tch::set_num_threads(1);
-        let trained = training::train(&self.job, &self.features(), None, Device::Cpu, &control, |epoch| {
-            epochs.push(epoch);
-        });
+        let trained = training::train(
+            &self.job,
+            &self.features(),
+            Start::Fresh,
+            Device::Cpu,
+            &control,
+            |epoch: Epoch| {
+                epochs.push(epoch);
+            },
+        );
         (epochs, trained)
     }
 }

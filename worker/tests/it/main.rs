@@ -7,6 +7,7 @@ mod agent;
 mod coordinator;
 mod golden;
 mod jobs;
+mod midway;
 mod models;
 mod recipes;
 mod slot;

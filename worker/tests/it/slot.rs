@@ -18,7 +18,7 @@ use worker::{
     blobs::BlobsError,
     control::{Control, State},
     features::FeatureCache,
-    slot::{BlobSource, End, Event, Slot, Work},
+    slot::{BlobSource, End, Event, MIDWAY_EVERY, Slot, Work},
 };
 
 use crate::jobs::{Example, example};
@@ -56,14 +56,21 @@ fn slot(index: usize, features: &FeatureCache) -> Slot {
 
 fn submit(slot: &Slot, job: &Job, source: Memory, control: Arc<Control>) -> mpsc::UnboundedReceiver<Event> {
     let (events, inbox) = mpsc::unbounded_channel();
-    slot.submit(Work { job: job.clone(), control, source: Box::new(source), events }).unwrap();
+    slot.submit(Work {
+        job: job.clone(),
+        control,
+        source: Box::new(source),
+        midway_every: MIDWAY_EVERY,
+        events,
+    })
+    .unwrap();
     inbox
 }
 
 fn end(mut inbox: mpsc::UnboundedReceiver<Event>) -> End {
     loop {
         match inbox.blocking_recv().unwrap() {
-            Event::Epoch(_) => {}
+            Event::Epoch(..) => {}
             Event::Ended(end) => return end,
         }
     }
@@ -119,7 +126,7 @@ fn a_running_attempt_ends_at_the_agents_word() {
     let slot = slot(0, &FeatureCache::default());
     let control = Arc::new(Control::default());
     let mut inbox = submit(&slot, &long.job, memory(&long), Arc::clone(&control));
-    assert!(matches!(inbox.blocking_recv(), Some(Event::Epoch(_))));
+    assert!(matches!(inbox.blocking_recv(), Some(Event::Epoch(..))));
     control.advance(State::Revoked);
     assert!(matches!(end(inbox), End::Halted));
 }
@@ -134,7 +141,7 @@ fn slots_that_want_the_same_features_load_them_once() {
     long.recipe.epochs = 100_000;
     let control = Arc::new(Control::default());
     let mut holding = submit(&slots[0], &long, source.clone(), Arc::clone(&control));
-    assert!(matches!(holding.blocking_recv(), Some(Event::Epoch(_))));
+    assert!(matches!(holding.blocking_recv(), Some(Event::Epoch(..))));
     for slot in &slots[1..] {
         assert!(matches!(
             end(submit(slot, &example.job, source.clone(), Arc::default())),

@@ -13,7 +13,7 @@ use tch::{Device, Tensor};
 use worker::{
     control::{Control, State},
     network::Network,
-    training::{self, TrainError, Trained, evaluation::evaluate},
+    training::{self, Start, TrainError, Trained, evaluation::evaluate},
 };
 
 use crate::jobs::{CLASSES, Example, FRAMES, example};
@@ -147,7 +147,7 @@ fn training_goes_on_from_a_checkpoint() {
     let again = training::train(
         &example.job,
         &example.features(),
-        Some(&first.checkpoint),
+        Start::Weights(&first.checkpoint),
         Device::Cpu,
         &control,
         |_| {},
@@ -161,13 +161,19 @@ fn a_stop_keeps_what_there_is_and_a_drain_nothing() {
     let run = |state| {
         let control = Control::default();
         let mut epochs = 0;
-        let trained =
-            training::train(&example.job, &example.features(), None, Device::Cpu, &control, |epoch| {
+        let trained = training::train(
+            &example.job,
+            &example.features(),
+            Start::Fresh,
+            Device::Cpu,
+            &control,
+            |epoch: Epoch| {
                 epochs += 1;
                 if epoch.epoch == 3 {
                     control.advance(state);
                 }
-            });
+            },
+        );
         (epochs, trained)
     };
     let (epochs, stopped) = run(State::Stopping);

@@ -136,6 +136,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            resume: None,
             augment: vec![],
         },
         best: Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },
