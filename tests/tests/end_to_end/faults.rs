@@ -1,5 +1,9 @@
+use std::process::Command;
+
+use serde_json::Value;
+
 use crate::{
-    harness::{Coordinator, Site, until},
+    harness::{Coordinator, Site, binary, run, until},
     sweep::assert_each_trial_completed_once,
 };
 
@@ -56,6 +60,42 @@ fn a_killed_workers_run_is_trained_by_another() {
     assert_eq!(taken_over.len(), 1, "the one run the victim held");
     assert_eq!(taken_over[0]["runs"][0]["worker"], "rescuer");
     assert_eq!(site.offline(&["status"])["expiries"], 1);
+}
+
+/// What the only run of a site's sweep left: its epochs, and the names of its blobs.
+fn left(site: &Site) -> (Value, Value) {
+    let entries =
+        run(Command::new(binary("coordinator")).args(["db", "export", "--db"]).arg(site.path("sweep.redb")));
+    let entries = entries.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut results =
+        entries.filter_map(|entry| entry["event"]["finished"]["outcome"].get("completed").cloned());
+    let epochs = site.offline(&["trial", "show", "0"])["runs"][0]["epochs"].clone();
+    (epochs, results.next_back().unwrap())
+}
+
+#[test]
+fn a_killed_workers_run_goes_on_from_where_it_was_and_ends_the_same() {
+    let space = "learning_rate = 1e-3\nbatch_norm = true\nmixup_alpha = 0.2\n";
+    let undisturbed = Site::with(space, EPOCHS);
+    let coordinator = undisturbed.coordinator("127.0.0.1:0");
+    let worker = undisturbed.worker("undisturbed", &coordinator);
+    undisturbed.completes(coordinator, [worker]);
+
+    let site = Site::with(space, EPOCHS);
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let victim = site.keeping_worker("victim", &coordinator);
+    let seen = until("the victim's epochs", || {
+        coordinator.ask(&["status"])?["epochs"].as_u64().filter(|&epochs| epochs > 3)
+    });
+    victim.kill();
+    let rescuer = site.worker("rescuer", &coordinator);
+    site.completes(coordinator, [rescuer]);
+
+    let status = site.offline(&["status"]);
+    assert_eq!(status["expiries"], 1, "the fault came too late: {status:#}");
+    assert!(status["epochs"].as_u64() < Some(u64::from(EPOCHS) + seen), "it began anew: {status:#}");
+    assert_eq!(site.offline(&["trial", "show", "0"])["runs"][0]["attempts"], 2);
+    assert_eq!(left(&site), left(&undisturbed));
 }
 
 #[test]

@@ -132,10 +132,20 @@ impl Site {
     }
 
     pub(crate) fn worker(&self, name: &str, coordinator: &Coordinator) -> Process {
+        self.start_worker(name, coordinator, &[])
+    }
+
+    /// One that hands in what its run has come to after every epoch.
+    pub(crate) fn keeping_worker(&self, name: &str, coordinator: &Coordinator) -> Process {
+        self.start_worker(name, coordinator, &["--keep-seconds", "0"])
+    }
+
+    fn start_worker(&self, name: &str, coordinator: &Coordinator, more: &[&str]) -> Process {
         let child = Command::new(binary("worker"))
             .args(["--coordinator", &format!("http://{}", coordinator.address)])
             .args(["--slots", "1", "--device", "cpu", "--exit-when-done", "--name", name, "--cache"])
             .arg(self.path(&format!("{name}.cache")))
+            .args(more)
             .env_remove("LD_LIBRARY_PATH")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
