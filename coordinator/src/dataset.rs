@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use earshot_common::{
     blob::BlobError,
     ids::FoldId,
-    model::Cost,
+    model::{Cost, ModelError},
     sweep::{self, Sweep},
     views::Range,
 };
@@ -18,6 +18,7 @@ use earshot_data::{
 
 use crate::{
     blobs::Blobs,
+    search::Outlook,
     state::{Dataset, DatasetView},
 };
 
@@ -132,25 +133,29 @@ fn check_classes(manifest: &Manifest) -> Result<(), DatasetError> {
 
 fn check_feasible(sweep: &Sweep, frames: u32, classes: u32) -> Result<(), DatasetError> {
     let mut nearest: Option<(Cost, String)> = None;
-    for cost in costs(sweep, frames, classes) {
-        match sweep.constraints.broken_by(&cost) {
-            None => return Ok(()),
-            Some(broken) if nearest.as_ref().is_none_or(|(smallest, _)| cost.params < smallest.params) => {
-                nearest = Some((cost, broken));
+    let mut unbuildable = None;
+    for cost in costs(Outlook::of(sweep), frames, classes) {
+        match cost.map(|cost| (cost, sweep.constraints.broken_by(&cost))) {
+            Ok((_, None)) => return Ok(()),
+            Ok((cost, Some(broken))) => {
+                if nearest.as_ref().is_none_or(|(smallest, _)| cost.params < smallest.params) {
+                    nearest = Some((cost, broken));
+                }
             }
-            Some(_) => {}
+            Err(error) => unbuildable = Some(error.to_string()),
         }
     }
-    Err(DatasetError::Infeasible(
-        nearest.map_or_else(|| "the space is empty".to_owned(), |(_, broken)| broken),
-    ))
+    let why = nearest.map(|(_, broken)| broken).or(unbuildable);
+    Err(DatasetError::Infeasible(why.unwrap_or_else(|| "the space is empty".to_owned())))
 }
 
-/// The exact cost of every trial that the sweep will make, in order.
-pub fn costs(sweep: &Sweep, frames: u32, classes: u32) -> impl Iterator<Item = Cost> {
-    let points = (0..sweep.trials()).filter_map(|number| sweep.space.point(number));
-    // A validated sweep has no point that does not build.
-    points.filter_map(move |point| point.model(frames, classes).cost().ok())
+/// The exact cost of every point in sight, or why it cannot be built.
+pub fn costs(
+    outlook: Outlook<'_>,
+    frames: u32,
+    classes: u32,
+) -> impl Iterator<Item = Result<Cost, ModelError>> {
+    outlook.points.map(move |point| point.model(frames, classes).cost())
 }
 
 #[cfg(test)]

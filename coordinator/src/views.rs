@@ -48,12 +48,12 @@ pub enum ViewError {
 /// [`ViewError::NoSweep`].
 pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
     let (_, sweep) = newest(state)?;
-    let not_proposed = sweep.sweep().trials().saturating_sub(sweep.trials().len() as u64);
+    let not_proposed = sweep.trials_total().saturating_sub(sweep.trials().len() as u64);
     let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
         state: sweep_state(sweep).to_owned(),
-        trials_total: sweep.sweep().trials() as u32,
+        trials_total: sweep.trials_total() as u32,
         trials_completed: sweep.count(TrialStatus::Completed),
         trials_failed: sweep.count(TrialStatus::Failed),
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
@@ -98,7 +98,7 @@ pub fn sweep_view(sweep: &SweepState) -> proto::Sweep {
     proto::Sweep {
         sweep: sweep.sweep().name.clone(),
         state: sweep_state(sweep).to_owned(),
-        trials_total: sweep.sweep().trials() as u32,
+        trials_total: sweep.trials_total() as u32,
         trials_completed: sweep.count(TrialStatus::Completed),
         trials_failed: sweep.count(TrialStatus::Failed),
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
@@ -153,7 +153,7 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     let trial = sweep.trial(id).ok_or_else(|| ViewError::NoTrial {
         trial: id,
         proposed: sweep.trials().len(),
-        total: sweep.sweep().trials(),
+        total: sweep.trials_total(),
     })?;
     let runs: Vec<proto::Run> = trial.all_runs().map(|(fold, run)| run_view(state, fold, run)).collect();
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);

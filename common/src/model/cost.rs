@@ -6,7 +6,7 @@ use super::{AudioCnn, Input, Layer, ModelError};
 
 /// Exact cost of one forward pass of one clip, and of the weights, as exported: batch norm is folded into the convolution
 /// before it, whose weights and biases are all that is left of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Cost {
     /// Trained numbers: weights and biases. The input's mean and scale and the inverse DCT are not trained and not counted.
     pub params: u64,

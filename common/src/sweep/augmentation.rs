@@ -1,6 +1,6 @@
 //! What a space and its points say of augmentations: how often each comes up, and how strong.
 
-use super::{Hyperparameter, Point, Space, Sweep, Value};
+use super::{Hyperparameter, Point, Space, Sweep};
 use crate::views::{Augmentation, Bank, Range};
 
 /// The hyperparameters of one augmentation.
@@ -58,19 +58,10 @@ impl Space {
     /// Augmentations that may come up in some trial, each with the smallest range that holds all trials' ranges.
     pub fn augmentations(&self) -> impl Iterator<Item = (Augmentation, Range)> {
         KEYS.iter().filter_map(|keys| {
-            let p = self.extent(keys.p)?;
-            let (min, max) = (self.extent(keys.min)?, self.extent(keys.max)?);
-            (p.max > 0.0).then_some((keys.augmentation, min.hull(&max)))
+            let (_, p_max) = self.extent(keys.p)?;
+            let ((min, _), (_, max)) = (self.extent(keys.min)?, self.extent(keys.max)?);
+            (p_max > 0.0).then_some((keys.augmentation, Range { min, max }))
         })
-    }
-
-    /// Smallest and largest number that a hyperparameter may be.
-    fn extent(&self, hyperparameter: Hyperparameter) -> Option<Range> {
-        let numbers = self.values(hyperparameter).into_iter().filter_map(|value| match value {
-            Value::Float(number) => Some(Range { min: number, max: number }),
-            _ => None,
-        });
-        numbers.reduce(|all, number| all.hull(&number))
     }
 
     /// Refuses a space in which some point's smallest strength is above its largest.
@@ -79,16 +70,14 @@ impl Space {
     /// The hyperparameter to blame, and what would be right.
     pub(super) fn check_augmentations(&self) -> Result<(), (Hyperparameter, String)> {
         for &Keys { min, max, .. } in &KEYS {
-            let crossed = self.extent(min).zip(self.extent(max)).filter(|(low, high)| low.max > high.min);
-            if let Some((low, high)) = crossed {
+            let extents = self.extent(min).zip(self.extent(max));
+            if let Some(((_, low), (high, _))) = extents.filter(|((_, low), (high, _))| low > high) {
                 let message = format!(
-                    "{min} = {:?} is above {max} = {:?} in some trials; keep every {min} at or below every {max}",
-                    low.max,
-                    high.min,
+                    "{min} = {low:?} is above {max} = {high:?} in some trials; keep every {min} at or below every {max}",
                     min = min.name(),
                     max = max.name()
                 );
-                return Err((if self.is_named(min) { min } else { max }, message));
+                return Err((if self.names(min) { min } else { max }, message));
             }
         }
         Ok(())

@@ -2,17 +2,22 @@
 //!
 //! - `raw`: the file as it is written, strict: unknown keys and wrong types end here.
 //! - [`hyperparameter`]: the table of what may be varied; [`value`]: what it may be given.
-//! - [`space`]: domains and the grid between them; [`point`]: one point, and how it becomes a model spec and a recipe.
+//! - [`domain`]: the values of one hyperparameter; [`space`]: all of them, conditions, what is forbidden, and the grid;
+//!   [`point`]: one point, and how it becomes a model spec and a recipe.
+//! - [`search`]: the method and its own settings.
 //! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
-//! A [`Sweep`] that exists is one that can run: every range is checked, every point of a grid builds a model.
+//! A [`Sweep`] that exists is one that can run: every range is checked, and every point builds a model, unless
+//! conditions or forbidden combinations decide which points there are: then one that does not is an infeasible trial.
 
 pub mod augmentation;
+pub mod domain;
 pub mod error;
 pub mod hyperparameter;
 pub mod point;
 mod raw;
+pub mod search;
 pub mod space;
 pub mod value;
 
@@ -21,10 +26,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    domain::Domain,
     error::SweepError,
     hyperparameter::Hyperparameter,
     point::Point,
-    space::{Domain, Space},
+    search::Search,
+    space::{Combination, Space},
     value::Value,
 };
 use crate::{frontend::FrontEnd, ids::BlobId, model::Cost};
@@ -125,14 +132,6 @@ impl Views {
     fn is_default(&self) -> bool {
         *self == Self::default()
     }
-}
-
-/// How the space is searched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "algorithm", rename_all = "snake_case")]
-pub enum Search {
-    /// Every point once, in the space's order.
-    Grid,
 }
 
 /// How long a run trains.
@@ -236,9 +235,10 @@ impl Sweep {
         raw::parse(text, path, overrides)
     }
 
-    /// Trials the sweep will make, infeasible ones included.
+    /// Trials the sweep will make at most, infeasible ones included; fewer only where the search runs out of points that it
+    /// could not count beforehand.
     pub fn trials(&self) -> u64 {
-        let points = self.space.size();
+        let points = self.space.size().unwrap_or(u64::MAX);
         self.budget.trials.map_or(points, |budget| points.min(u64::from(budget)))
     }
 

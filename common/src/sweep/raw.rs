@@ -1,4 +1,11 @@
 //! The sweep file as it is written, and the checks that make a [`Sweep`] of it.
+//!
+//! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; the other sections here.
+
+mod search;
+mod space;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,11 +13,11 @@ use std::{
 };
 
 use serde::Deserialize;
-use toml_edit::{Document, DocumentMut, Item};
+use toml_edit::{Document, DocumentMut, Item, Table};
 
 use super::{
-    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Search, Sizes, Space, Split,
-    Sweep, SweepError, Value, Views, error::hint,
+    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Sizes, Space, Split, Sweep,
+    SweepError, Views, error::hint,
 };
 use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 
@@ -35,9 +42,11 @@ struct RawSweep {
     #[serde(default)]
     space: BTreeMap<String, toml::Value>,
     #[serde(default)]
+    forbid: Vec<BTreeMap<String, toml::Value>>,
+    #[serde(default)]
     views: RawViews,
     #[serde(default)]
-    search: RawSearch,
+    search: search::RawSearch,
     schedule: RawSchedule,
     #[serde(default)]
     objective: RawObjective,
@@ -85,19 +94,6 @@ struct RawViews {
     levels: Option<u8>,
 }
 
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields, default)]
-struct RawSearch {
-    algorithm: RawAlgorithm,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "snake_case")]
-enum RawAlgorithm {
-    #[default]
-    Grid,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawSchedule {
@@ -139,11 +135,14 @@ pub(super) fn parse(text: &str, path: &Path, overrides: &[String]) -> Result<Swe
         .map_err(|error| SweepError::new(path, with_hint(error.message())).at(text, error.span()))?;
     let document = Document::parse(text.as_str()).map_err(|error| SweepError::new(path, error.message()))?;
     let blame = |key: &str, message: String| SweepError::new(path, message).at(text, span_of(&document, key));
-    let space = space(&raw.space).map_err(|(name, message)| blame(&format!("space.{name}"), message))?;
+    let space = space::space(&raw.space, &raw.forbid).map_err(|(key, message)| blame(&key, message))?;
     space
         .check_augmentations()
         .map_err(|(blamed, message)| blame(&format!("space.{}", blamed.name()), message))?;
-    validate(raw, space).map_err(|(key, message)| blame(key, message))
+    let sweep = validate(raw, space).map_err(|(key, message)| blame(key, message))?;
+    search::check_size(sweep.search, &sweep.space, sweep.budget)
+        .map_err(|(key, message)| blame(&key, message))?;
+    Ok(sweep)
 }
 
 /// Lays `section.key=value` over the file's text; values are TOML, and bare words are strings.
@@ -186,6 +185,11 @@ fn span_of(document: &Document<&str>, key: &str) -> Option<std::ops::Range<usize
     let mut span = None;
     let mut item: &Item = document.as_item();
     for part in key.split('.') {
+        // One of several tables of a name, as in `[[forbid]]`, goes by its number.
+        if let (Some(tables), Ok(index)) = (item.as_array_of_tables(), part.parse()) {
+            span = tables.get(index).and_then(Table::span).or(span);
+            break;
+        }
         let Some((found, next)) = item.as_table_like().and_then(|table| table.get_key_value(part)) else {
             break;
         };
@@ -193,66 +197,6 @@ fn span_of(document: &Document<&str>, key: &str) -> Option<std::ops::Range<usize
         item = next;
     }
     span
-}
-
-fn space(raw: &BTreeMap<String, toml::Value>) -> Result<Space, (String, String)> {
-    let mut domains = BTreeMap::new();
-    for (name, value) in raw {
-        let hyperparameter = Hyperparameter::from_name(name).ok_or_else(|| {
-            let known = Hyperparameter::ALL.iter().map(|known| known.name());
-            (name.clone(), format!("unknown hyperparameter {name:?}; {}", hint(name, known)))
-        })?;
-        let domain = domain(hyperparameter, value).map_err(|message| (name.clone(), message))?;
-        domains.insert(hyperparameter, domain);
-    }
-    Ok(Space::new(domains))
-}
-
-fn domain(hyperparameter: Hyperparameter, raw: &toml::Value) -> Result<Domain, String> {
-    let name = hyperparameter.name();
-    let accept = |raw: &toml::Value| {
-        hyperparameter.accept(value(raw).ok_or_else(|| {
-            format!("{name} must be a number, a list of whole numbers, a word, true or false, got {raw}")
-        })?)
-    };
-    let toml::Value::Table(table) = raw else {
-        return accept(raw).map(Domain::Fixed);
-    };
-    if let Some(unknown) = table.keys().find(|key| *key != "choice") {
-        return Err(format!(
-            "unknown key {unknown:?} for {name}; write {name} = {{ choice = [ … ] }} or a fixed value"
-        ));
-    }
-    let choices = table
-        .get("choice")
-        .and_then(toml::Value::as_array)
-        .ok_or_else(|| format!("{name} needs a list of values: {name} = {{ choice = [ … ] }}"))?;
-    let values = choices.iter().map(accept).collect::<Result<Vec<_>, _>>()?;
-    if let Some(repeated) =
-        values.iter().enumerate().find(|(i, value)| values.iter().take(*i).any(|v| v == *value))
-    {
-        return Err(format!("{name} lists {} twice; a grid would train the same trial twice", repeated.1));
-    }
-    match <[Value; 1]>::try_from(values) {
-        Ok([only]) => Ok(Domain::Fixed(only)),
-        Err(values) if values.is_empty() => {
-            Err(format!("{name} has no values; name at least one in choice = [ … ]"))
-        }
-        Err(values) => Ok(Domain::Choice(values)),
-    }
-}
-
-fn value(raw: &toml::Value) -> Option<Value> {
-    match raw {
-        toml::Value::Boolean(truth) => Some(Value::Bool(*truth)),
-        toml::Value::Integer(number) => Some(Value::Int(*number)),
-        toml::Value::Float(number) => Some(Value::Float(*number)),
-        toml::Value::String(text) => Some(Value::Text(text.clone())),
-        toml::Value::Array(items) => {
-            items.iter().map(toml::Value::as_integer).collect::<Option<_>>().map(Value::List)
-        }
-        _ => None,
-    }
 }
 
 fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
@@ -265,7 +209,6 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         .map_err(|(field, message)| (front_end_key(field), format!("{field} {message}")))?;
     check_points(&space, &raw.front_end)?;
     let budget = budget(&raw.budget)?;
-    let RawAlgorithm::Grid = raw.search.algorithm;
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
@@ -274,7 +217,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         split: split(raw.split)?,
         space,
         views: views(&raw.views)?,
-        search: Search::Grid,
+        search: search::search(&raw.search)?,
         schedule: schedule(&raw.schedule)?,
         objective: raw.objective.metric,
         constraints: constraints(&raw.constraints)?,
@@ -295,34 +238,31 @@ fn front_end_key(field: &'static str) -> &'static str {
     }
 }
 
-/// Every combination of coefficients and blocks must build.
+/// Every combination of coefficients and blocks must build. Those that conditions or `[[forbid]]` may rule out are left to
+/// the search, which knows an infeasible point when it meets one.
 fn check_points(space: &Space, front_end: &FrontEnd) -> Result<(), Complaint> {
     /// Any count will do: classes do not change whether a model builds.
     const CLASSES: u32 = 2;
-    if space.size() > GRID_SIZE_MAX {
-        return Err((
-            "space",
-            format!("the grid has {} points, at most {GRID_SIZE_MAX} are allowed", space.size()),
-        ));
-    }
     for (masks, param, key) in [
         (Hyperparameter::TimeMasks, Hyperparameter::TimeMaskParam, "space.time_masks"),
         (Hyperparameter::FreqMasks, Hyperparameter::FreqMaskParam, "space.freq_masks"),
     ] {
-        if space.names(masks) && space.values(param) == [Value::Int(0)] {
+        if space.names(masks) && space.extent(param) == Some((0.0, 0.0)) {
             let (masks, param) = (masks.name(), param.name());
             return Err((key, format!("{masks} has no effect without {param}, the width of a mask at most")));
         }
     }
-    for n_mfcc in &space.values(Hyperparameter::NMfcc) {
-        if matches!(n_mfcc, Value::Int(count) if *count > i64::from(front_end.n_mfcc)) {
-            let message =
-                format!("n_mfcc is {n_mfcc}, but the front end keeps {} coefficients", front_end.n_mfcc);
-            return Err(("space.n_mfcc", message));
-        }
+    let most = space.extent(Hyperparameter::NMfcc).map_or(0.0, |(_, most)| most);
+    if most > f64::from(front_end.n_mfcc) {
+        let message = format!("n_mfcc is {most}, but the front end keeps {} coefficients", front_end.n_mfcc);
+        return Err(("space.n_mfcc", message));
     }
-    for n_mfcc in &space.values(Hyperparameter::NMfcc) {
-        for filters in &space.values(Hyperparameter::Filters) {
+    if space.is_entangled(Hyperparameter::NMfcc) || space.is_entangled(Hyperparameter::Filters) {
+        return Ok(());
+    }
+    let values = |hyperparameter| space.values(hyperparameter).unwrap_or_default();
+    for n_mfcc in &values(Hyperparameter::NMfcc) {
+        for filters in &values(Hyperparameter::Filters) {
             let shape = Space::new(BTreeMap::from([
                 (Hyperparameter::NMfcc, Domain::Fixed(n_mfcc.clone())),
                 (Hyperparameter::Filters, Domain::Fixed(filters.clone())),
@@ -444,6 +384,3 @@ fn budget(raw: &RawBudget) -> Result<Budget, Complaint> {
     }
     Ok(Budget { trials: raw.trials, attempts })
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use earshot_common::sweep::Hyperparameter;
 use earshot_proto::earshot::v1::{Assignment, Leaderboard, LeaderboardRow, Run, Status, SweepList, Trial};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -180,12 +181,13 @@ fn object(assignments: &[Value]) -> Map<String, Value> {
     entries.collect()
 }
 
+/// Names that some point has, in the hyperparameters' order: what is inactive at a point is not in it.
 fn names<'a>(points: &[&'a [Assignment]]) -> Vec<&'a str> {
-    points
-        .first()
-        .into_iter()
-        .flat_map(|point| point.iter().map(|assignment| assignment.name.as_str()))
-        .collect()
+    let all = points.iter().flat_map(|point| point.iter().map(|assignment| assignment.name.as_str()));
+    let different: BTreeSet<&str> = all.collect();
+    let mut names: Vec<&str> = different.into_iter().collect();
+    names.sort_by_key(|name| Hyperparameter::from_name(name));
+    names
 }
 
 /// Names of the values that are not the same in all rows; of a single row, all.
@@ -274,6 +276,16 @@ objective  accuracy
              1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.2,none\n\
              2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.3,none\n",
         );
+    }
+
+    #[test]
+    fn a_column_is_empty_where_its_hyperparameter_is_inactive() {
+        let mut board = board();
+        let decay = Assignment { name: "weight_decay".into(), value: "0.01".into() };
+        board.rows[1].point.push(decay);
+        let csv = render(&leaderboard(&board).unwrap(), Format::Csv).unwrap();
+        assert!(csv.contains("learning_rate,weight_decay,filters,"), "{csv}");
+        assert!(csv.contains(",0.001,,\"[16, 32]\",") && csv.contains(",0.001,0.01,\"[16, 32]\","), "{csv}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::{
     document,
     render::{self, Document},
 };
-use crate::dataset::costs;
+use crate::{dataset::costs, search::Outlook};
 
 /// Classes of ESC-10, taken when there is no data to count them in.
 const CLASSES_ASSUMED: u32 = 10;
@@ -58,11 +58,16 @@ pub(super) struct Overrides {
 #[derive(Debug, Clone, PartialEq, Serialize)]
 struct Plan {
     sweep: String,
-    /// Points of the space.
-    points: u64,
+    search: &'static str,
+    /// Points of the space; none where there is no end to them, or they were not counted.
+    points: Option<u64>,
     /// Trials that the budget allows, infeasible ones included.
     trials: u64,
+    /// Of these, how many the constraints rule out.
     trials_infeasible: u64,
+    /// Whether that, the runs and the ranges were estimated from points drawn from the space, because results will decide
+    /// which points become trials.
+    estimated: bool,
     /// Runs of the feasible trials.
     runs: u64,
     /// Epochs of these runs, if none stops early.
@@ -128,10 +133,14 @@ fn views_mib(sweep: &Sweep, views: usize) -> f64 {
 fn plan(sweep: &Sweep, found: &Found) -> Plan {
     let classes = found.classes;
     let views = sweep.bank().levels.len();
-    let (mut infeasible, mut costed) = (0, Vec::new());
-    for cost in costs(sweep, sweep.front_end.frames() as u32, classes) {
-        infeasible += u64::from(sweep.constraints.broken_by(&cost).is_some());
-        costed.push(cost);
+    let outlook = Outlook::of(sweep);
+    let is_exact = outlook.is_exact;
+    let (mut seen, mut ruled_out, mut costed) = (0_u64, 0_u64, Vec::new());
+    for cost in costs(outlook, sweep.front_end.frames() as u32, classes) {
+        seen += 1;
+        let is_feasible = cost.as_ref().is_ok_and(|cost| sweep.constraints.broken_by(cost).is_none());
+        ruled_out += u64::from(!is_feasible);
+        costed.extend(cost);
     }
     let counts = |of: fn(&Cost) -> u64| {
         let values = || costed.iter().map(of);
@@ -140,12 +149,16 @@ fn plan(sweep: &Sweep, found: &Found) -> Plan {
     let int8_bytes = counts(|cost| cost.int8_bytes);
     let [min, max] = [int8_bytes.min, int8_bytes.max].map(|bytes| bytes as f64 / 1024.0);
     let trials = sweep.trials();
+    let share = ruled_out as f64 / seen.max(1) as f64;
+    let infeasible = if is_exact { ruled_out } else { (share * trials as f64).round() as u64 };
     let runs = (trials - infeasible) * sweep.split.folds().len() as u64;
     Plan {
         sweep: sweep.name.clone(),
+        search: sweep.search.name(),
         points: sweep.space.size(),
         trials,
         trials_infeasible: infeasible,
+        estimated: !is_exact,
         runs,
         epochs: runs * u64::from(sweep.schedule.epochs),
         classes,
@@ -159,13 +172,15 @@ fn plan(sweep: &Sweep, found: &Found) -> Plan {
 }
 
 fn document(plan: &Plan) -> anyhow::Result<Document> {
+    let about = |number: u64| if plan.estimated { format!("about {number}") } else { number.to_string() };
     let facts = vec![
         ("sweep", plan.sweep.clone()),
-        ("points", plan.points.to_string()),
+        ("search", plan.search.to_owned()),
+        ("points", plan.points.map_or_else(|| "not counted".to_owned(), |points| points.to_string())),
         ("trials", plan.trials.to_string()),
-        ("trials_infeasible", plan.trials_infeasible.to_string()),
-        ("runs", plan.runs.to_string()),
-        ("epochs", plan.epochs.to_string()),
+        ("trials_infeasible", about(plan.trials_infeasible)),
+        ("runs", about(plan.runs)),
+        ("epochs", about(plan.epochs)),
         ("classes", format!("{} (from {})", plan.classes, plan.classes_from)),
         ("views", views_fact(plan)),
         ("params", span(plan.params, |number| number.to_string())),
@@ -207,10 +222,10 @@ mod tests {
 
     #[test]
     fn a_plan_counts_what_would_be_trained() {
-        check("", 50, |plan| (plan.points, plan.trials, plan.runs, plan.epochs) == (6, 6, 12, 120));
+        check("", 50, |plan| (plan.points, plan.trials, plan.runs, plan.epochs) == (Some(6), 6, 12, 120));
         // The reference model, see `common`.
         check("", 50, |plan| plan.params.min == 160 + 4_640 + 657_472 + 3_250);
-        check("[budget]\ntrials = 3\n", 10, |plan| (plan.points, plan.trials, plan.runs) == (6, 3, 6));
+        check("[budget]\ntrials = 3\n", 10, |plan| (plan.points, plan.trials, plan.runs) == (Some(6), 3, 6));
     }
 
     #[test]
@@ -221,6 +236,19 @@ mod tests {
             views_fact(plan) == "4 of each clip (168 MiB)"
         });
         check("noise_p = 0.5\npitch_p = 0.5\n[views]\nlevels = 3\n", 10, |plan| plan.views == 6);
+    }
+
+    #[test]
+    fn an_endless_space_is_sampled() {
+        let more = "dropout = { float = [0.1, 0.5] }\n[search]\nmethod = \"random\"\n[budget]\ntrials = 20\n\
+                    [constraints]\nmax_params = 700000\n";
+        // Half of the points have the narrow filters.
+        check(more, 10, |plan| {
+            plan.estimated
+                && plan.points.is_none()
+                && plan.trials == 20
+                && (8..=12).contains(&plan.trials_infeasible)
+        });
     }
 
     #[test]

@@ -1,15 +1,89 @@
 //! Search: history in, proposals out.
 //!
-//! A search is a pure function of the space, the sweep's seed and the trials so far, pending ones included; it keeps no state
-//! of its own, so a restart at any proposal changes nothing.
+//! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly.
+//! - `dice`: where chance comes from.
+//!
+//! A search is a pure function of the method, the space, the sweep's seed and the trials so far, pending ones included; it
+//! keeps no state of its own, so a restart at any proposal changes nothing.
 
-use earshot_common::sweep::{Point, Search, Space};
+mod dice;
+mod grid;
+mod random;
+#[cfg(test)]
+mod tests;
 
-use crate::state::Trial;
+use earshot_common::sweep::{Point, Search, Space, Sweep};
 
-/// The next point to try; none when the search has no more.
-pub fn propose(search: Search, space: &Space, history: &[Trial]) -> Option<Point> {
+use self::dice::dice;
+
+/// A trial as a search sees it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Past<'a> {
+    /// Where in the space.
+    pub point: &'a Point,
+    /// What came of it.
+    pub standing: Standing,
+}
+
+/// What has come of a trial.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Standing {
+    /// Nothing yet.
+    Pending,
+    /// What the objective makes of its result: the larger the better.
+    Completed(f64),
+    /// It was given up.
+    Failed,
+    /// It is not to be trained.
+    Infeasible,
+}
+
+/// The next point to try; none when the search has no more. No point comes twice.
+pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Point> {
+    let number = history.len() as u64;
     match search {
-        Search::Grid => space.point(history.len() as u64),
+        Search::Grid { shuffle: false } => space.point(number),
+        Search::Grid { shuffle: true } => grid::shuffled(space, seed, number),
+        Search::Random => random::draw(space, history, &mut dice(seed, number)),
     }
+}
+
+/// Points drawn for an outlook where trials cannot be foreseen.
+const SAMPLED: usize = 1_000;
+/// Points of a space that are all looked at, if all will be trials, whatever their order.
+const ALL_MAX: u64 = 100_000;
+
+/// What a sweep's trials will look like.
+pub struct Outlook<'a> {
+    /// Points.
+    pub points: Box<dyn Iterator<Item = Point> + 'a>,
+    /// Whether these are the points of the trials; otherwise they are drawn evenly from the space, and some may come twice.
+    pub is_exact: bool,
+}
+
+impl<'a> Outlook<'a> {
+    /// Of this sweep, before any of its trials has ended.
+    pub fn of(sweep: &'a Sweep) -> Self {
+        let Sweep { search, space, seed, .. } = sweep;
+        let trials = sweep.trials();
+        let (points, is_exact): (Box<dyn Iterator<Item = Point>>, _) = match search {
+            Search::Grid { shuffle: true } => {
+                (Box::new((0..trials).map_while(|number| grid::shuffled(space, *seed, number))), true)
+            }
+            _ if matches!(search, Search::Grid { .. })
+                || space.size().is_some_and(|size| size == trials && size <= ALL_MAX) =>
+            {
+                (Box::new((0..trials).map_while(|number| space.point(number))), true)
+            }
+            _ => {
+                let draw = |number| random::draw(space, &[], &mut dice(*seed, number));
+                (Box::new((0..).map_while(draw).take(SAMPLED)), false)
+            }
+        };
+        Self { points, is_exact }
+    }
+}
+
+fn is_new(point: &Point, history: &[Past<'_>]) -> bool {
+    history.iter().all(|past| past.point != point)
 }

@@ -8,6 +8,7 @@ use std::{
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
+    model::Cost,
     sweep::Sweep,
 };
 use serde::Serialize;
@@ -18,7 +19,7 @@ use super::{
     ranking::{MeanMetrics, Ranking},
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
-use crate::search;
+use crate::search::{self, Past, Standing};
 
 /// What the user wants of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -39,6 +40,8 @@ pub struct SweepState {
     sweep: Sweep,
     dataset: Dataset,
     phase: Phase,
+    /// Whether the search had nothing more to propose before the trials were as many as they may be.
+    is_searched: bool,
     /// By number, from 0 without gaps.
     trials: Vec<Trial>,
     /// Runs to hand out, the oldest trial first.
@@ -57,6 +60,7 @@ impl SweepState {
             sweep,
             dataset,
             phase: Phase::default(),
+            is_searched: false,
             trials: Vec::new(),
             waiting: BTreeSet::new(),
             leased: BTreeSet::new(),
@@ -142,7 +146,12 @@ impl SweepState {
     }
 
     fn is_exhausted(&self) -> bool {
-        self.trials.len() as u64 >= self.sweep.trials()
+        self.trials.len() as u64 >= self.trials_total()
+    }
+
+    /// Trials there will be, as far as is known.
+    pub fn trials_total(&self) -> u64 {
+        if self.is_searched { self.trials.len() as u64 } else { self.sweep.trials() }
     }
 
     /// What to do for a run.
@@ -206,7 +215,7 @@ impl SweepState {
 
     pub(super) fn grant(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
         while self.waiting.is_empty() && !self.is_exhausted() {
-            self.propose()?;
+            self.propose();
         }
         self.plan_refit();
         let (trial, fold) = self.waiting.pop_first()?;
@@ -218,12 +227,20 @@ impl SweepState {
         Some(Grant { token, run: run_id, attempt, replay: None, job })
     }
 
-    /// Adds the search's next trial, and its runs to the queue unless the constraints rule it out.
-    fn propose(&mut self) -> Option<()> {
-        let point = search::propose(self.sweep.search, &self.sweep.space, &self.trials)?;
+    /// Adds the search's next trial, and its runs to the queue unless the point cannot be built or the constraints rule it
+    /// out.
+    fn propose(&mut self) {
+        let Sweep { search, space, seed, constraints, .. } = &self.sweep;
+        let history: Vec<Past<'_>> = self.trials.iter().map(|trial| self.past(trial)).collect();
+        let Some(point) = search::propose(*search, space, *seed, &history) else {
+            self.is_searched = true;
+            return;
+        };
         let model = point.model(self.dataset.frames, self.dataset.labels.len() as u32);
-        let cost = model.cost().ok()?;
-        let infeasible = self.sweep.constraints.broken_by(&cost);
+        let (cost, infeasible) = match model.cost() {
+            Ok(cost) => (cost, constraints.broken_by(&cost)),
+            Err(error) => (Cost::default(), Some(error.to_string())),
+        };
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);
         self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
@@ -231,7 +248,21 @@ impl SweepState {
         let trial = Trial { point, model, cost, runs, infeasible, refit: None };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
-        Some(())
+    }
+
+    /// A trial as the search sees it.
+    fn past<'a>(&self, trial: &'a Trial) -> Past<'a> {
+        let standing = match trial.status() {
+            TrialStatus::Waiting | TrialStatus::Running => Standing::Pending,
+            // A loss or an accuracy that is no number is no better than a failure.
+            TrialStatus::Completed => MeanMetrics::of(trial)
+                .map(|mean| mean.score(self.sweep.objective))
+                .filter(|score| score.is_finite())
+                .map_or(Standing::Failed, Standing::Completed),
+            TrialStatus::Failed => Standing::Failed,
+            TrialStatus::Infeasible => Standing::Infeasible,
+        };
+        Past { point: &trial.point, standing }
     }
 
     pub(super) fn report(

@@ -285,6 +285,47 @@ fn a_worker_that_leaves_gives_back_what_it_holds_and_it_does_not_count() {
     assert_eq!(cluster.ask(second).unwrap().run, grant.run);
 }
 
+/// Of the 18 points of the grid, six cannot be built: four blocks need more than 13 coefficients.
+#[test]
+fn points_that_cannot_be_built_are_infeasible() {
+    let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[search]\nmethod = \"random\"\n[space]\n\
+                filters = { choice = [[4, 8], [4, 4, 4, 4]] }\nn_mfcc = { choice = [13, 32] }\n\
+                dropout = { choice = [0.1, 0.2, 0.3] }\nlr_scheduler = { choice = [\"cosine\", \"constant\"] }\n\
+                [[forbid]]\nn_mfcc = 32\nlr_scheduler = \"cosine\"\n[schedule]\nepochs = 2\n";
+    let (mut cluster, worker) = Cluster::new(Sweep::parse(text, Path::new("t.toml"), &[]).unwrap());
+    let mut trained = 0;
+    while cluster.state.has_work() {
+        if let Some(grant) = cluster.ask(worker) {
+            cluster.train(worker, grant.token, 0.5);
+            trained += 1;
+        }
+    }
+    assert!(cluster.state.is_done());
+    let sweep = cluster.only();
+    assert_eq!((sweep.trials().len(), trained, sweep.count(TrialStatus::Infeasible)), (18, 12, 6));
+    let reasons = sweep.trials().filter_map(|(_, trial)| trial.infeasible.clone());
+    assert!(reasons.into_iter().all(|reason| reason.contains("pools 1×5 features to nothing")));
+}
+
+/// The forbidden pairs leave two points of what would be far too many to count.
+#[test]
+fn a_search_that_runs_out_of_points_ends_the_sweep() {
+    let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[search]\nmethod = \"random\"\n[space]\n\
+                optimizer = { choice = [\"adam\", \"adamw\"] }\n\
+                weight_decay = { float = [0.1, 0.2], when = { optimizer = \"adamw\" } }\n\
+                pooling = { choice = [\"max\", \"average\"] }\n\
+                [[forbid]]\noptimizer = \"adamw\"\n[schedule]\nepochs = 2\n[budget]\ntrials = 10\n";
+    let (mut cluster, worker) = Cluster::new(Sweep::parse(text, Path::new("t.toml"), &[]).unwrap());
+    for _ in 0..2 {
+        let grant = cluster.ask(worker).unwrap();
+        cluster.train(worker, grant.token, 0.5);
+    }
+    assert!(cluster.state.has_work() && !cluster.state.is_done());
+    assert!(cluster.ask(worker).is_none());
+    assert!(!cluster.state.has_work() && cluster.state.is_done());
+    assert_eq!(cluster.only().trials_total(), 2);
+}
+
 #[test]
 fn infeasible_trials_are_counted_and_never_trained() {
     let small = sweep("[1]", "").space.point(0).unwrap().model(40, 2).cost().unwrap();

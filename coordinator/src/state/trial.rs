@@ -29,11 +29,11 @@ pub struct Trial {
     pub point: Point,
     /// The model they describe.
     pub model: AudioCnn,
-    /// That model's exact cost.
+    /// That model's exact cost; nothing, if it cannot be built.
     pub cost: Cost,
     /// One run for each validation fold; empty when infeasible.
     pub runs: BTreeMap<FoldId, Run>,
-    /// The constraint it breaks, in words.
+    /// Why it is not to be trained, in words: the constraint that it breaks, or what cannot be built.
     pub infeasible: Option<String>,
     /// The best trial's run on nearly all that does not test, when all trials have ended. It decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]

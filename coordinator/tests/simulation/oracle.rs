@@ -16,6 +16,7 @@ use coordinator::{
 use earshot_common::{
     ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Reason, RunResult, derive_seed},
+    sweep::Search,
 };
 
 use crate::{
@@ -294,7 +295,12 @@ impl Oracle {
 
     fn check_job(&self, run: RunId, job: &Job) {
         let sweep = sweep(&self.shadow, run.sweep);
-        let point = sweep.sweep().space.point(u64::from(run.trial.0)).expect("trials beyond the grid");
+        let point = if let Search::Grid { .. } = sweep.sweep().search {
+            sweep.sweep().space.point(u64::from(run.trial.0)).expect("trials beyond the grid")
+        } else {
+            // What it proposed is checked at the end.
+            sweep.trial(run.trial).expect("a run without a trial").point.clone()
+        };
         let model = point.model(sweep.dataset().frames, sweep.dataset().labels.len() as u32);
         let seed = derive_seed(sweep.sweep().seed, run);
         assert_eq!((&job.model, job.recipe.seed), (&model, seed), "trial {} is another point", run.trial);

@@ -68,6 +68,116 @@ fn impossible_combinations_are_refused() {
     assert!(error.to_string().contains("the front end keeps 10"), "{error}");
 }
 
+/// Replaces the good file's dropout by this one's and expects a complaint in `line` that contains `part`.
+fn check_space(space: &str, line: usize, part: &str) {
+    check("dropout = { choice = [0.2, 0.3, 0.4, 0.5] }", space, line, part);
+}
+
+/// The good file under random search with these lines in its space.
+fn random(space: &str, more: &str) -> Result<Sweep, SweepError> {
+    let text = GOOD.replace("[schedule]", &format!("{space}\n[schedule]"));
+    parse(&format!("{text}\n[search]\nmethod = \"random\"\n{more}"), Path::new("s.toml"), &[])
+}
+
+#[test]
+fn wrong_ranges_are_refused_with_what_would_be_right() {
+    check_space("dropout = { float = [0.5, 0.2] }", 10, "two ends, the smaller first");
+    check_space("dropout = { float = [0.2] }", 10, "two ends");
+    check_space("dropout = { float = [0.2, 1.2] }", 10, "from 0 to below 1, got 1.2");
+    check_space("dropout = { float = [0.0, 0.5], log = true }", 10, "must begin above 0");
+    check_space("dropout = { float = [0.1, 0.5], log = true, step = 0.1 }", 10, "both log and step");
+    check_space("dropout = { float = [0.1, 0.5], step = 0 }", 10, "above 0 and at most 0.4");
+    check_space("dropout = { float = [0.1, 0.5], log = 1 }", 10, "true or false");
+    check_space("dropout = { float = [0.1, 0.5], step = 1e-9 }", 10, "at most 100000 are allowed");
+    check_space("dropout = { int = [0, 1] }", 10, "write dropout = { float = [low, high] }");
+    check_space("n_mfcc = { float = [13, 20] }", 10, "write n_mfcc = { int = [low, high] }");
+    check_space("kernel_size = { int = [3, 5] }", 10, "write kernel_size = { choice = [ … ] }");
+    check_space("n_mfcc = { int = [13, 20], step = 0.5 }", 10, "a whole number for int, got 0.5");
+    check_space("dropout = { choice = [0.1, 0.5], log = true }", 10, "no meaning for a choice");
+    check_space("dropout = { choice = [0.1], float = [0.1, 0.2] }", 10, "needs one of choice");
+    check_space("dropout = { flaot = [0.1, 0.2] }", 10, "did you mean \"float\"?");
+}
+
+#[test]
+fn what_cannot_be_searched_is_refused() {
+    check_space("dropout = { float = [0.1, 0.5] }", 10, "{ float = [0.1, 0.5], step = … }");
+    check(
+        "[schedule]",
+        "batch_size = { int = [1, 4096] }\nn_mfcc = { int = [8, 40] }\n[schedule]",
+        7,
+        "the grid has",
+    );
+    let error = random("weight_decay = { float = [0, 1] }", "").unwrap_err();
+    assert!(error.to_string().contains("no end of points"), "{error}");
+    let error = random("", "shuffle = true").unwrap_err();
+    assert!(error.to_string().contains("no meaning for method = \"random\""), "{error}");
+    assert_eq!(random("", "").unwrap().trials(), 24);
+    assert_eq!(random("weight_decay = { float = [0, 1] }", "[budget]\ntrials = 7").unwrap().trials(), 7);
+    let wide = parse(GOOD, Path::new("s.toml"), &["space.n_mfcc={ int = [2, 40] }".into()]).unwrap_err();
+    assert!(wide.to_string().contains("n_mfcc = 2 cannot be built"), "{wide}");
+}
+
+#[test]
+fn ranges_conditions_and_forbidden_combinations_are_read() {
+    let space = "optimizer = { choice = [\"adam\", \"adamw\"] }\n\
+                 weight_decay = { float = [1e-5, 1e-2], log = true, when = { optimizer = \"adamw\" } }\n\
+                 n_mfcc = { int = [13, 40] }\nbatch_size = { int = [16, 64], step = 16 }";
+    let forbid = "[[forbid]]\nfilters = [[16, 32]]\ndropout = [0.4, 0.5]\n[budget]\ntrials = 10";
+    let sweep = random(space, forbid).unwrap();
+    let json = serde_json::to_string(&sweep).unwrap();
+    assert_eq!(serde_json::from_str::<Sweep>(&json).unwrap(), sweep);
+    assert_eq!((sweep.space.dimensions().count(), sweep.trials()), (7, 10));
+    let middle = sweep.space.at(|_| 0.5).unwrap();
+    assert_eq!(middle.get(Hyperparameter::BatchSize), crate::sweep::Value::Int(48));
+    // The first of all filters and the last dropout.
+    let forbidden = |name| if name == Hyperparameter::Dropout { 1.0 } else { 0.0 };
+    assert!(sweep.space.at(forbidden).is_none() && sweep.space.at(|_| 0.0).is_some());
+}
+
+#[test]
+fn conditions_must_be_able_to_hold() {
+    let adamw = "optimizer = { choice = [\"adam\", \"adamw\"] }\nweight_decay = { choice = [0.1, 0.2], when";
+    let check = |when: &str, part: &str| {
+        check_space(&format!("{adamw} = {when} }}"), 11, part);
+    };
+    check("{ optimzer = \"adamw\" }", "did you mean \"optimizer\"?");
+    check("{ pooling = \"max\" }", "pooling is not in [space]");
+    check("{ optimizer = \"sgd\" }", "optimizer must be \"adam\" or \"adamw\"");
+    check("{ learning_rate = 0.5 }", "learning_rate is never 0.5");
+    check("{ optimizer = [] }", "lists no value");
+    check("{}", "empty condition");
+    check("\"adamw\"", "when wants a table");
+    check("{ weight_decay = 0.1 }", "depends on itself");
+    check_space(
+        "head = { choice = [\"mean\", \"flatten\"], when = { pooling = \"max\" } }\n\
+         pooling = { choice = [\"max\", \"average\"], when = { head = \"mean\" } }",
+        11,
+        "depends on itself, through the condition of",
+    );
+    let forbid = |raw: &str, part: &str| {
+        let text = format!("{GOOD}\n[[forbid]]\n{raw}\n");
+        let error = parse(&text, Path::new("s.toml"), &[]).unwrap_err();
+        assert!(error.to_string().contains(part) && error.line() == Some(15), "{error}");
+    };
+    forbid("", "forbids every point");
+    forbid("dropout = 0.7", "dropout is never 0.7");
+    forbid("dropuot = 0.2", "did you mean \"dropout\"?");
+    let all = format!("{GOOD}\n[[forbid]]\ndropout = [0.2, 0.3, 0.4, 0.5]\n");
+    assert!(parse(&all, Path::new("s.toml"), &[]).unwrap_err().to_string().contains("every point"));
+}
+
+#[test]
+fn a_space_that_may_rule_out_what_cannot_be_built_is_taken() {
+    let deep = "filters = { choice = [[8, 16], [8, 8, 8, 8]] }\nn_mfcc = { choice = [13, 20] }";
+    let forbid = "[[forbid]]\nfilters = [8, 8, 8, 8]\nn_mfcc = 13\n";
+    let text = GOOD.replace("filters = { choice = [[16, 32], [32, 64]] }", deep);
+    let sweep = parse(&format!("{text}{forbid}"), Path::new("s.toml"), &[]).unwrap();
+    assert_eq!(sweep.trials(), 3 * 4 * 3);
+    let points = (0..36).filter_map(|number| sweep.space.point(number));
+    assert_eq!(points.filter(|point| point.model(431, 2).layers().is_ok()).count(), 36);
+    assert!(parse(&text, Path::new("s.toml"), &[]).unwrap_err().to_string().contains("cannot be built"));
+}
+
 #[test]
 fn trimming_can_be_turned_off() {
     assert_eq!(load(&["front_end.trim_top_db=none"]).unwrap().front_end.trim_top_db, None);
@@ -85,7 +195,7 @@ fn overrides_are_toml_or_bare_words() {
     let sweep =
         load(&["data.root=/tmp/clips", "schedule.epochs=3", "space.dropout=0.1", "budget.trials=2"]).unwrap();
     assert_eq!(sweep.data.root, Path::new("/tmp/clips"));
-    assert_eq!((sweep.schedule.epochs, sweep.trials(), sweep.space.size()), (3, 2, 6));
+    assert_eq!((sweep.schedule.epochs, sweep.trials(), sweep.space.size()), (3, 2, Some(6)));
     assert!(load(&["schedule.epochs"]).is_err());
     assert!(load(&["schedule.epcohs=3"]).unwrap_err().to_string().contains("did you mean \"epochs\"?"));
 }

@@ -1,7 +1,10 @@
 //! What has to be true at the end of every sweep.
 
-use coordinator::state::{Run, RunStatus, State, SweepState, TrialStatus};
-use earshot_common::ids::{RunId, SweepId};
+use coordinator::state::{Run, RunStatus, State, SweepState, Trial, TrialStatus};
+use earshot_common::{
+    ids::{RunId, SweepId, TrialId},
+    sweep::Search,
+};
 
 use super::{Completed, Oracle};
 use crate::coverage::Coverage;
@@ -22,7 +25,7 @@ impl Oracle {
         covered.add(&self.covered);
     }
 
-    /// Exact budget, exact coverage of the grid, and each run with its one end.
+    /// Exact budget, exact coverage of the grid, no point twice, and each run with its one end.
     fn conclude_sweep(&mut self, id: SweepId, sweep: &SweepState) {
         let space = &sweep.sweep().space;
         if self.cancelled.contains(&id) {
@@ -31,7 +34,11 @@ impl Oracle {
         }
         assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "the budget is exact");
         for (trial_id, trial) in sweep.trials() {
-            assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
+            if let Search::Grid { .. } = sweep.sweep().search {
+                assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
+            }
+            let is_one = |(_, other): &(TrialId, &Trial)| other.point == trial.point;
+            assert_eq!(sweep.trials().filter(is_one).count(), 1, "a point twice");
             let is_failed = self.failed_trials.contains(&(id, trial_id));
             match trial.status() {
                 TrialStatus::Infeasible => {

@@ -1,0 +1,34 @@
+//! How a space is searched, as the sweep file says.
+
+use serde::{Deserialize, Serialize};
+
+/// How the space is searched. The methods themselves are the coordinator's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+// The log has called it so from its first format on.
+#[serde(tag = "algorithm", rename_all = "snake_case")]
+pub enum Search {
+    /// Every point once.
+    Grid {
+        /// In an order drawn from the sweep's seed, instead of the space's.
+        #[serde(default, skip_serializing_if = "is_false")]
+        shuffle: bool,
+    },
+    /// Points drawn evenly, each without regard to the others but that none comes twice.
+    Random,
+}
+
+impl Search {
+    /// As it stands in the sweep file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Grid { .. } => "grid",
+            Self::Random => "random",
+        }
+    }
+}
+
+/// A plain grid is written as before it could be shuffled.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}

@@ -1,0 +1,129 @@
+use std::{collections::BTreeSet, path::Path};
+
+use earshot_common::sweep::{Hyperparameter, Sweep, Value};
+use proptest::prelude::*;
+
+use super::*;
+
+fn sweep(space: &str, search: &str) -> Sweep {
+    let text = format!(
+        "name = \"t\"\nseed = 7\n[split]\nkind = \"folds\"\nvalidation = [1]\n[schedule]\nepochs = 1\n\
+         [budget]\ntrials = 1000\n[space]\n{space}\n[search]\n{search}\n"
+    );
+    Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap()
+}
+
+/// 2 × 3 × (1 + 2) points, less the six of the forbidden pair.
+const FINITE: &str = "batch_size = { int = [16, 32], step = 16 }\ndropout = { float = [0.1, 0.3], step = 0.1 }\n\
+    optimizer = { choice = [\"adam\", \"adamw\"] }\n\
+    weight_decay = { choice = [0.01, 0.1], when = { optimizer = \"adamw\" } }\n\
+    [[forbid]]\nbatch_size = 16\noptimizer = \"adamw\"\n";
+
+const ENDLESS: &str = "learning_rate = { float = [1e-4, 1e-2], log = true }\n\
+    fc_units = { int = [8, 256], log = true }\nhead = { choice = [\"flatten\", \"mean\", \"mean_max\"] }\n\
+    optimizer = { choice = [\"adam\", \"adamw\"] }\n\
+    weight_decay = { float = [1e-5, 1e-1], log = true, when = { optimizer = \"adamw\" } }\n";
+
+/// Every method that proposes points of a finite space.
+const METHODS: [&str; 3] = ["method = \"grid\"", "method = \"grid\"\nshuffle = true", "method = \"random\""];
+
+/// What becomes of trials: made up from their points, with some pending, failed and infeasible.
+fn standing(number: usize, point: &Point) -> Standing {
+    let Value::Float(rate) = point.get(Hyperparameter::LearningRate) else { return Standing::Failed };
+    let Value::Float(dropout) = point.get(Hyperparameter::Dropout) else { return Standing::Failed };
+    match number % 7 {
+        3 => Standing::Failed,
+        5 => Standing::Infeasible,
+        6 => Standing::Pending,
+        _ => Standing::Completed(-(rate.log10() + 3.0).powi(2) - dropout),
+    }
+}
+
+/// The first so many proposals, or all of them.
+fn run(sweep: &Sweep, most: usize) -> Vec<Point> {
+    let mut points: Vec<Point> = Vec::new();
+    while points.len() < most {
+        let history: Vec<Past<'_>> = points
+            .iter()
+            .enumerate()
+            .map(|(number, point)| Past { point, standing: standing(number, point) })
+            .collect();
+        match propose(sweep.search, &sweep.space, sweep.seed, &history) {
+            Some(point) => points.push(point),
+            None => break,
+        }
+    }
+    points
+}
+
+fn different(points: &[Point]) -> usize {
+    points.iter().map(|point| format!("{point:?}")).collect::<BTreeSet<_>>().len()
+}
+
+#[test]
+fn every_method_visits_a_finite_space_once() {
+    for method in METHODS {
+        let points = run(&sweep(FINITE, method), 100);
+        assert_eq!((points.len(), different(&points)), (12, 12), "{method}");
+    }
+}
+
+#[test]
+fn a_shuffled_grid_has_an_order_of_its_own() {
+    let [plain, shuffled] = [METHODS[0], METHODS[1]].map(|method| run(&sweep(FINITE, method), 100));
+    assert_ne!(plain, shuffled);
+    let mut other = sweep(FINITE, METHODS[1]);
+    other.seed += 1;
+    assert_ne!(run(&other, 100), shuffled);
+}
+
+/// Proposals of every method that takes an endless space, at other histories too.
+fn endless(method: &str) -> Vec<Point> {
+    let points = run(&sweep(ENDLESS, method), 60);
+    assert_eq!((points.len(), different(&points)), (60, 60), "{method}");
+    points
+}
+
+#[test]
+fn proposals_stay_in_the_space_and_leave_inactive_ones_out() {
+    for method in &METHODS[2..] {
+        for point in endless(method) {
+            let is_named = |name| point.iter().any(|(named, _)| named == name);
+            let is_adamw = point.get(Hyperparameter::Optimizer) == Value::Text("adamw".into());
+            assert_eq!(is_named(Hyperparameter::WeightDecay), is_adamw, "{point:?}");
+            let space = sweep(ENDLESS, method).space;
+            assert!(point.iter().all(|(name, value)| space.domain(name).unwrap().holds(value)), "{point:?}");
+        }
+    }
+}
+
+#[test]
+fn random_points_are_spread_evenly() {
+    let points = endless("method = \"random\"");
+    let below = |limit: f64| {
+        let is_below = |point: &&Point| matches!(point.get(Hyperparameter::LearningRate), Value::Float(rate) if rate < limit);
+        points.iter().filter(is_below).count()
+    };
+    // Half of a logarithmic range is below its geometric mean; four standard deviations are 15.
+    assert!((15..=45).contains(&below(1e-3)), "{}", below(1e-3));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    /// A proposal depends on nothing but what is passed in: asked again at any point of the sweep, it is the same.
+    #[test]
+    fn a_restart_at_any_proposal_changes_nothing(seed: u64, restart in 0usize..30) {
+        for method in &METHODS[2..] {
+            let sweep = Sweep { seed, ..sweep(ENDLESS, method) };
+            let points = run(&sweep, 31);
+            let history: Vec<Past<'_>> = points[..restart]
+                .iter()
+                .enumerate()
+                .map(|(number, point)| Past { point, standing: standing(number, point) })
+                .collect();
+            let again = propose(sweep.search, &sweep.space, sweep.seed, &history);
+            prop_assert_eq!(again.as_ref(), points.get(restart), "{}", method);
+        }
+    }
+}
