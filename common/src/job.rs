@@ -189,6 +189,16 @@ pub struct Job {
     pub resume: Option<BlobId>,
 }
 
+impl Job {
+    /// Every blob that a worker needs for it.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
+        let Self { model: _, recipe: _, shards, augment, split, initial_weights, resume } = self;
+        let views = augment.iter().flat_map(|augment| augment.levels.iter().flatten());
+        let others = [Some(*split), *initial_weights, *resume].into_iter().flatten();
+        shards.iter().chain(views).copied().chain(others)
+    }
+}
+
 /// One epoch's metrics, all on the validation part except the first. Every number is finite.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {

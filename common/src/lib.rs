@@ -10,11 +10,13 @@
 //! - [`sweep`]: the sweep file, from TOML to a validated [`sweep::Sweep`], and the space it spans.
 //! - [`blob`]: content-addressed storage.
 //! - [`tensors`]: checkpoints and logits as safetensors.
+//! - [`credentials`]: how a client shows who it is: its secret, and TLS.
 //! - [`wire`]: the only place where protocol messages become these types and back.
 //!
 //! Deliberately absent: clocks, randomness beyond [`job::derive_seed`], sockets.
 
 pub mod blob;
+pub mod credentials;
 pub mod frontend;
 pub mod ids;
 pub mod job;

@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use earshot_common::{ids::BlobId, wire};
+use earshot_common::{
+    credentials::{Credentials, CredentialsError, Line},
+    ids::BlobId,
+    wire,
+};
 use earshot_proto::earshot::v1::{
     CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
     GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
     ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
     blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
-use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
-};
+use tonic::Status;
 
 use crate::service::piece::{MESSAGE_BYTES_MAX, Whole};
 
@@ -28,15 +29,9 @@ const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
 /// Why a running coordinator did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The text is no address.
-    #[error("{url} is not an address; give it as http://HOST:PORT")]
-    Url {
-        /// What was given.
-        url: String,
-        /// Why.
-        #[source]
-        source: tonic::transport::Error,
-    },
+    /// It is not to be reached this way.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
     /// Nobody listens there, or nobody who speaks the protocol.
     #[error("no coordinator answers at {url}")]
     Unreachable {
@@ -70,27 +65,25 @@ pub enum ClientError {
 #[derive(Debug, Clone)]
 pub struct Client {
     url: String,
-    sweeps: SweepsClient<Channel>,
-    blobs: BlobsClient<Channel>,
+    sweeps: SweepsClient<Line>,
+    blobs: BlobsClient<Line>,
 }
 
 impl Client {
-    /// Connects to `http://HOST:PORT`.
+    /// Connects to `http://HOST:PORT`, or `https://HOST:PORT`.
     ///
     /// # Errors
-    /// [`ClientError::Url`] or [`ClientError::Unreachable`].
-    pub async fn connect(url: &str) -> Result<Self, ClientError> {
-        let endpoint = Endpoint::from_shared(url.to_owned())
-            .map_err(|source| ClientError::Url { url: url.to_owned(), source })?
-            .connect_timeout(CONNECT_TIME)
-            .timeout(ANSWER_TIME)
-            .tcp_nodelay(true);
+    /// [`ClientError::Credentials`] or [`ClientError::Unreachable`].
+    pub async fn connect(url: &str, credentials: &Credentials) -> Result<Self, ClientError> {
+        let endpoint =
+            credentials.endpoint(url)?.connect_timeout(CONNECT_TIME).timeout(ANSWER_TIME).tcp_nodelay(true);
         let connected = endpoint.connect().await;
         let channel = connected.map_err(|source| ClientError::Unreachable { url: url.to_owned(), source })?;
+        let line = credentials.line(channel);
         Ok(Self {
             url: url.to_owned(),
-            sweeps: SweepsClient::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
-            blobs: BlobsClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX),
+            sweeps: SweepsClient::new(line.clone()).max_decoding_message_size(ANSWER_BYTES_MAX),
+            blobs: BlobsClient::new(line).max_decoding_message_size(MESSAGE_BYTES_MAX),
         })
     }
 

@@ -11,12 +11,14 @@
 //! - [`dataset`], [`blobs`]: what a sweep's jobs are made of, and where it lies.
 //! - [`upkeep`]: a database's blobs against its log.
 //! - [`views`]: what users are shown, pure.
+//! - [`access`]: who may ask for what.
 //! - [`service`], [`client`]: both ends of the network.
 //! - [`export`]: the champion's bundle.
 //! - [`cli`]: the command line.
 //!
 //! Deliberately absent: libtorch. The coordinator plans training and never does it.
 
+pub mod access;
 pub mod blobs;
 pub mod cli;
 pub mod client;

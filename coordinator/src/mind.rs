@@ -163,7 +163,7 @@ mod tests {
         };
         let mut mind = Mind::wake(State::default(), LEASE_MS, 0);
         mind.apply(EventKind::Submitted { sweep, dataset }, 0).unwrap();
-        let joined = EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into() };
+        let joined = EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None };
         match mind.apply(joined, 0) {
             Ok(Decision::Joined(worker)) => (mind, worker),
             other => panic!("{other:?}"),

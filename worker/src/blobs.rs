@@ -8,12 +8,13 @@ use std::{
 
 use earshot_common::{
     blob::{BlobError, BlobStore},
+    credentials::Line,
     ids::BlobId,
     wire,
 };
 use earshot_proto::earshot::v1::{BlobChunk, FetchRequest, blobs_client::BlobsClient};
 use tokio::{runtime::Handle, task::spawn_blocking};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{Code, Status};
 
 use crate::{
     agent::backoff::{Backoff, Pace},
@@ -81,16 +82,16 @@ pub enum BlobsError {
 #[derive(Debug, Clone)]
 pub struct Blobs {
     store: BlobStore,
-    client: BlobsClient<Channel>,
+    client: BlobsClient<Line>,
     pace: Pace,
     /// One lock a blob, so that slots which want the same one fetch it once. Never held while waiting for anything else.
     locks: Arc<Mutex<BTreeMap<BlobId, Weak<tokio::sync::Mutex<()>>>>>,
 }
 
 impl Blobs {
-    /// A cache in `store` of what the coordinator behind `channel` has.
-    pub fn new(store: BlobStore, channel: Channel, pace: Pace) -> Self {
-        Self { store, client: BlobsClient::new(channel), pace, locks: Arc::default() }
+    /// A cache in `store` of what the coordinator at the end of `line` has.
+    pub fn new(store: BlobStore, line: Line, pace: Pace) -> Self {
+        Self { store, client: BlobsClient::new(line), pace, locks: Arc::default() }
     }
 
     /// The blob's bytes, from the cache or from the coordinator, for as long as the attempt is wanted.
@@ -233,9 +234,11 @@ fn status_error(id: BlobId, status: Status) -> BlobsError {
         Code::DataLoss => {
             BlobsError::Corrupt { id, what: "it was damaged on its way, or in the coordinator's store" }
         }
-        Code::InvalidArgument | Code::FailedPrecondition | Code::PermissionDenied | Code::OutOfRange => {
-            BlobsError::Refused { id, status: Box::new(status) }
-        }
+        Code::InvalidArgument
+        | Code::FailedPrecondition
+        | Code::PermissionDenied
+        | Code::Unauthenticated
+        | Code::OutOfRange => BlobsError::Refused { id, status: Box::new(status) },
         _ => BlobsError::Unavailable(Box::new(status)),
     }
 }

@@ -11,7 +11,10 @@ use std::{
 
 use anyhow::Context;
 use clap::{Parser, ValueEnum};
-use earshot_common::blob::BlobStore;
+use earshot_common::{
+    blob::BlobStore,
+    credentials::{CredentialArgs, coordinator_url},
+};
 use earshot_proto::earshot::v1::{JoinRequest, PROTOCOL_VERSION};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -19,7 +22,6 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::transport::Uri;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
@@ -53,11 +55,13 @@ const IO_THREADS: usize = 2;
     name = "worker",
     version,
     after_help = "Examples:
-  worker --coordinator http://10.0.0.1:7070
+  worker --coordinator http://localhost:7070
       as many slots as there are cores, or GPUs
-  worker --coordinator http://10.0.0.1:7070 --slots 2 --device cpu --name attic
+  worker --coordinator http://localhost:7070 --slots 2 --device cpu --name attic
       two slots, so that two cores stay free
-  worker --coordinator http://10.0.0.1:7070 --exit-when-done
+  worker --coordinator https://lab.example:7070 --tls-ca ca.pem --token-file worker.token
+      of another machine's coordinator
+  worker --coordinator http://localhost:7070 --exit-when-done
       leaves once every run of the sweep has ended
 
 Exit codes: 0 drained or finished, 1 an error, 2 wrong usage, 130 a second Ctrl-C. RUST_LOG=debug says more."
@@ -66,6 +70,10 @@ pub struct Args {
     /// Where the coordinator listens
     #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = coordinator_url)]
     pub coordinator: String,
+
+    /// How it shows who it is
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 
     /// Runs to train at once [default: one per core, or one per GPU]
     #[arg(long, value_name = "N", value_parser = slots)]
@@ -144,9 +152,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
     let _inside = runtime.enter(); // the connection belongs to the runtime
     let pace = Pace::default();
-    let link = Link::new(&args.coordinator, pace).context("the coordinator's URL cannot be used")?;
+    let link = Link::new(&args.coordinator, &args.credentials.credentials()?, pace)?;
     let agent = Agent {
-        blobs: Blobs::new(store, link.channel.clone(), pace),
+        blobs: Blobs::new(store, link.line.clone(), pace),
         link,
         introduction: JoinRequest {
             protocol_version: PROTOCOL_VERSION,
@@ -221,16 +229,6 @@ fn start_log(format: LogFormat, board: &Board) {
     }
 }
 
-fn coordinator_url(text: &str) -> Result<String, String> {
-    const EXAMPLE: &str = "give it as http://HOST:PORT, for example http://127.0.0.1:7070";
-    let url: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
-    match (url.scheme_str(), url.host()) {
-        (Some("http"), Some(_)) => Ok(text.to_owned()),
-        (Some("https"), _) => Err(format!("this version speaks no TLS; {EXAMPLE}")),
-        _ => Err(EXAMPLE.to_owned()),
-    }
-}
-
 fn slots(text: &str) -> Result<NonZeroUsize, String> {
     let slots: Option<NonZeroUsize> = text.parse().ok();
     slots
@@ -281,7 +279,9 @@ mod tests {
         check(&with(&["--device", "tpu"]), Err("possible values: auto, cpu, cuda"));
         check(&with(&["--name", " "]), Err("printable"));
         check(&["--coordinator", "127.0.0.1:7070"], Err("http://HOST:PORT"));
-        check(&["--coordinator", "https://host:7070"], Err("no TLS"));
+        check(&["--coordinator", "https://host:7070", "--tls-ca", "ca.pem", "--token-file", "t"], Ok(()));
+        check(&with(&["--tls-cert", "a.pem"]), Err("--tls-key <FILE>"));
+        check(&with(&["--token", "earshot_00"]), Err("--token"));
         check(&["--coordinator", "http://"], Err("http://HOST:PORT"));
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: flags to validated values, values to commands, their end to an exit code.
 //!
 //! - `start`: serves a sweep; `signals` and `serving` are parts of it.
+//! - `entrance`: where a coordinator listens, with which certificate, and who may come in.
+//! - `token`, `tls`: what listening to others takes: tokens and certificates.
 //! - `ask`: status, leaderboard, trial; `source` decides who answers.
 //! - `replay`: a trial once more, compared with what it gave.
 //! - `steer`: list, pause, resume, cancel.
@@ -15,6 +17,7 @@ mod champion;
 mod data;
 mod db;
 mod document;
+mod entrance;
 mod export;
 mod render;
 mod replay;
@@ -27,16 +30,18 @@ mod steer;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod tls;
+mod token;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use earshot_common::sweep::SweepError;
 
-use crate::dataset::DatasetError;
+use crate::{access::exposure::Exposed, dataset::DatasetError};
 
-/// Exit code of a wrong sweep file, of one that does not fit its data or database, or of a trial that is not there; clap's own
-/// for wrong usage.
+/// Exit code of a wrong sweep file, of one that does not fit its data or database, of a trial that is not there, or of an address
+/// without what listening on it takes; clap's own for wrong usage.
 const USAGE: u8 = 2;
 
 /// Tunes audio classifiers for edge devices: serves a sweep to workers, ranks its trials, exports the best.
@@ -47,8 +52,8 @@ const USAGE: u8 = 2;
     after_help = "Examples:
   coordinator data synth                          made-up clips in data/raw, to try it out
   coordinator sweep check sweeps/grid.toml        what a sweep file would train
-  coordinator start --sweep sweeps/grid.toml      serves it; then, on as many machines as you have:
-      worker --coordinator http://HOST:7070
+  coordinator start --sweep sweeps/grid.toml      serves it on this machine; then:
+      worker --coordinator http://localhost:7070
   coordinator leaderboard                         while it runs, or after
   coordinator export --out champion               ONNX models of the best trial, verified
 
@@ -76,6 +81,10 @@ enum Command {
     #[command(subcommand)]
     Data(data::DataCommand),
     #[command(subcommand)]
+    Token(token::TokenCommand),
+    #[command(subcommand)]
+    Tls(tls::TlsCommand),
+    #[command(subcommand)]
     Db(db::DbCommand),
 }
 
@@ -93,6 +102,8 @@ pub fn main(args: Args) -> ExitCode {
         Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
+        Command::Token(command) => token::run(command),
+        Command::Tls(command) => tls::run(command),
         Command::Db(db::DbCommand::Check(args)) => db::check(&args),
         Command::Db(db::DbCommand::Export(args)) => db::export(&args),
         Command::Db(db::DbCommand::Gc(args)) => db::gc(&args),
@@ -118,6 +129,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_usage = |cause: &(dyn std::error::Error + 'static)| {
         cause.is::<SweepError>()
             || cause.is::<DatasetError>()
+            || cause.is::<Exposed>()
             || cause.is::<start::AnotherSweep>()
             || cause.is::<replay::NotReplayable>()
     };

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use earshot_common::ids::WorkerId;
 use earshot_proto::earshot::v1::Leaderboard;
 use indicatif::HumanDuration;
-use tokio::{net::TcpListener, pin, task::JoinSet, time};
+use tokio::{pin, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     signals::{Signals, Stopped},
 };
 use crate::{
+    access::Entrance,
     blobs::Blobs,
     engine::{Engine, EngineError, Running},
     service::{self, presence::Presence},
@@ -62,15 +63,15 @@ impl Serving {
     /// Serves until the sweep is done, if that is the end, or until a signal; then stops in order.
     pub(super) async fn until_done(
         mut self,
-        listener: TcpListener,
+        entrance: Entrance,
         mut signals: Signals,
         when_done: WhenDone,
     ) -> anyhow::Result<ExitCode> {
-        tracing::info!("serving at {}", listener.local_addr()?);
+        tracing::info!("serving at {}", entrance.listener.local_addr()?);
         let stop = CancellationToken::new();
         let (engine, presence) = (self.engine.clone(), self.presence.clone());
         let service =
-            service::serve(listener, engine, self.blobs.clone(), presence, stop.clone().cancelled_owned());
+            service::serve(entrance, engine, self.blobs.clone(), presence, stop.clone().cancelled_owned());
         pin!(service);
         let mut tasks = JoinSet::new();
         tasks.spawn(show(self.engine.clone(), self.presence.clone(), self.screen.clone()));

@@ -12,10 +12,13 @@ use std::{
 
 use anyhow::{Context, anyhow, bail};
 use clap::Args;
-use earshot_common::{ids::TrialId, sweep::Sweep};
+use earshot_common::{
+    credentials::{CredentialArgs, Credentials, coordinator_url},
+    ids::TrialId,
+    sweep::Sweep,
+};
 use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, SweepList, Trial};
 use tokio::time;
-use tonic::transport::Uri;
 
 use crate::{
     client::{Client, ClientError},
@@ -37,22 +40,15 @@ const BUSY_TRIES: u32 = 30;
 #[derive(Debug, Clone, Args)]
 pub(super) struct SourceArgs {
     /// Ask the coordinator that runs there [default: http://127.0.0.1:7070, or earshot.redb if nobody listens there]
-    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = url)]
+    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = coordinator_url)]
     pub(super) coordinator: Option<String>,
 
     /// Read this database; a running coordinator that holds it is asked instead
     #[arg(long, value_name = "FILE")]
     pub(super) db: Option<PathBuf>,
-}
 
-fn url(text: &str) -> Result<String, String> {
-    const EXAMPLE: &str = "give it as http://HOST:PORT, for example http://127.0.0.1:7070";
-    let url: Uri = text.parse().map_err(|error| format!("{error}; {EXAMPLE}"))?;
-    match (url.scheme_str(), url.host()) {
-        (Some("http"), Some(_)) => Ok(text.to_owned()),
-        (Some("https"), _) => Err(format!("this version speaks no TLS; {EXAMPLE}")),
-        _ => Err(EXAMPLE.to_owned()),
-    }
+    #[command(flatten)]
+    pub(super) credentials: CredentialArgs,
 }
 
 /// Who answers.
@@ -73,13 +69,14 @@ impl Source {
     pub(super) async fn open(args: &SourceArgs) -> anyhow::Result<Self> {
         let usual = format!("http://{ADDRESS}");
         let url = args.coordinator.as_deref().unwrap_or(&usual);
+        let credentials = args.credentials.credentials()?;
         match (&args.db, &args.coordinator) {
-            (Some(db), _) => Self::of_file_or_its_holder(db, url).await,
-            (None, Some(_)) => Ok(Self::Running(Box::new(Client::connect(url).await?))),
-            (None, None) => match Client::connect(url).await {
+            (Some(db), _) => Self::of_file_or_its_holder(db, url, &credentials).await,
+            (None, Some(_)) => Ok(Self::Running(Box::new(Client::connect(url, &credentials).await?))),
+            (None, None) => match Client::connect(url, &credentials).await {
                 Ok(client) => Ok(Self::Running(Box::new(client))),
                 Err(ClientError::Unreachable { .. }) if Path::new(DB).exists() => {
-                    Self::of_file_or_its_holder(Path::new(DB), url).await
+                    Self::of_file_or_its_holder(Path::new(DB), url, &credentials).await
                 }
                 Err(ClientError::Unreachable { url, source }) => Err(anyhow!(source).context(format!(
                     "no coordinator answers at {url}, and there is no {DB} in this folder; name a coordinator with \
@@ -90,7 +87,7 @@ impl Source {
         }
     }
 
-    async fn of_file_or_its_holder(db: &Path, url: &str) -> anyhow::Result<Self> {
+    async fn of_file_or_its_holder(db: &Path, url: &str, credentials: &Credentials) -> anyhow::Result<Self> {
         let mut tries = 0;
         loop {
             match EventLog::open_existing(db) {
@@ -98,7 +95,7 @@ impl Source {
                     return Ok(Self::File { state: Box::new(log.replay()?), db: db.to_owned() });
                 }
                 Err(busy @ StoreError::InUse(_)) => {
-                    if let Ok(client) = Client::connect(url).await {
+                    if let Ok(client) = Client::connect(url, credentials).await {
                         eprintln!("{} is in use by a running coordinator; asking {url}", db.display());
                         return Ok(Self::Running(Box::new(client)));
                     }

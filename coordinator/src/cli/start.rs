@@ -14,14 +14,15 @@ use earshot_common::sweep::{self, Sweep};
 use earshot_data::manifest::{ClipEntry, Manifest};
 use serde_json::Value;
 use tempfile::NamedTempFile;
-use tokio::{net::TcpListener, runtime::Builder};
+use tokio::{runtime::Builder, task::JoinSet};
 
 use super::{
     data,
+    entrance::EntranceArgs,
     screen::{LogFormat, Screen},
     serving::{self, WhenDone},
     signals::Signals,
-    source::{ADDRESS, DB},
+    source::DB,
     sweep::Overrides,
 };
 use crate::{
@@ -42,7 +43,9 @@ use crate::{
 #[command(after_help = "Examples:
   coordinator start --sweep sweeps/grid.toml
   coordinator start --sweep sweeps/grid.toml --set data.root=ESC-50 --db esc50.redb
-  coordinator start --sweep sweeps/grid.toml --listen 0.0.0.0:7070 --exit-when-done
+  coordinator start --sweep sweeps/grid.toml --exit-when-done --listen 0.0.0.0:7070 \
+      --tls-cert tls/server.pem --tls-key tls/server.key
+          for other machines; see `coordinator token new` and `coordinator tls init`
 
 Exit codes: 0 the sweep is complete, 1 an error, 2 wrong usage or a sweep that cannot run,
 3 complete without a single completed trial, 130 and 143 stopped before by Ctrl-C and SIGTERM.")]
@@ -54,9 +57,8 @@ pub(super) struct StartArgs {
     #[command(flatten)]
     overrides: Overrides,
 
-    /// Where to listen; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", default_value = ADDRESS)]
-    listen: String,
+    #[command(flatten)]
+    entrance: EntranceArgs,
 
     /// Write the address here once workers may come
     #[arg(long, value_name = "FILE")]
@@ -109,6 +111,7 @@ pub(super) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
 
 async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::listen()?;
+    let plan = args.entrance.plan(&args.db).await?;
     let earlier = args.db.exists().then(|| continued(&args.db, &sweep)).transpose()?;
     let prepared = data::prepared(&data::options_of(&sweep), args.on_bad, &screen, &mut signals).await?;
     let manifest = match prepared {
@@ -118,8 +121,9 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let blobs = Blobs::open(&args.db, &sweep.data.processed)?;
     let dataset = dataset::dataset(&sweep, &manifest, &blobs)?;
     warn_of_leakage(&sweep, &manifest)?;
-    let listener = listen(&args.listen).await?;
-    let address = listener.local_addr()?;
+    let mut watchers = JoinSet::new();
+    let entrance = plan.open(&mut watchers).await?;
+    let address = entrance.listener.local_addr()?;
 
     let folded = earlier.map_or_else(|| EventLog::open(&args.db)?.fold(), Ok)?;
     let lease_ms = u64::from(args.lease_seconds) * 1000;
@@ -129,16 +133,10 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
         write_address(file, address)
             .with_context(|| format!("cannot write the address to {}", file.display()))?;
     }
-    if !address.ip().is_loopback() {
-        tracing::warn!(
-            "{address} is open to the network, without encryption or passwords: whoever reaches it can read and change \
-             this sweep; listen only in networks you trust"
-        );
-    }
     let presence = Presence::new(lease_ms);
     let when_done = if args.exit_when_done { WhenDone::Exit } else { WhenDone::Serve };
     serving::Serving { engine, running, blobs, presence, screen }
-        .until_done(listener, signals, when_done)
+        .until_done(entrance, signals, when_done)
         .await
 }
 
@@ -252,14 +250,6 @@ fn named(sources: &[&str], clips: &[ClipEntry]) -> String {
         names.push(format!("{} more", sources.len() - SOURCES_SHOWN));
     }
     names.join(", ")
-}
-
-async fn listen(address: &str) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!(
-            "cannot listen at {address}; another coordinator may, choose an address with --listen HOST:PORT"
-        )
-    })
 }
 
 /// Whole or not at all: whoever waits for the file reads an address.

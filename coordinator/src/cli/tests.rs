@@ -29,7 +29,17 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["start", "--sweep", "s.toml", "--lease-seconds", "0"], Err("not in 1..=3600"));
     check(&["status", "--coordinator", "http://h:1", "--format", "json"], Ok(()));
     check(&["status", "--coordinator", "h:1"], Err("give it as http://HOST:PORT"));
-    check(&["status", "--coordinator", "https://h:1"], Err("no TLS"));
+    check(&["status", "--coordinator", "https://h:1", "--tls-ca", "ca.pem", "--token-file", "t"], Ok(()));
+    check(&["status", "--tls-cert", "a.pem"], Err("--tls-key <FILE>"));
+    check(&["start", "--sweep", "s.toml", "--tls-cert", "a.pem"], Err("--tls-key <FILE>"));
+    check(&["start", "--sweep", "s.toml", "--tls-client-ca", "a.pem"], Err("--tls-cert <FILE>"));
+    check(&["token", "new", "--role", "user", "--name", "ann", "--expires", "30d"], Ok(()));
+    check(&["token", "new", "--role", "boss"], Err("possible values: worker, user"));
+    check(&["token", "new", "--expires", "soon"], Err("for example 30d"));
+    check(&["token", "revoke"], Err("<NAME>"));
+    check(&["tls", "init", "--dir", "tls"], Err("--host <NAME>"));
+    check(&["tls", "init", "--dir", "tls", "--host", "a", "10.0.0.1", "--host", "b"], Ok(()));
+    check(&["tls", "client", "--dir", "tls", "--name", "attic"], Ok(()));
     check(&["status", "--format", "xml"], Err("possible values: table, json, csv"));
     check(&["leaderboard", "--top", "0", "--db", "x.redb"], Ok(()));
     check(&["trial", "show", "7"], Ok(()));

@@ -8,6 +8,7 @@ use std::{
 
 use earshot_common::{
     blob::{BlobError, Incoming},
+    ids::BlobId,
     wire,
 };
 use earshot_proto::earshot::v1::{BlobChunk, FetchRequest, PutResponse, blobs_server};
@@ -22,14 +23,22 @@ use super::{
     codes,
     piece::{PIECE_BYTES_MAX, Whole},
 };
-use crate::blobs::{BlobReader, Blobs};
+use crate::{
+    access::{Caller, Role, gate::Transfer},
+    blobs::{BlobReader, Blobs},
+    engine::Engine,
+};
 
 /// How long the next piece of an upload may take, so that a client that stopped sending does not hold its file for ever.
 const PIECE_TIME: Duration = Duration::from_secs(30);
 
+/// How long a whole upload may take: the largest blob at 3.6 Mbit/s.
+const PUT_TIME: Duration = Duration::from_mins(10);
+
 #[derive(Debug)]
 pub(super) struct BlobService {
     pub(super) blobs: Blobs,
+    pub(super) engine: Engine,
 }
 
 #[tonic::async_trait]
@@ -37,16 +46,47 @@ impl blobs_server::Blobs for BlobService {
     type FetchStream = Pieces;
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Pieces>, Status> {
+        let caller = request.extensions().get::<Caller>().cloned();
+        let transfer = request.extensions().get::<Transfer>().cloned();
         let id =
             wire::blob_id(&request.into_inner().blob, "the blob").map_err(|error| codes::of_wire(&error))?;
+        self.check_readable(caller, id).await?;
         let blobs = self.blobs.clone();
         let reader = blocking(move || blobs.reader(id).map_err(|error| codes::of_blob(&error))).await?;
         let whole = Whole { id, size: reader.size() };
-        Ok(Response::new(Pieces { whole, reading: Some(read(whole, reader)) }))
+        Ok(Response::new(Pieces { whole, reading: Some(read(whole, reader)), _transfer: transfer }))
     }
 
     async fn put(&self, request: Request<Streaming<BlobChunk>>) -> Result<Response<PutResponse>, Status> {
-        let mut pieces = request.into_inner();
+        self.check_writable(request.extensions().get::<Caller>().cloned()).await?;
+        time::timeout(PUT_TIME, self.receive(request.into_inner())).await.unwrap_or_else(|_| {
+            Err(Status::deadline_exceeded(format!("the blob was not here within {} s", PUT_TIME.as_secs())))
+        })
+    }
+}
+
+impl BlobService {
+    /// Users read everything, workers what they need for the runs that they hold: not what others have made of theirs.
+    async fn check_readable(&self, caller: Option<Caller>, id: BlobId) -> Result<(), Status> {
+        let Some(Caller::Known { name, role: Role::Worker }) = caller else { return Ok(()) };
+        let needs = self.engine.read(move |state| state.needs(&name, id)).await;
+        if needs.map_err(|error| codes::of_engine(&error))? {
+            return Ok(());
+        }
+        Err(Status::permission_denied(format!("no run that this token's workers hold needs blob {id}")))
+    }
+
+    /// Only what belongs to a run is taken, so that nobody fills the disk between runs.
+    async fn check_writable(&self, caller: Option<Caller>) -> Result<(), Status> {
+        let Some(Caller::Known { name, .. }) = caller else { return Ok(()) };
+        let is_at_work = self.engine.read(move |state| state.is_at_work(&name)).await;
+        if is_at_work.map_err(|error| codes::of_engine(&error))? {
+            return Ok(());
+        }
+        Err(Status::permission_denied("this token's workers hold no run, so there is nothing to hand in"))
+    }
+
+    async fn receive(&self, mut pieces: Streaming<BlobChunk>) -> Result<Response<PutResponse>, Status> {
         let mut piece = next(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("no piece came"))?;
         let whole = Whole::of(&piece).map_err(|error| codes::of_piece(&error))?;
         let blobs = self.blobs.clone();
@@ -93,6 +133,8 @@ fn panicked() -> Status {
 pub(super) struct Pieces {
     whole: Whole,
     reading: Option<Reading>,
+    /// Held until the last piece is on its way.
+    _transfer: Option<Transfer>,
 }
 
 /// What follows: a piece and where it came from, or nothing after the last.

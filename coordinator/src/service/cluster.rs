@@ -16,7 +16,12 @@ use tokio::{task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{bell::Bell, codes, presence::Presence};
+use super::{
+    bell::Bell,
+    codes,
+    owners::{self, Owners},
+    presence::Presence,
+};
 use crate::{
     blobs::Blobs,
     engine::{Asked, Engine, EngineError},
@@ -32,6 +37,9 @@ const HEARTBEATS_PER_LEASE: u64 = 3;
 /// Letters of a worker's name at most; people have to read it in a table.
 const NAME_LENGTH_MAX: usize = 100;
 
+/// Attempts that a heartbeat names at most: as many as a worker may have slots.
+const TOKENS_MAX: usize = 1024;
+
 /// What a worker may train on.
 const DEVICES: [&str; 2] = ["cpu", "cuda"];
 
@@ -40,6 +48,7 @@ pub(super) struct ClusterService {
     pub(super) engine: Engine,
     pub(super) blobs: Blobs,
     pub(super) presence: Presence,
+    pub(super) owners: Owners,
     pub(super) bell: Bell,
     /// Cancelled when the service stops: long polls end.
     pub(super) stopping: CancellationToken,
@@ -50,13 +59,16 @@ type Answered<T> = Result<Response<T>, Status>;
 #[tonic::async_trait]
 impl cluster_server::Cluster for ClusterService {
     async fn join(&self, request: Request<JoinRequest>) -> Answered<JoinResponse> {
+        let by = owners::token_of(&request);
         let request = request.into_inner();
         check_introduction(&request)?;
         let (slots, device) = (request.slots, request.device);
-        let kind = EventKind::Joined { name: request.name.clone(), slots, device: device.clone() };
+        let kind =
+            EventKind::Joined { name: request.name.clone(), slots, device: device.clone(), by: by.clone() };
         let Decision::Joined(worker) = self.submit(kind).await? else {
             return Err(unexpected());
         };
+        self.owners.enter(worker, by);
         self.presence.heard(worker);
         tracing::info!(%worker, slots, device, version = request.version, "{} joined", request.name);
         let lease_ms = self.engine.settings().lease_ms;
@@ -70,7 +82,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn lease(&self, request: Request<LeaseRequest>) -> Answered<LeaseResponse> {
-        let worker = WorkerId(request.into_inner().worker);
+        let (worker, _) = self.owned(request, |request| request.worker).await?;
         let answer = tokio::select! {
             answer = time::timeout(POLL, self.poll(worker)) => answer.unwrap_or(Ok(Answer::Idle(Idle {})))?,
             () = self.stopping.cancelled() => return Err(codes::of_engine(&EngineError::Stopped)),
@@ -83,8 +95,8 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Answered<ReportResponse> {
-        let request = request.into_inner();
-        let (worker, token) = (WorkerId(request.worker), Token(request.token));
+        let (worker, request) = self.owned(request, |request| request.worker).await?;
+        let token = Token(request.token);
         let epoch = request.epoch.ok_or(WireError::Missing("the epoch"));
         let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
         let midway = request.midway.map(|bytes| wire::blob_id(&bytes, "midway")).transpose();
@@ -99,8 +111,8 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Answered<FinishResponse> {
-        let request = request.into_inner();
-        let (worker, token) = (WorkerId(request.worker), Token(request.token));
+        let (worker, request) = self.owned(request, |request| request.worker).await?;
+        let token = Token(request.token);
         let outcome = request.outcome.ok_or(WireError::Missing("the outcome"));
         let outcome = outcome.and_then(Outcome::try_from).map_err(|error| codes::of_wire(&error))?;
         match &outcome {
@@ -115,8 +127,11 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn heartbeat(&self, request: Request<HeartbeatRequest>) -> Answered<HeartbeatResponse> {
-        let request = request.into_inner();
-        let worker = WorkerId(request.worker);
+        let (worker, request) = self.owned(request, |request| request.worker).await?;
+        if request.tokens.len() > TOKENS_MAX {
+            let text = format!("a worker names at most {TOKENS_MAX} attempts");
+            return Err(Status::invalid_argument(text));
+        }
         let tokens = request.tokens.into_iter().map(Token).collect();
         let revoked =
             self.engine.heartbeat(worker, tokens).await.map_err(|error| codes::of_engine(&error))?;
@@ -125,7 +140,7 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn leave(&self, request: Request<LeaveRequest>) -> Answered<LeaveResponse> {
-        let worker = WorkerId(request.into_inner().worker);
+        let (worker, _) = self.owned(request, |request| request.worker).await?;
         self.submit(EventKind::Left { worker }).await?;
         tracing::info!(%worker, "a worker left");
         Ok(Response::new(LeaveResponse {}))
@@ -133,6 +148,19 @@ impl cluster_server::Cluster for ClusterService {
 }
 
 impl ClusterService {
+    /// What is asked, once it is sure that the caller's token is that of the worker in whose name it is.
+    async fn owned<T>(
+        &self,
+        request: Request<T>,
+        worker: impl FnOnce(&T) -> u32,
+    ) -> Result<(WorkerId, T), Status> {
+        let by = owners::token_of(&request);
+        let request = request.into_inner();
+        let worker = WorkerId(worker(&request));
+        self.owners.check(worker, by.as_deref()).await?;
+        Ok((worker, request))
+    }
+
     async fn submit(&self, kind: EventKind) -> Result<Decision, Status> {
         self.engine.submit(kind).await.map_err(|error| codes::of_engine(&error))
     }

@@ -5,6 +5,7 @@
 //! - `sweeps`: what users ask, answered by [`crate::views`].
 //! - [`presence`]: which workers were heard lately, and which know that all is done.
 //! - `bell`: wakes idle workers when there may be something for them.
+//! - `owners`: whose token may speak for which worker.
 //! - `codes`: every error's gRPC code, in one place.
 //!
 //! Deliberately absent: decisions. A handler checks what came off the wire, asks the engine, and puts the answer on the wire.
@@ -13,6 +14,7 @@ mod bell;
 mod blobs;
 mod cluster;
 mod codes;
+mod owners;
 pub(crate) mod piece;
 pub mod presence;
 mod sweeps;
@@ -25,14 +27,19 @@ use earshot_proto::earshot::v1::{
     FILE_DESCRIPTOR_SET, blobs_server::BlobsServer, cluster_server::ClusterServer,
     sweeps_server::SweepsServer,
 };
-use tokio::{net::TcpListener, pin, task::JoinSet, time};
+use tokio::{pin, task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Server, server::TcpIncoming};
+use tonic::transport::Server;
 
 use self::{
-    bell::Bell, blobs::BlobService, cluster::ClusterService, presence::Presence, sweeps::SweepService,
+    bell::Bell, blobs::BlobService, cluster::ClusterService, owners::Owners, presence::Presence,
+    sweeps::SweepService,
 };
-use crate::{blobs::Blobs, engine::Engine};
+use crate::{
+    access::{Entrance, doorstep::Doorstep, gate::GateLayer},
+    blobs::Blobs,
+    engine::Engine,
+};
 
 /// How often an idle connection is tested, and how long the answer may take: a partitioned worker's connection is given up
 /// instead of waiting for the system to notice.
@@ -45,6 +52,9 @@ const STREAMS_MAX: u32 = 2048;
 
 /// Bytes of a request that carries no blob. The largest is a heartbeat that names every slot's attempt.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Bytes of a request's headers: a token and a few names.
+const HEADERS_BYTES_MAX: u32 = 16 * 1024;
 
 /// How long calls under way may take to end once the service stops. Long polls end at once.
 const DRAIN: Duration = Duration::from_secs(3);
@@ -60,31 +70,35 @@ pub enum ServeError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Serves the protocol on `listener` until `shutdown` completes; then ends long polls, and other calls when they are done.
+/// Serves the protocol at `entrance` until `shutdown` completes; then ends long polls, and other calls when they are done.
 ///
 /// # Errors
 /// [`ServeError`] when it ends for another reason.
 pub async fn serve(
-    listener: TcpListener,
+    entrance: Entrance,
     engine: Engine,
     blobs: Blobs,
     presence: Presence,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let stopping = CancellationToken::new();
+    let Entrance { listener, tls, access, limits } = entrance;
     let mut tasks = JoinSet::new();
     let bell = Bell::hang(engine.clone(), &mut tasks);
+    let owners = Owners::new(engine.clone());
     let cluster = ClusterService {
         engine: engine.clone(),
         blobs: blobs.clone(),
         presence: presence.clone(),
+        owners: owners.clone(),
         bell,
         stopping: stopping.clone(),
     };
     let cluster = ClusterServer::new(cluster).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let sweeps = SweepService { engine, presence };
+    let sweeps = SweepService { engine: engine.clone(), presence };
     let sweeps = SweepsServer::new(sweeps).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let blobs = BlobsServer::new(BlobService { blobs }).max_decoding_message_size(piece::MESSAGE_BYTES_MAX);
+    let blobs =
+        BlobsServer::new(BlobService { blobs, engine }).max_decoding_message_size(piece::MESSAGE_BYTES_MAX);
     let (health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<ClusterServer<ClusterService>>().await;
     health.set_serving::<SweepsServer<SweepService>>().await;
@@ -93,20 +107,22 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    let server = Server::builder()
+    let server = match tls {
+        Some(tls) => Server::builder().tls_config(tls)?,
+        None => Server::builder(),
+    };
+    let server = server
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
+        .http2_max_header_list_size(HEADERS_BYTES_MAX)
+        .layer(GateLayer::new(access, limits))
         .add_service(cluster)
         .add_service(sweeps)
         .add_service(blobs)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(
-            // Small answers must not wait for more bytes to send with them.
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            stopping.clone().cancelled_owned(),
-        );
+        .serve_with_incoming_shutdown(Doorstep::new(listener, limits), stopping.clone().cancelled_owned());
     pin!(server);
     tokio::select! {
         ended = &mut server => Ok(ended?),

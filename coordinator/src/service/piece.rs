@@ -80,7 +80,9 @@ impl Whole {
         if bytes > PIECE_BYTES_MAX {
             return Err(PieceError::TooLarge(bytes));
         }
-        if piece.offset != offset || offset + bytes as u64 > self.size {
+        // One that brings nothing could come for ever.
+        let is_due = piece.offset == offset && bytes > 0;
+        if !is_due || offset + bytes as u64 > self.size {
             return Err(PieceError::OutOfPlace {
                 found: piece.offset,
                 expected: offset,
@@ -124,6 +126,7 @@ mod tests {
         let out_of_place = |found, bytes| PieceError::OutOfPlace { found, expected: 4, bytes, size: 10 };
         check(|piece| piece.offset = 5, &Err(out_of_place(5, 4)));
         check(|piece| piece.data = b"456789x".to_vec().into(), &Err(out_of_place(4, 7)));
+        check(|piece| piece.data = Vec::new().into(), &Err(out_of_place(4, 0)));
         let long = vec![0; PIECE_BYTES_MAX + 1];
         check(|piece| piece.data = long.into(), &Err(PieceError::TooLarge(PIECE_BYTES_MAX + 1)));
     }

@@ -1,6 +1,7 @@
 use std::{net::SocketAddr, path::Path, time::Duration};
 
 use earshot_common::{
+    credentials::Credentials,
     frontend::FrontEnd,
     ids::BlobId,
     job::{Epoch, Outcome, RunResult},
@@ -12,12 +13,13 @@ use earshot_data::{
     shard::View,
 };
 use earshot_proto::earshot::v1::{
-    BlobChunk, FetchRequest, FinishRequest, GetStatusRequest, HeartbeatRequest, JoinRequest, LeaseRequest,
-    LeaveRequest, PROTOCOL_VERSION, ReportRequest, blobs_client::BlobsClient, cluster_client::ClusterClient,
+    BlobChunk, CancelSweepRequest, FetchRequest, FinishRequest, GetChampionRequest, GetStatusRequest,
+    HeartbeatRequest, JoinRequest, LeaseRequest, LeaveRequest, PROTOCOL_VERSION, PauseSweepRequest,
+    ReplayTrialRequest, ReportRequest, blobs_client::BlobsClient, cluster_client::ClusterClient,
     lease_response::Answer, sweeps_client::SweepsClient,
 };
 use tempfile::TempDir;
-use tokio::task::JoinHandle;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -31,6 +33,9 @@ use crate::{
     state::EventKind,
     store::EventLog,
 };
+
+mod access;
+mod hostile;
 
 /// A coordinator in this process, on a real socket.
 struct Site {
@@ -47,9 +52,17 @@ struct Site {
 
 impl Site {
     /// Serves a sweep of two trials of two epochs, or nothing yet.
-    #[expect(clippy::disallowed_methods, reason = "the handle is kept, and awaited by Site::stop")]
     async fn new(sweep: Option<Sweep>) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::entered_by(tempfile::tempdir().unwrap(), sweep, Entrance::open).await
+    }
+
+    /// As `new`, in a folder that may have something in it, and with an entrance of its own.
+    #[expect(clippy::disallowed_methods, reason = "the handle is kept, and awaited by Site::stop")]
+    async fn entered_by(
+        folder: TempDir,
+        sweep: Option<Sweep>,
+        entrance: impl FnOnce(TcpListener) -> Entrance,
+    ) -> Self {
         let db = folder.path().join("t.redb");
         let blobs = Blobs::open(&db, folder.path()).unwrap();
         let settings = Settings { lease_ms: 60_000 };
@@ -63,7 +76,7 @@ impl Site {
         let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect_lazy();
         let (presence, stop) = (Presence::new(60_000), CancellationToken::new());
         let stopped = stop.clone().cancelled_owned();
-        let service = serve(listener, engine.clone(), blobs.clone(), presence.clone(), stopped);
+        let service = serve(entrance(listener), engine.clone(), blobs.clone(), presence.clone(), stopped);
         let service = tokio::spawn(service);
         Self { folder, address, channel, blobs, engine, presence, running, stop, service }
     }
@@ -249,7 +262,7 @@ async fn a_sweep_is_trained_and_everybody_is_told() {
     assert!(matches!(site.lease(worker).await, Answer::Finished(_)));
     assert!(site.presence.knows_the_end(earshot_common::ids::WorkerId(worker), 1));
 
-    let mut client = Client::connect(&site.url()).await.unwrap();
+    let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
     let status = client.status().await.unwrap();
     assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 2, 4));
     assert_eq!(status.workers[0].state, "present");
@@ -283,7 +296,7 @@ async fn blobs_go_in_and_come_out_whole() {
     let whole = Whole { id: BlobId::of(&bytes), size: bytes.len() as u64 };
     let numbered = (0..).step_by(piece::PIECE_BYTES_MAX).zip(bytes.chunks(piece::PIECE_BYTES_MAX));
     site.put(numbered.map(|(offset, data)| whole.piece(offset, data.to_vec())).collect()).await.unwrap();
-    let mut client = Client::connect(&site.url()).await.unwrap();
+    let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
     assert_eq!(client.blob(whole.id).await.unwrap(), bytes);
     let missing = client.blob(BlobId::of(b"none")).await.unwrap_err();
     assert!(matches!(missing, ClientError::Refused { status, .. } if status.code() == Code::NotFound));
@@ -326,7 +339,7 @@ async fn a_blob_that_rots_on_the_coordinators_disk_is_not_passed_on() {
     let path =
         earshot_common::blob::BlobStore::open(crate::blobs::folder_of(&site.folder.path().join("t.redb")));
     std::fs::write(path.unwrap().path(id), b"0123456780").unwrap();
-    let mut client = Client::connect(&site.url()).await.unwrap();
+    let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
     let error = client.blob(id).await.unwrap_err();
     assert!(matches!(error, ClientError::Refused { status, .. } if status.code() == Code::DataLoss));
     site.stop().await;
@@ -350,7 +363,7 @@ async fn health_and_an_empty_coordinator_are_told() {
 async fn a_sweep_is_paused_resumed_and_cancelled_by_its_name() {
     let site = Site::new(Some(sweep())).await;
     let worker = site.join().await;
-    let mut client = Client::connect(&site.url()).await.unwrap();
+    let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
     for _ in 0..2 {
         assert_eq!(client.pause(None).await.unwrap().state, "paused");
     }
@@ -377,7 +390,7 @@ async fn a_sweep_is_paused_resumed_and_cancelled_by_its_name() {
 #[tokio::test]
 async fn a_completed_trial_is_replayed_and_another_is_not() {
     let site = Site::new(Some(sweep())).await;
-    let mut client = Client::connect(&site.url()).await.unwrap();
+    let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
     let worker = site.join().await;
     let code = |answer: Result<_, ClientError>| match answer {
         Err(ClientError::Refused { status, .. }) => status.code(),

@@ -60,6 +60,9 @@ pub enum EventKind {
         slots: u32,
         /// `cpu` or `cuda`.
         device: String,
+        /// Name of the token that let it in, where tokens are asked for.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
     },
     /// A worker asked for a run.
     Asked {

@@ -100,7 +100,9 @@ impl State {
                 Decision::Noted
             }
             EventKind::ReplayAsked { sweep, trial } => self.ask_replay(*sweep, *trial)?,
-            EventKind::Joined { name, slots, device } => self.join(name, *slots, device)?,
+            EventKind::Joined { name, slots, device, by } => {
+                self.join(name, *slots, device, by.as_deref())?
+            }
             EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
             EventKind::Reported { worker, token, epoch, midway } => {
                 let task = self.live(*worker, *token)?;
@@ -206,6 +208,28 @@ impl State {
         self.workers.get(&worker).is_some_and(|worker| worker.held.contains(&token))
     }
 
+    /// Whether a worker that this token let in holds an attempt now.
+    pub fn is_at_work(&self, by: &str) -> bool {
+        self.held_by(by).next().is_some()
+    }
+
+    /// Whether an attempt that a worker of this token holds now needs this blob.
+    pub fn needs(&self, by: &str, blob: BlobId) -> bool {
+        self.held_by(by).any(|token| {
+            let Some(&(Task::Run(run) | Task::Replay(_, run))) = self.attempts.get(&token) else {
+                return false;
+            };
+            let resume = self.run(token).and_then(Run::kept);
+            let job = self.sweeps.get(&run.sweep).and_then(|sweep| sweep.job(run));
+            resume == Some(blob) || job.is_some_and(|job| job.blobs().any(|named| named == blob))
+        })
+    }
+
+    fn held_by(&self, by: &str) -> impl Iterator<Item = Token> {
+        let workers = self.workers.values().filter(move |worker| worker.by.as_deref() == Some(by));
+        workers.flat_map(|worker| worker.held.iter().copied())
+    }
+
     /// A worker that has joined and not left.
     ///
     /// # Errors
@@ -234,7 +258,7 @@ impl State {
         self.expiries
     }
 
-    fn join(&mut self, name: &str, slots: u32, device: &str) -> Result<Decision, Refusal> {
+    fn join(&mut self, name: &str, slots: u32, device: &str, by: Option<&str>) -> Result<Decision, Refusal> {
         if !(1..=SLOTS_MAX).contains(&slots) {
             return Err(Refusal::Slots { got: slots, most: SLOTS_MAX });
         }
@@ -243,6 +267,7 @@ impl State {
             name: name.to_owned(),
             slots,
             device: device.to_owned(),
+            by: by.map(str::to_owned),
             held: Vec::new(),
             has_left: false,
         };

@@ -74,7 +74,7 @@ impl Cluster {
     }
 
     fn join(&mut self) -> WorkerId {
-        match self.does(EventKind::Joined { name: "w".into(), slots: 2, device: "cpu".into() }) {
+        match self.does(EventKind::Joined { name: "w".into(), slots: 2, device: "cpu".into(), by: None }) {
             Decision::Joined(worker) => worker,
             other => panic!("{other:?}"),
         }
@@ -404,7 +404,7 @@ fn event(step: &Step, state: &State) -> EventKind {
     let live: Vec<Token> = state.live_tokens().collect();
     let pick = |number: u64| live.get(number as usize % (live.len() + 1)).copied().unwrap_or(Token(number));
     match *step {
-        Step::Join => EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into() },
+        Step::Join => EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None },
         Step::Ask(worker) => EventKind::Asked { worker: WorkerId(worker) },
         Step::Report(worker, token, number) => EventKind::Reported {
             worker: WorkerId(worker),

@@ -15,6 +15,9 @@ pub struct Worker {
     pub slots: u32,
     /// `cpu` or `cuda`.
     pub device: String,
+    /// Name of the token that let it in, where tokens are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     /// Attempts it holds.
     pub held: Vec<Token>,
     /// Whether it said goodbye.

@@ -6,7 +6,7 @@ use super::*;
 use crate::state::{EventKind, TrialStatus};
 
 fn joined(at_ms: u64) -> Event {
-    Event { at_ms, kind: EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into() } }
+    Event { at_ms, kind: EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None } }
 }
 
 #[test]

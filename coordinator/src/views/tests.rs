@@ -32,7 +32,7 @@ impl Story {
         let sweep = Box::new(Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap());
         let mut story = Self { state: State::default(), worker: WorkerId(0) };
         story.tell(EventKind::Submitted { sweep, dataset });
-        story.tell(EventKind::Joined { name: "attic".into(), slots: 2, device: "cpu".into() });
+        story.tell(EventKind::Joined { name: "attic".into(), slots: 2, device: "cpu".into(), by: None });
         story
     }
 

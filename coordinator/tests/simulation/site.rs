@@ -254,9 +254,10 @@ fn write(disk: &mut Vec<Vec<u8>>, oracle: &mut Oracle, first: u64, events: &[Eve
 /// What the service and the engine make of a request.
 fn reply(mind: &mut Mind, oracle: &mut Oracle, request: &Request, now_ms: u64) -> Reply {
     let decided = match request {
-        Request::Join { slots } => {
-            mind.apply(EventKind::Joined { name: "w".into(), slots: *slots, device: "cpu".into() }, now_ms)
-        }
+        Request::Join { slots } => mind.apply(
+            EventKind::Joined { name: "w".into(), slots: *slots, device: "cpu".into(), by: None },
+            now_ms,
+        ),
         Request::Lease { worker } => {
             let asked = mind.ask(*worker, now_ms);
             if let Ok(Asked::Granted(grant)) = &asked {

@@ -16,7 +16,7 @@ use crate::{
         backoff::Backoff,
         held::Held,
         link::{Link, within},
-        membership::{Membership, Session},
+        membership::{Membership, Session, is_locked_out},
     },
     blobs::{Blobs, BlobsError, BlockingBlobs},
     control::{Control, State},
@@ -238,7 +238,8 @@ impl Attempt<'_> {
     }
 }
 
-/// Whether the coordinator will never take a call of this attempt: its lease has ended, or the call itself is wrong.
+/// Whether the coordinator will never take a call of this attempt: its lease has ended, the call itself is wrong, or our token
+/// lets us in no more.
 fn is_fenced(code: Code) -> bool {
-    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange)
+    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange) || is_locked_out(code)
 }

@@ -2,12 +2,10 @@
 
 use std::{future::Future, time::Duration};
 
+use earshot_common::credentials::{Credentials, CredentialsError, Line};
 use earshot_proto::earshot::v1::cluster_client::ClusterClient;
 use tokio::time;
-use tonic::{
-    Response, Status,
-    transport::{Channel, Endpoint, Error},
-};
+use tonic::{Response, Status};
 
 use crate::agent::backoff::Pace;
 
@@ -30,7 +28,7 @@ pub struct Link {
     /// Where the coordinator is, for people.
     pub url: String,
     /// Connects by itself when first used, and again whenever it breaks.
-    pub channel: Channel,
+    pub line: Line,
     /// Pauses between tries.
     pub pace: Pace,
     /// How long an answer may take.
@@ -41,20 +39,22 @@ impl Link {
     /// A connection to this URL, made when it is first used.
     ///
     /// # Errors
-    /// The text is not a URL.
-    pub fn new(url: &str, pace: Pace) -> Result<Self, Error> {
-        let endpoint = Endpoint::from_shared(url.to_owned())?
+    /// The text is not a URL, or the credentials are not for it.
+    pub fn new(url: &str, credentials: &Credentials, pace: Pace) -> Result<Self, CredentialsError> {
+        let endpoint = credentials
+            .endpoint(url)?
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
-        Ok(Self { url: url.to_owned(), channel: endpoint.connect_lazy(), pace, answer_time: ANSWER_TIME })
+        let line = credentials.line(endpoint.connect_lazy());
+        Ok(Self { url: url.to_owned(), line, pace, answer_time: ANSWER_TIME })
     }
 
     /// A client of the worker-facing service.
-    pub fn cluster(&self) -> ClusterClient<Channel> {
-        ClusterClient::new(self.channel.clone())
+    pub fn cluster(&self) -> ClusterClient<Line> {
+        ClusterClient::new(self.line.clone())
     }
 }
 

@@ -96,13 +96,16 @@ impl Membership {
                     self.board.say(&format!("joined {} as worker {}", self.link.url, session.worker));
                     return Ok(session);
                 }
-                Err(status) if is_final(status.code()) => {
-                    return Err(Refused { url: self.link.url.clone(), message: status.message().to_owned() });
-                }
+                Err(status) if is_final(status.code()) => return Err(self.refused(&status)),
                 Err(status) => self.lost(&status),
             }
             backoff.wait().await;
         }
+    }
+
+    /// That the coordinator will not have us.
+    pub fn refused(&self, status: &Status) -> Refused {
+        Refused { url: self.link.url.clone(), message: status.message().to_owned() }
     }
 
     /// The coordinator does not know this standing: the next to ask joins anew.
@@ -134,14 +137,13 @@ impl Membership {
 
 /// Whether joining is refused for good: another protocol version, or something that is no coordinator.
 fn is_final(code: Code) -> bool {
-    matches!(
-        code,
-        Code::FailedPrecondition
-            | Code::InvalidArgument
-            | Code::Unimplemented
-            | Code::PermissionDenied
-            | Code::Unauthenticated
-    )
+    matches!(code, Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented)
+        || is_locked_out(code)
+}
+
+/// Whether our token lets us in no more: it was revoked, has expired, or is not a worker's.
+pub(super) fn is_locked_out(code: Code) -> bool {
+    matches!(code, Code::PermissionDenied | Code::Unauthenticated)
 }
 
 /// What went wrong, in the words of the innermost cause: tonic's own are "transport error".

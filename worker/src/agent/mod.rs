@@ -24,7 +24,7 @@ use crate::{
         backoff::Backoff,
         held::Held,
         link::Link,
-        membership::{Membership, Refused},
+        membership::{Membership, Refused, is_locked_out},
     },
     blobs::Blobs,
     progress::Board,
@@ -161,6 +161,7 @@ async fn ask(membership: &Membership, backoff: &mut Backoff) -> Result<Answer, R
                 tracing::warn!("the coordinator answered a request for work with nothing");
             }
             Err(status) if status.code() == Code::NotFound => membership.forget(session).await,
+            Err(status) if is_locked_out(status.code()) => return Err(membership.refused(&status)),
             Err(status) => membership.lost(&status),
         }
         backoff.wait().await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use earshot_common::{
     blob::BlobStore,
+    credentials::Credentials,
     ids::BlobId,
     job::{Outcome, Reason},
     tensors,
@@ -42,10 +43,10 @@ struct Worker {
 impl Worker {
     fn start(url: &str, slots: usize) -> Self {
         let cache = tempfile::tempdir().unwrap();
-        let link = Link::new(url, PACE).unwrap();
+        let link = Link::new(url, &Credentials::default(), PACE).unwrap();
         let features = FeatureCache::default();
         let agent = Agent {
-            blobs: Blobs::new(BlobStore::open(cache.path()).unwrap(), link.channel.clone(), PACE),
+            blobs: Blobs::new(BlobStore::open(cache.path()).unwrap(), link.line.clone(), PACE),
             link,
             introduction: JoinRequest {
                 protocol_version: PROTOCOL_VERSION,
@@ -243,8 +244,8 @@ async fn blobs_are_verified_on_the_wire_and_on_disk() {
     let listening = coordinator.listen(None).await;
     let cache = tempfile::tempdir().unwrap();
     let store = BlobStore::open(cache.path()).unwrap();
-    let link = Link::new(&listening.url(), PACE).unwrap();
-    let blobs = Blobs::new(store.clone(), link.channel, PACE);
+    let link = Link::new(&listening.url(), &Credentials::default(), PACE).unwrap();
+    let blobs = Blobs::new(store.clone(), link.line, PACE);
     let wanted = Control::default();
 
     // Damaged twice on the wire, whole the third time; then from the disk.

@@ -1,0 +1,167 @@
+//! Before every call: whose it is, whether that may be asked, and whether not too often.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use earshot_common::credentials::Secret;
+use http::{Request, Response, header::AUTHORIZATION};
+use tokio::time;
+use tonic::{Status, body::Body, transport::server::TlsConnectInfo};
+use tower::{Layer, Service};
+
+use super::{
+    Access, Caller, Limits,
+    allowance::{Allowances, Bucket, Key, Place},
+    doorstep::Peer,
+    policy::{self, Kind},
+    register::Stranger,
+};
+use crate::clock::Clock;
+
+/// Refusals a second that are logged at most: whoever cannot come in shall not fill the disk either.
+const REFUSALS_LOGGED_HZ: f64 = 1.0;
+const REFUSALS_LOGGED_BURST: f64 = 20.0;
+
+/// A place among the blobs on their way, for as long as one of its copies lives.
+#[derive(Debug, Clone)]
+pub struct Transfer(#[expect(dead_code, reason = "it is held, and given back when dropped")] Arc<Place>);
+
+/// Puts the gate before a service.
+#[derive(Debug, Clone)]
+pub struct GateLayer(Arc<Gate>);
+
+#[derive(Debug)]
+struct Gate {
+    access: Access,
+    allowances: Allowances,
+    clock: Clock,
+    call_time: Duration,
+    /// A std mutex: nothing waits while holding it.
+    logged: std::sync::Mutex<Bucket>,
+}
+
+/// A service behind the gate.
+#[derive(Debug, Clone)]
+pub struct Gated<S> {
+    gate: Arc<Gate>,
+    inner: S,
+}
+
+impl GateLayer {
+    /// A gate for those whom `access` lets in.
+    pub fn new(access: Access, limits: Limits) -> Self {
+        let clock = Clock::start(0);
+        let logged = Bucket::full(REFUSALS_LOGGED_BURST, clock.now_ms()).into();
+        let allowances = Allowances::new(limits);
+        Self(Arc::new(Gate { access, allowances, clock, call_time: limits.call_time, logged }))
+    }
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gated<S>;
+
+    fn layer(&self, inner: S) -> Gated<S> {
+        Gated { gate: Arc::clone(&self.0), inner }
+    }
+}
+
+impl Gate {
+    /// Lets a request pass, with who makes it among its extensions; says how long its answer may take, if that is limited.
+    fn pass(&self, request: &mut Request<Body>) -> Result<Option<Duration>, Status> {
+        let peer = peer(request).ok_or_else(|| Status::internal("the coordinator failed inside"))?;
+        let kind = policy::kind(request.uri().path());
+        let now_ms = self.clock.now_ms();
+        let caller = match self.caller(request, now_ms) {
+            Ok(caller) => caller,
+            // Answered, but the connection stays one of a stranger.
+            Err(_) if kind == Kind::Health => return Ok(Some(self.call_time)),
+            Err(stranger) => {
+                peer.refuse();
+                self.log(&peer, &stranger, now_ms);
+                return Err(Status::unauthenticated(
+                    "this coordinator asks for a token that is on its list and has not expired; give one with --token-file \
+                     or EARSHOT_TOKEN (`coordinator token new` makes them)",
+                ));
+            }
+        };
+        peer.let_in();
+        let place = self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms);
+        let place = place.map_err(|excess| Status::resource_exhausted(excess.to_string()))?;
+        if !policy::allows(&caller, request.uri().path()) {
+            return Err(not_allowed(&caller));
+        }
+        request.extensions_mut().insert(caller);
+        if let Some(place) = place {
+            request.extensions_mut().insert(Transfer(Arc::new(place)));
+        }
+        Ok((kind != Kind::Transfer).then_some(self.call_time))
+    }
+
+    fn caller(&self, request: &Request<Body>, now_ms: u64) -> Result<Caller, Stranger> {
+        let Access::Tokens(register) = &self.access else { return Ok(Caller::Anyone) };
+        let header = request.headers().get(AUTHORIZATION).ok_or(Stranger::Nothing)?;
+        let secret =
+            header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).and_then(Secret::parse);
+        register.borrow().admit(&secret.ok_or(Stranger::Unknown)?, now_ms)
+    }
+
+    fn log(&self, peer: &Peer, stranger: &Stranger, now_ms: u64) {
+        let mut logged = self.logged.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if logged.take(REFUSALS_LOGGED_HZ, REFUSALS_LOGGED_BURST, now_ms) {
+            tracing::warn!(peer = %peer.address(), "a call was refused: {stranger}");
+        }
+    }
+}
+
+fn not_allowed(caller: &Caller) -> Status {
+    let Caller::Known { name, role } = caller else { return Status::permission_denied("not allowed") };
+    Status::permission_denied(format!(
+        "token {name:?} is for a {role}, who may not do this; `coordinator token new --role` makes one of the other role"
+    ))
+}
+
+/// The connection that a request came over, which TLS wraps.
+fn peer(request: &Request<Body>) -> Option<Peer> {
+    let extensions = request.extensions();
+    let plain = extensions.get::<Peer>();
+    plain.or_else(|| extensions.get::<TlsConnectInfo<Peer>>().map(TlsConnectInfo::get_ref)).cloned()
+}
+
+impl<S> Service<Request<Body>> for Gated<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let passed = self.gate.pass(&mut request);
+        let limit = match passed {
+            Ok(limit) => limit,
+            Err(status) => return Box::pin(async move { Ok(status.into_http()) }),
+        };
+        let answer = self.inner.call(request);
+        let Some(limit) = limit else { return Box::pin(answer) };
+        Box::pin(async move {
+            match time::timeout(limit, answer).await {
+                Ok(answer) => answer,
+                Err(_) => Ok(late(limit).into_http()),
+            }
+        })
+    }
+}
+
+fn late(limit: Duration) -> Status {
+    Status::deadline_exceeded(format!("the call was not over within {} s", limit.as_secs()))
+}
