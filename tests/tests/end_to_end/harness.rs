@@ -105,7 +105,8 @@ impl Site {
         self.start(listen, &[])
     }
 
-    fn start(&self, listen: &str, more: &[&str]) -> Coordinator {
+    /// Starts one with flags of the test's own.
+    pub(crate) fn start(&self, listen: &str, more: &[&str]) -> Coordinator {
         let address_file = self.path("address");
         let _ = fs::remove_file(&address_file);
         let child = Command::new(binary("coordinator"))
@@ -128,7 +129,8 @@ impl Site {
             assert!(process.is_running(), "{}", self.log("coordinator.log"));
             fs::read_to_string(&address_file).ok().filter(|text| !text.is_empty())
         });
-        Coordinator { process, address: address.trim().to_owned() }
+        let address = address.trim().to_owned();
+        Coordinator { process, url: format!("http://{address}"), address }
     }
 
     pub(crate) fn worker(&self, name: &str, coordinator: &Coordinator) -> Process {
@@ -140,9 +142,10 @@ impl Site {
         self.start_worker(name, coordinator, &["--keep-seconds", "0"])
     }
 
-    fn start_worker(&self, name: &str, coordinator: &Coordinator, more: &[&str]) -> Process {
+    /// Starts one with flags of the test's own.
+    pub(crate) fn start_worker(&self, name: &str, coordinator: &Coordinator, more: &[&str]) -> Process {
         let child = Command::new(binary("worker"))
-            .args(["--coordinator", &format!("http://{}", coordinator.address)])
+            .args(["--coordinator", &coordinator.url])
             .args(["--slots", "1", "--device", "cpu", "--exit-when-done", "--name", name, "--cache"])
             .arg(self.path(&format!("{name}.cache")))
             .args(more)
@@ -185,16 +188,24 @@ impl Site {
 
 pub(crate) struct Coordinator {
     pub(crate) process: Process,
+    /// Where it listens.
     pub(crate) address: String,
+    /// How it is reached.
+    pub(crate) url: String,
 }
 
 impl Coordinator {
     /// What a command prints as JSON, asked of this coordinator; none when it does not answer.
     pub(crate) fn ask(&self, verb: &[&str]) -> Option<Value> {
-        let url = format!("http://{}", self.address);
+        self.ask_as(verb, &[])
+    }
+
+    /// As [`Coordinator::ask`], with more flags.
+    pub(crate) fn ask_as(&self, verb: &[&str], more: &[&str]) -> Option<Value> {
         let output = Command::new(binary("coordinator"))
             .args(verb)
-            .args(["--format", "json", "--coordinator", &url])
+            .args(["--format", "json", "--coordinator", &self.url])
+            .args(more)
             .output()
             .unwrap();
         output.status.success().then(|| serde_json::from_slice(&output.stdout).unwrap())
@@ -205,7 +216,7 @@ impl Coordinator {
         let output = site.path("replay.json");
         let child = Command::new(binary("coordinator"))
             .args(["trial", "replay", &trial.to_string(), "--format", "json"])
-            .args(["--coordinator", &format!("http://{}", self.address)])
+            .args(["--coordinator", &self.url])
             .stdin(Stdio::null())
             .stdout(fs::File::create(&output).unwrap())
             .stderr(fs::File::create(site.path("replay.log")).unwrap())

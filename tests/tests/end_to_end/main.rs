@@ -3,6 +3,7 @@
 //! - `harness`: starts coordinators and workers, and asks them.
 //! - `sweep`: a whole sweep, and what commands print of it.
 //! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
+//! - `access`: a sweep behind tokens and TLS.
 //! - `views`: a sweep that trains on augmented views.
 //! - `replay`: completed trials trained again, bit for bit.
 //! - `export`: the exported files in ONNX Runtime.
@@ -15,6 +16,7 @@
     reason = "a test that cannot go on has failed; clippy sees only #[test] functions as tests"
 )]
 
+mod access;
 mod export;
 mod faults;
 mod harness;
