@@ -33,6 +33,7 @@ demo: build ## clips to a verified champion/ on two workers (DATA=folder in ESC-
 
 .PHONY: test
 test: setup tools ## every check and every test
+	python3 deploy/peers.py >/dev/null
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked

@@ -1,4 +1,4 @@
-//! The coordinator's only clock.
+//! The coordinator's only clock, and its stopwatch.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -21,5 +21,22 @@ impl Clock {
     /// Now.
     pub fn now_ms(&self) -> u64 {
         self.started_ms.saturating_add(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Measures how long something takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts at 0.
+    #[expect(clippy::disallowed_methods, reason = "the one home of the clocks")]
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Nanoseconds since the start.
+    pub fn elapsed_ns(&self) -> u64 {
+        u64::try_from(self.0.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 }

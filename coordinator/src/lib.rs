@@ -13,13 +13,14 @@
 //! - [`views`]: what users are shown, pure.
 //! - [`access`]: who may ask for what.
 //! - [`service`], [`client`]: both ends of the network.
-//! - [`export`]: the champion's bundle.
+//! - [`export`], [`bundle`]: the champion's bundle, made and used.
 //! - [`cli`]: the command line.
 //!
 //! Deliberately absent: libtorch. The coordinator plans training and never does it.
 
 pub mod access;
 pub mod blobs;
+pub mod bundle;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -7,6 +7,7 @@
 //! - `replay`: a trial once more, compared with what it gave.
 //! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
+//! - `predict`: clips to labels, by a bundle.
 //! - `sweep`, `data`: what needs no coordinator.
 //! - `db`: a database as such: verify it, print it, tidy its blobs.
 //! - `document`, `render`: answers as table, JSON or CSV.
@@ -19,6 +20,7 @@ mod db;
 mod document;
 mod entrance;
 mod export;
+mod predict;
 mod render;
 mod replay;
 mod screen;
@@ -56,6 +58,7 @@ const USAGE: u8 = 2;
       worker --coordinator http://localhost:7070
   coordinator leaderboard                         while it runs, or after
   coordinator export --out champion               ONNX models of the best trial, verified
+  coordinator predict --bundle champion dog.wav   what it hears
 
 Exit codes: 0 done, 1 an error, 2 wrong usage or a sweep that cannot run. RUST_LOG=debug says more."
 )]
@@ -76,6 +79,7 @@ enum Command {
     #[command(subcommand)]
     Trial(ask::TrialCommand),
     Export(export::ExportArgs),
+    Predict(predict::PredictArgs),
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
     #[command(subcommand)]
@@ -101,6 +105,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
         Command::Export(args) => export::run(&args),
+        Command::Predict(args) => predict::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
         Command::Token(command) => token::run(command),
         Command::Tls(command) => tls::run(command),

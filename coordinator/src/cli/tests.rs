@@ -48,6 +48,14 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["trial", "show", "best"], Err("invalid value 'best'"));
     check(&["export"], Err("--out <DIR>"));
     check(&["export", "--out", "champion", "--db", "x.redb"], Ok(()));
+    check(&["predict", "--bundle", "champion", "a.wav", "b.ogg", "--top", "1", "--model", "float"], Ok(()));
+    check(&["predict", "--bundle", "champion", "--check", "--format", "json"], Ok(()));
+    check(&["predict", "--bundle", "champion"], Err("<CLIP>"));
+    check(&["predict", "--bundle", "champion", "a.wav", "--top", "0"], Err("not in 1.."));
+    check(
+        &["predict", "--bundle", "champion", "a.wav", "--model", "int4"],
+        Err("possible values: float, int8"),
+    );
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
     check(&["list", "--format", "csv"], Ok(()));
     check(&["pause"], Ok(()));

@@ -11,27 +11,17 @@ use std::{
 };
 
 use earshot_common::ids::BlobId;
-use serde::Serialize;
 use tempfile::TempDir;
 
-use super::{
-    error::ExportError,
-    provenance::{self, PROVENANCE_FILE},
-};
-
-/// Size and hash of one of the bundle's files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-pub(super) struct FileEntry {
-    pub(super) bytes: u64,
-    pub(super) blake3: BlobId,
-}
+use super::{error::ExportError, provenance};
+use crate::bundle::{FileEntry, PROVENANCE_FILE};
 
 /// A bundle that is not in its place yet; dropped, it leaves nothing behind.
 pub(super) struct Draft {
     folder: TempDir,
     place: PathBuf,
     parent: PathBuf,
-    files: BTreeMap<&'static str, FileEntry>,
+    files: BTreeMap<String, FileEntry>,
 }
 
 impl Draft {
@@ -55,13 +45,15 @@ impl Draft {
     ///
     /// # Errors
     /// The disk refuses.
-    pub(super) fn write(&mut self, name: &'static str, bytes: &[u8]) -> Result<(), ExportError> {
+    pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), ExportError> {
         let path = self.folder.path().join(name);
+        let folder = path.parent().unwrap_or(self.folder.path());
+        fs::create_dir_all(folder).map_err(io_at(folder))?;
         fs::File::create(&path)
             .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
             .map_err(io_at(&path))?;
         let entry = FileEntry { bytes: bytes.len() as u64, blake3: BlobId::of(bytes) };
-        self.files.insert(name, entry);
+        self.files.insert(name.to_owned(), entry);
         Ok(())
     }
 
@@ -75,7 +67,7 @@ impl Draft {
     }
 
     /// Files written so far.
-    pub(super) fn files(&self) -> &BTreeMap<&'static str, FileEntry> {
+    pub(super) fn files(&self) -> &BTreeMap<String, FileEntry> {
         &self.files
     }
 
@@ -84,10 +76,10 @@ impl Draft {
     /// # Errors
     /// A file is not what was written, the place is no longer free, or the disk refuses.
     pub(super) fn commit(self) -> Result<(), ExportError> {
-        for (&model, entry) in &self.files {
+        for (model, entry) in &self.files {
             if BlobId::of(&self.read(model)?) != entry.blake3 {
                 let what = "its bytes are not those that were written".to_owned();
-                return Err(ExportError::Corrupt { model, what });
+                return Err(ExportError::Corrupt { model: model.clone(), what });
             }
         }
         check_free(&self.place)?;
@@ -198,7 +190,8 @@ mod tests {
         let mut draft = Draft::begin(&place).unwrap();
         draft.write("labels.txt", b"new").unwrap();
         fs::write(draft.folder.path().join("labels.txt"), b"neW").unwrap();
-        assert!(matches!(draft.commit(), Err(ExportError::Corrupt { model: "labels.txt", .. })));
+        let error = draft.commit().unwrap_err();
+        assert!(error.to_string().starts_with("labels.txt is corrupt"), "{error}");
         assert_eq!(fs::read(place.join("labels.txt")).unwrap(), b"old");
         assert_eq!(names(folder.path()), ["champion"]);
     }

@@ -55,8 +55,8 @@ pub enum ExportError {
     /// A file that is not what was written.
     #[error("{model} is corrupt: {what}; check the disk it was written to and export again")]
     Corrupt {
-        /// Which of the two files.
-        model: &'static str,
+        /// Which of the files.
+        model: String,
         /// What is wrong, and in which tensor.
         what: String,
     },
@@ -95,6 +95,9 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
+    /// The golden files cannot be made.
+    #[error("the golden files cannot be made")]
+    Golden(#[from] crate::bundle::BundleError),
     /// Provenance or report could not be written as JSON.
     #[error("export cannot write {file} as JSON")]
     Json {

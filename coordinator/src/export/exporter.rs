@@ -18,7 +18,7 @@ use super::{
     calibrate, graph,
     network::Network,
     picture,
-    provenance::{self, PROVENANCE_FILE, Provenance},
+    provenance::{self, Provenance},
     qdq,
     quantise::Quantised,
     report::Report,
@@ -26,6 +26,7 @@ use super::{
     session::Session,
     verify,
 };
+use crate::bundle::{self, FRONT_END_FILE, INFER, INFER_FILE, Kind, LABELS_FILE, Model, PROVENANCE_FILE};
 
 /// Difference allowed between the accuracy the worker reported and that of its logits: rounding, and less than one clip of
 /// any dataset this can hold.
@@ -196,15 +197,27 @@ impl<'a> Exporter<'a> {
         let matrices =
             [&verified.float, &verified.int8].map(|measured| (measured.file, measured.scored.reported()));
         let picture = picture::confusion(&matrices, &manifest.classes);
-        let front_end = pretty("front_end.json", &manifest.front_end)?;
-        draft.write("labels.txt", (manifest.classes.join("\n") + "\n").as_bytes())?;
-        draft.write("front_end.json", &front_end)?;
+        let front_end = pretty(FRONT_END_FILE, &manifest.front_end)?;
+        draft.write(LABELS_FILE, (manifest.classes.join("\n") + "\n").as_bytes())?;
+        draft.write(FRONT_END_FILE, &front_end)?;
+        draft.write(INFER_FILE, INFER.as_bytes())?;
+        self.golden(draft)?;
         draft.write("report.json", &pretty("report.json", &report)?)?;
         draft.write("report.md", report.markdown().as_bytes())?;
         draft.write("confusion.svg", picture.as_bytes())?;
         let provenance = Provenance::new(self.champion, self.cost, draft.files());
         let provenance = pretty(PROVENANCE_FILE, &provenance)?;
         draft.write(PROVENANCE_FILE, &provenance)
+    }
+
+    /// Writes the golden files: what this build's front end and both files as they lie on the disk make of made-up clips.
+    fn golden(&self, draft: &mut Draft) -> Result<(), ExportError> {
+        let model = |kind: Kind| Ok((kind, Model::load(kind.file(), &draft.read(kind.file())?)?));
+        let models = Kind::ALL.into_iter().map(model).collect::<Result<Vec<_>, ExportError>>()?;
+        for file in bundle::golden_files(&self.champion.manifest.front_end, &models)? {
+            draft.write(&file.name, &file.bytes)?;
+        }
+        Ok(())
     }
 
     /// What does not belong together, if anything.

@@ -47,10 +47,11 @@ use serde::Serialize;
 
 use self::{bundle::Draft, exporter::Exporter};
 pub use self::{error::ExportError, features::Features, score::Scores};
+use crate::bundle::Kind;
 
 /// Names of the two models in the bundle.
-const FLOAT_FILE: &str = "model.onnx";
-const INT8_FILE: &str = "model.int8.onnx";
+const FLOAT_FILE: &str = Kind::Float.file();
+const INT8_FILE: &str = Kind::Int8.file();
 
 /// The best feasible trial, with everything the export needs, fetched and verified by its hash.
 #[derive(Debug, Clone)]

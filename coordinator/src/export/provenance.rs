@@ -12,17 +12,10 @@ use earshot_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Champion, bundle::FileEntry, onnx::Metadata};
+use super::{Champion, onnx::Metadata};
+use crate::bundle::{FORMAT, FORMAT_VERSION, FileEntry, Kind};
 
-/// Name of the file in the bundle; also the mark by which a folder is known to be a bundle.
-pub(super) const PROVENANCE_FILE: &str = "provenance.json";
-
-/// Value of `format` in [`PROVENANCE_FILE`].
-const FORMAT: &str = "earshot bundle";
-/// Raised when a file of the bundle changes its meaning.
-const FORMAT_VERSION: u32 = 1;
-
-/// The contents of [`PROVENANCE_FILE`].
+/// The contents of `provenance.json`.
 #[derive(Debug, Serialize)]
 pub(super) struct Provenance<'a> {
     format: &'static str,
@@ -45,16 +38,21 @@ pub(super) struct Provenance<'a> {
     front_end_hash: BlobId,
     cost: Cost,
     /// Every other file of the bundle.
-    files: &'a BTreeMap<&'static str, FileEntry>,
+    files: &'a BTreeMap<String, FileEntry>,
+    /// The model that is meant to be shipped.
+    shipped: Shipped,
+}
+
+/// Which of the models, and why that one.
+#[derive(Debug, Serialize)]
+pub(super) struct Shipped {
+    file: &'static str,
+    kind: Kind,
 }
 
 impl<'a> Provenance<'a> {
     /// Of this champion and these files.
-    pub(super) fn new(
-        champion: &'a Champion,
-        cost: Cost,
-        files: &'a BTreeMap<&'static str, FileEntry>,
-    ) -> Self {
+    pub(super) fn new(champion: &'a Champion, cost: Cost, files: &'a BTreeMap<String, FileEntry>) -> Self {
         Self {
             format: FORMAT,
             format_version: FORMAT_VERSION,
@@ -73,6 +71,7 @@ impl<'a> Provenance<'a> {
             front_end_hash: champion.manifest.front_end_hash,
             cost,
             files,
+            shipped: Shipped { file: Kind::Int8.file(), kind: Kind::Int8 },
         }
     }
 }

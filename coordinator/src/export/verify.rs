@@ -39,7 +39,7 @@ pub(super) fn file(
     bytes: &[u8],
     expected: &ModelProto,
 ) -> Result<ModelProto, ExportError> {
-    let corrupt = |what: String| ExportError::Corrupt { model, what };
+    let corrupt = |what: String| ExportError::Corrupt { model: model.to_owned(), what };
     let found =
         ModelProto::decode(bytes).map_err(|error| corrupt(format!("it is not an ONNX model ({error})")))?;
     let tensors = by_name(&found);
@@ -87,7 +87,7 @@ pub(super) fn weights(model: &'static str, found: &ModelProto, network: &Network
         }
         if held != layer.weight.values.len() {
             return Err(ExportError::Corrupt {
-                model,
+                model: model.to_owned(),
                 what: format!("tensor {whole:?} is further than half a step from the checkpoint's"),
             });
         }

@@ -15,7 +15,10 @@ use earshot_data::{shard::Shard, split::TrainSplit};
 use ort::{environment::Environment, session::Session, value::TensorRef};
 use serde_json::Value;
 
-use crate::harness::{Site, binary, clips, run};
+use crate::{
+    harness::{Site, binary, clips, run},
+    predict::check_bundle,
+};
 
 /// Largest difference of a logit between libtorch in the worker and ONNX Runtime.
 const LOGIT_TOLERANCE: f32 = 1e-3;
@@ -129,6 +132,7 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
     for name in ["labels.txt", "front_end.json", "report.md", "report.json", "confusion.svg"] {
         assert!(exported.size(name) > 0.0, "{name}");
     }
+    check_bundle(&exported.out);
 }
 
 #[test]

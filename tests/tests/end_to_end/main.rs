@@ -7,6 +7,7 @@
 //! - `views`: a sweep that trains on augmented views.
 //! - `replay`: completed trials trained again, bit for bit.
 //! - `export`: the exported files in ONNX Runtime.
+//! - `predict`: the exported bundle in use, by the command line and by its own Python script.
 //! - `linkage`: which binary links what.
 
 #![allow(
@@ -21,6 +22,7 @@ mod export;
 mod faults;
 mod harness;
 mod linkage;
+mod predict;
 mod replay;
 mod sweep;
 mod views;

@@ -2,6 +2,7 @@
 
 mod forward;
 mod tiny;
+mod used;
 mod variants;
 
 use std::fs;
@@ -10,11 +11,22 @@ use earshot_common::{ids::BlobId, model::AudioCnn, tensors};
 use prost::Message;
 
 use self::tiny::{champion, small};
-use super::{network::Network, provenance::PROVENANCE_FILE, quantise::Quantised, session::Session, *};
+use super::{network::Network, quantise::Quantised, session::Session, *};
+use crate::bundle::PROVENANCE_FILE;
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 18] = [
     "confusion.svg",
     "front_end.json",
+    "golden/golden.json",
+    "golden/long.features.npy",
+    "golden/long.model.int8.npy",
+    "golden/long.model.npy",
+    "golden/long.wav",
+    "golden/short.features.npy",
+    "golden/short.model.int8.npy",
+    "golden/short.model.npy",
+    "golden/short.wav",
+    "infer.py",
     "labels.txt",
     "model.int8.onnx",
     "model.onnx",
@@ -33,6 +45,20 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// Every file below a folder, by its path from there.
+fn files(folder: &Path) -> Vec<String> {
+    let mut files = Vec::new();
+    for name in names(folder) {
+        let path = folder.join(&name);
+        if path.is_dir() {
+            files.extend(self::files(&path).into_iter().map(|file| format!("{name}/{file}")));
+        } else {
+            files.push(name);
+        }
+    }
+    files
+}
+
 /// Exports and gives the summary, with the folder that holds `champion/`.
 fn exported(model: AudioCnn, clips: usize) -> (Summary, tempfile::TempDir) {
     let (champion, features) = champion(model, clips);
@@ -46,7 +72,7 @@ fn small_champions_are_exported_whole() {
     for head in [Some(7), None] {
         let (summary, folder) = exported(small(head), 80);
         assert_eq!(names(folder.path()), ["champion"]);
-        assert_eq!(names(&summary.folder), FILES);
+        assert_eq!(files(&summary.folder), FILES);
         assert!(summary.logit_difference_max < 1e-4, "{summary:?}");
         // Every tenth label is wrong on purpose.
         assert!((summary.float.validation.accuracy - 0.9).abs() < 1e-9, "{summary:?}");

@@ -1,0 +1,37 @@
+//! A bundle as its users have it: opened, held to what it says of itself, and run on clips.
+//!
+//! In reading order:
+//! - `folder`: the files that belong together, and whether they do.
+//! - `model`: one of the models in tract, a clip at a time.
+//! - `classify`: a file's bytes to probabilities, with the time that each half took.
+//! - `latency`: percentiles of such times.
+//! - `golden`: made-up clips with their features and logits, by which any implementation can prove itself.
+//! - `infer.py`: the same in Python, written into every bundle as it stands here.
+//!
+//! Deliberately absent: how a bundle is made, which is [`crate::export`]'s.
+
+mod classify;
+mod error;
+mod folder;
+mod golden;
+mod latency;
+mod model;
+mod waveform;
+
+pub use self::{
+    classify::{Classifier, ClassifyError, Heard},
+    error::BundleError,
+    folder::{Bundle, FileEntry, Kind},
+    golden::{Comparison, check},
+    latency::Latency,
+    model::Model,
+};
+pub(crate) use self::{
+    folder::{FORMAT, FORMAT_VERSION, FRONT_END_FILE, LABELS_FILE, PROVENANCE_FILE},
+    golden::golden_files,
+};
+
+/// Name of the Python script in the bundle.
+pub(crate) const INFER_FILE: &str = "infer.py";
+/// Its text, the same in every bundle: it reads what it needs from the files beside it.
+pub(crate) const INFER: &str = include_str!("infer.py");

@@ -1,0 +1,108 @@
+//! A bundle as its user has it: whole, changed, and mixed with another.
+
+use std::{fs, path::Path};
+
+use serde_json::Value;
+
+use super::{exported, tiny::small};
+use crate::bundle::{
+    self, Bundle, BundleError, Classifier, Comparison, FRONT_END_FILE, Kind, PROVENANCE_FILE,
+};
+
+fn provenance(folder: &Path) -> Value {
+    serde_json::from_slice(&fs::read(folder.join(PROVENANCE_FILE)).unwrap()).unwrap()
+}
+
+/// Changes a file and tells the provenance, as somebody would who puts two bundles together.
+fn replace(folder: &Path, file: &str, bytes: &[u8]) {
+    fs::write(folder.join(file), bytes).unwrap();
+    let mut provenance = provenance(folder);
+    provenance["files"][file]["bytes"] = bytes.len().into();
+    provenance["files"][file]["blake3"] = blake3::hash(bytes).to_string().into();
+    fs::write(folder.join(PROVENANCE_FILE), serde_json::to_vec(&provenance).unwrap()).unwrap();
+}
+
+#[test]
+fn this_build_gives_the_golden_numbers() {
+    let (summary, _folder) = exported(small(Some(7)), 40);
+    let bundle = Bundle::open(&summary.folder).unwrap();
+    let comparisons = bundle::check(&bundle).unwrap();
+    assert_eq!(comparisons.len(), 2 * (1 + Kind::ALL.len()));
+    assert!(comparisons.iter().all(Comparison::holds), "{comparisons:?}");
+    assert!(comparisons.iter().all(|comparison| comparison.numbers > 0), "{comparisons:?}");
+}
+
+#[test]
+fn other_numbers_are_told_from_the_golden_ones() {
+    let (summary, _folder) = exported(small(Some(7)), 40);
+    for (file, byte) in [("golden/short.features.npy", 130), ("golden/long.model.npy", 131)] {
+        let original = fs::read(summary.folder.join(file)).unwrap();
+        let mut bytes = original.clone();
+        // In the exponent of a number: the header has 128 bytes.
+        bytes[byte] ^= 0x40;
+        replace(&summary.folder, file, &bytes);
+        let comparisons = bundle::check(&Bundle::open(&summary.folder).unwrap()).unwrap();
+        let missed: Vec<&str> =
+            comparisons.iter().filter(|found| !found.holds()).map(|found| found.file.as_str()).collect();
+        assert!(missed.contains(&file), "{file}: {missed:?}");
+        replace(&summary.folder, file, &original);
+    }
+}
+
+#[test]
+fn a_clip_is_classified_and_silence_is_told() {
+    let (summary, _folder) = exported(small(None), 40);
+    let bundle = Bundle::open(&summary.folder).unwrap();
+    let clip = fs::read(summary.folder.join("golden/short.wav")).unwrap();
+    for kind in Kind::ALL {
+        let mut classifier = Classifier::new(&bundle, kind).unwrap();
+        let heard = classifier.classify(&clip).unwrap();
+        assert_eq!(heard.probabilities.len(), bundle.labels().len());
+        assert!((heard.probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-5, "{heard:?}");
+        assert_eq!(classifier.classify(&clip).unwrap().probabilities, heard.probabilities);
+        let mut silent = clip.clone();
+        silent[44..].fill(0);
+        for (wrong, expected) in [(&silent[..], "every sample is zero"), (b"no audio", "not")] {
+            let message = classifier.classify(wrong).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
+    }
+}
+
+fn check_refused(folder: &Path, expected: &str) {
+    let refused = Bundle::open(folder).and_then(|bundle| bundle.model(Kind::Int8).map(|_| ()));
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains(expected), "{message}");
+}
+
+#[test]
+fn files_of_another_bundle_are_refused() {
+    let (summary, _folder) = exported(small(None), 40);
+    let folder = &summary.folder;
+    let original = fs::read_to_string(folder.join(FRONT_END_FILE)).unwrap();
+    let changed = original.replace("\"hop_length\": 100", "\"hop_length\": 50");
+    assert_ne!(original, changed);
+
+    fs::write(folder.join(FRONT_END_FILE), &changed).unwrap();
+    check_refused(folder, "front_end.json is not what was exported");
+
+    replace(folder, FRONT_END_FILE, changed.as_bytes());
+    check_refused(folder, "provenance.json reads features of the front end");
+
+    let mut provenance = provenance(folder);
+    let spec: earshot_common::frontend::FrontEnd = serde_json::from_str(&changed).unwrap();
+    provenance["front_end_hash"] = spec.hash().to_string().into();
+    fs::write(folder.join(PROVENANCE_FILE), serde_json::to_vec(&provenance).unwrap()).unwrap();
+    check_refused(folder, "model.int8.onnx reads features of the front end");
+}
+
+#[test]
+fn a_folder_that_is_no_bundle_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(matches!(Bundle::open(folder.path()), Err(BundleError::NotABundle(_))));
+    let path = folder.path().join(PROVENANCE_FILE);
+    fs::write(&path, br#"{"format":"another","format_version":2}"#).unwrap();
+    assert!(matches!(Bundle::open(folder.path()), Err(BundleError::NotABundle(_))));
+    fs::write(&path, br#"{"format":"earshot bundle","format_version":1}"#).unwrap();
+    assert!(matches!(Bundle::open(folder.path()), Err(BundleError::Version { found: 1, .. })));
+}
