@@ -34,17 +34,31 @@ pub enum Kind {
     Float,
     /// In int8, as ONNX Runtime runs it best
     Int8,
+    /// In int8, as TensorRT wants it
+    #[value(name = "tensorrt")]
+    #[serde(rename = "tensorrt")]
+    TensorRt,
 }
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Float, Self::Int8];
+    pub const ALL: [Self; 3] = [Self::Float, Self::Int8, Self::TensorRt];
 
     /// Name of its file.
     pub const fn file(self) -> &'static str {
         match self {
             Self::Float => "model.onnx",
             Self::Int8 => "model.int8.onnx",
+            Self::TensorRt => "model.tensorrt.onnx",
+        }
+    }
+
+    /// Its `earshot.profile` in the metadata: whom it is quantised for.
+    pub const fn profile(self) -> &'static str {
+        match self {
+            Self::Float => "float",
+            Self::Int8 => "onnxruntime",
+            Self::TensorRt => "tensorrt",
         }
     }
 }

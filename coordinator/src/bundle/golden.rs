@@ -166,7 +166,7 @@ pub fn check(bundle: &Bundle) -> Result<Vec<Comparison>, BundleError> {
 fn tolerance(kind: Kind) -> f32 {
     match kind {
         Kind::Float => FLOAT_TOLERANCE,
-        Kind::Int8 => INT8_TOLERANCE,
+        Kind::Int8 | Kind::TensorRt => INT8_TOLERANCE,
     }
 }
 

@@ -59,7 +59,7 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
     let columns = ["file", "bytes"].into_iter().chain(parts.iter().flatten().map(String::as_str));
     let grid = |number: fn(f64) -> String| {
         let mut grid = Grid::new(columns.clone());
-        grid.rows.extend([&summary.float, &summary.int8].map(|model| row(model, number)));
+        grid.rows.extend([&summary.float, &summary.int8, &summary.tensorrt].map(|model| row(model, number)));
         grid
     };
     Ok(Document {

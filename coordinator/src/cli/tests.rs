@@ -54,7 +54,7 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["predict", "--bundle", "champion", "a.wav", "--top", "0"], Err("not in 1.."));
     check(
         &["predict", "--bundle", "champion", "a.wav", "--model", "int4"],
-        Err("possible values: float, int8"),
+        Err("possible values: float, int8, tensorrt"),
     );
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
     check(&["list", "--format", "csv"], Ok(()));

@@ -8,7 +8,7 @@ use earshot_common::model::{Conv2d, Operation, Pooling, Reduction};
 
 use super::{
     network::Network,
-    quantise::{Affine, Quantised, QuantisedLayer, QuantisedStep},
+    quantise::{Affine, Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
 };
 
 /// Maps of whole numbers minus their zero point, so that 0 means 0.
@@ -35,10 +35,13 @@ pub(super) fn logits(network: &Network, quantised: &Quantised, features: &[f32])
     for step in &quantised.steps {
         maps = match step {
             QuantisedStep::Layer(layer) => {
-                let real = weighted(layer, &maps);
+                let mut real = weighted(layer, &maps);
                 let Some(affine) = layer.output else {
                     return real;
                 };
+                if quantised.profile == Profile::TensorRt {
+                    real.iter_mut().for_each(|value| *value = value.max(0.0));
+                }
                 let [rows, columns] = match layer.operation {
                     Operation::Conv2d(_) => [maps.rows, maps.columns],
                     Operation::Hidden(_) | Operation::Logits(_) => [1, 1],
@@ -93,16 +96,29 @@ fn centred(affine: Affine, value: f32) -> i16 {
     i16::from(affine.quantise(value)) - i16::from(affine.zero_point)
 }
 
-/// A layer's sums as real numbers.
+/// A layer's sums as real numbers, biases added.
 fn weighted(layer: &QuantisedLayer, input: &Maps) -> Vec<f32> {
     let (sums, area) = match &layer.operation {
         Operation::Conv2d(conv) => (convolve(layer, conv, input), (input.rows * input.columns).max(1)),
         Operation::Hidden(_) | Operation::Logits(_) => (multiply(layer, &input.values), 1),
     };
+    let biases = match &layer.biases {
+        Biases::Whole(_) => &[],
+        Biases::Real(biases) => &biases[..],
+    };
+    let biases = biases.iter().chain(std::iter::repeat(&0.0));
     sums.chunks_exact(area)
-        .zip(&layer.bias_scales)
-        .flat_map(|(map, scale)| map.iter().map(move |&sum| sum as f32 * scale))
+        .zip(layer.sum_scales.iter().zip(biases))
+        .flat_map(|(map, (scale, bias))| map.iter().map(move |&sum| sum as f32 * scale + bias))
         .collect()
+}
+
+/// What a layer's sums begin with, one for each output channel.
+fn initial(layer: &QuantisedLayer) -> Vec<i32> {
+    match &layer.biases {
+        Biases::Whole(biases) => biases.clone(),
+        Biases::Real(biases) => vec![0; biases.len()],
+    }
 }
 
 /// Sums of a "same" convolution, `(filters, rows, columns)`.
@@ -110,13 +126,13 @@ fn convolve(layer: &QuantisedLayer, conv: &Conv2d, input: &Maps) -> Vec<i32> {
     let kernel = conv.kernel_size as usize;
     let area = (input.rows * input.columns).max(1);
     let [channels, filters] =
-        [input.values.len() / area, layer.biases.len()].map(|n| n / conv.groups.max(1) as usize);
+        [input.values.len() / area, layer.sum_scales.len()].map(|n| n / conv.groups.max(1) as usize);
     let groups = input.values.chunks_exact((channels * area).max(1));
     // Each group's channels, once for each of its filters.
     let inputs = groups.flat_map(|group| std::iter::repeat_n(group, filters));
     let weights = layer.weights.chunks_exact((channels * kernel * kernel).max(1));
-    let mut sums = Vec::with_capacity(layer.biases.len() * area);
-    for ((weights, &bias), input_channels) in weights.zip(&layer.biases).zip(inputs) {
+    let mut sums = Vec::with_capacity(layer.sum_scales.len() * area);
+    for ((weights, bias), input_channels) in weights.zip(initial(layer)).zip(inputs) {
         let mut map = vec![bias; area];
         for (weights, channel) in weights.chunks_exact(kernel * kernel).zip(input_channels.chunks_exact(area))
         {
@@ -156,8 +172,8 @@ fn add_shifted(
 fn multiply(layer: &QuantisedLayer, input: &[i16]) -> Vec<i32> {
     let weights = layer.weights.chunks_exact(input.len().max(1));
     weights
-        .zip(&layer.biases)
-        .map(|(weights, &bias)| {
+        .zip(initial(layer))
+        .map(|(weights, bias)| {
             let products =
                 weights.iter().zip(input).map(|(&weight, &value)| i32::from(weight) * i32::from(value));
             bias + products.sum::<i32>()

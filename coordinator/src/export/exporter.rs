@@ -13,14 +13,15 @@ use prost::Message;
 use serde::Serialize;
 
 use super::{
-    Champion, ExportError, FLOAT_FILE, Features, INT8_FILE, ModelSummary, Summary,
+    Champion, ExportError, FLOAT_FILE, Features, ModelSummary, Summary,
     bundle::Draft,
-    calibrate, graph,
+    calibrate::{self, Activations},
+    choice::{Attempt, Choice, Trial},
+    graph,
     network::Network,
     picture,
     provenance::{self, Provenance},
-    qdq,
-    quantise::Quantised,
+    quantise::Profile,
     report::Report,
     score::{Scored, Scores},
     session::Session,
@@ -42,23 +43,18 @@ pub(super) struct Exporter<'a> {
     recorded: Vec<f32>,
 }
 
-/// Both models as they were written.
+/// The models as they were written.
 pub(super) struct Models {
     float: ModelProto,
-    quantised: Quantised,
-    int8: ModelProto,
+    int8: Choice,
+    tensorrt: Choice,
 }
 
 /// What verification found.
 pub(super) struct Verified {
     pub(super) float: Measured,
     pub(super) int8: Measured,
-    /// Largest difference of a validation logit between the float file and the worker.
-    pub(super) float_difference: f32,
-    /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic.
-    pub(super) int8_difference: f32,
-    /// Part of the validation and test clips for which both files give the same class.
-    pub(super) top1_agreement: f64,
+    pub(super) tensorrt: Measured,
 }
 
 /// What verification found of one file.
@@ -66,6 +62,19 @@ pub(super) struct Measured {
     pub(super) file: &'static str,
     pub(super) bytes: u64,
     pub(super) scored: Scored,
+    /// Largest difference of a logit in tract: of the float file from the worker's, of the others from whole-number arithmetic.
+    pub(super) difference: f32,
+    /// Part of the validation and test clips for which the float file gives the same class.
+    pub(super) top1_agreement: f64,
+    /// Calibrations tried; none for the float file.
+    pub(super) calibrations: Vec<Attempt>,
+}
+
+impl Verified {
+    /// All of them, the float file first.
+    pub(super) fn models(&self) -> [&Measured; 3] {
+        [&self.float, &self.int8, &self.tensorrt]
+    }
 }
 
 impl Verified {
@@ -82,9 +91,10 @@ impl Verified {
             trial,
             float: model(&self.float),
             int8: model(&self.int8),
-            logit_difference_max: self.float_difference,
-            int8_logit_difference_max: self.int8_difference,
-            top1_agreement: self.top1_agreement,
+            tensorrt: model(&self.tensorrt),
+            logit_difference_max: self.float.difference,
+            int8_logit_difference_max: self.int8.difference.max(self.tensorrt.difference),
+            top1_agreement: self.int8.top1_agreement,
         }
     }
 }
@@ -122,33 +132,42 @@ impl<'a> Exporter<'a> {
         }
     }
 
-    /// Writes both models.
+    /// Writes the models.
     ///
     /// # Errors
     /// tract cannot calibrate, or the disk refuses.
     pub(super) fn write(&self, draft: &mut Draft, progress: &dyn Fn(&str)) -> Result<Models, ExportError> {
         progress("writing the float model");
-        let mut metadata = provenance::metadata(self.champion)
+        let metadata = provenance::metadata(self.champion)
             .map_err(|source| ExportError::Json { file: FLOAT_FILE, source })?;
-        let float = graph::float(&self.network, &metadata);
+        let mut float_metadata = metadata.clone();
+        float_metadata.push(("earshot.profile", Kind::Float.profile().to_owned()));
+        let float = graph::float(&self.network, &float_metadata);
         let bytes = float.encode_to_vec();
         draft.write(FLOAT_FILE, &bytes)?;
 
         progress("calibrating on training clips");
         let sample = calibrate::sample(&self.champion.split.train);
         let activations = self.cost.peak_ram_bytes;
-        let ranges = calibrate::ranges(&bytes, &self.network, activations, self.features, &sample)?;
+        let seen = Activations::collect(&bytes, &self.network, activations, self.features, &sample)?;
 
-        progress("writing the int8 model");
-        let quantised = Quantised::new(&self.network, &ranges);
-        let calibration = format!("MinMax on {} training clips", sample.len());
-        metadata.push(("earshot.calibration", calibration));
-        let int8 = qdq::int8(&self.network, &quantised, &metadata);
-        draft.write(INT8_FILE, &int8.encode_to_vec())?;
-        Ok(Models { float, quantised, int8 })
+        progress("choosing calibrations on validation clips");
+        let trial = Trial {
+            network: &self.network,
+            activations,
+            features: self.features,
+            rows: &self.champion.split.validation,
+            float: &self.recorded,
+        };
+        let choose = |profile| trial.choose(profile, &seen, sample.len(), &metadata);
+        let [int8, tensorrt] = [choose(Profile::OnnxRuntime)?, choose(Profile::TensorRt)?];
+        for (kind, choice) in [(Kind::Int8, &int8), (Kind::TensorRt, &tensorrt)] {
+            draft.write(kind.file(), &choice.model.encode_to_vec())?;
+        }
+        Ok(Models { float, int8, tensorrt })
     }
 
-    /// Verifies both models as they lie on the disk, and scores them.
+    /// Verifies the models as they lie on the disk, and scores them.
     ///
     /// # Errors
     /// A file is not what was written, tract refuses it, or it disagrees with what it is held against.
@@ -165,25 +184,46 @@ impl<'a> Exporter<'a> {
         let bytes = draft.read(FLOAT_FILE)?;
         verify::file(FLOAT_FILE, &bytes, &models.float)?;
         let float = self.run(FLOAT_FILE, &bytes)?;
-        let float_difference =
-            verify::float_logits(FLOAT_FILE, &float.validation, &self.recorded, classes, rows)?;
-        let float_bytes = bytes.len() as u64;
-
-        progress("verifying the int8 model");
-        let bytes = draft.read(INT8_FILE)?;
-        let found = verify::file(INT8_FILE, &bytes, &models.int8)?;
-        verify::weights(INT8_FILE, &found, &self.network)?;
-        let int8 = self.run(INT8_FILE, &bytes)?;
-        let numbers = (&self.network, &models.quantised);
-        let macs = self.cost.macs;
-        let int8_difference =
-            verify::int8_logits(INT8_FILE, &int8.validation, numbers, macs, self.features, rows)?;
+        let difference = verify::float_logits(FLOAT_FILE, &float.validation, &self.recorded, classes, rows)?;
+        let scored = self.scored(&float);
+        let measured = Measured {
+            file: FLOAT_FILE,
+            bytes: bytes.len() as u64,
+            scored,
+            difference,
+            top1_agreement: 1.0,
+            calibrations: Vec::new(),
+        };
+        progress("verifying the int8 models");
         Ok(Verified {
-            float: self.measured(FLOAT_FILE, float_bytes, &float),
-            int8: self.measured(INT8_FILE, bytes.len() as u64, &int8),
-            float_difference,
-            int8_difference,
-            top1_agreement: verify::top1_agreement(classes, &float.all(), &int8.all()),
+            float: measured,
+            int8: self.verify_int8(draft, Kind::Int8, &models.int8, &float)?,
+            tensorrt: self.verify_int8(draft, Kind::TensorRt, &models.tensorrt, &float)?,
+        })
+    }
+
+    fn verify_int8(
+        &self,
+        draft: &Draft,
+        kind: Kind,
+        choice: &Choice,
+        float: &Logits,
+    ) -> Result<Measured, ExportError> {
+        let (file, rows) = (kind.file(), &self.champion.split.validation);
+        let bytes = draft.read(file)?;
+        let found = verify::file(file, &bytes, &choice.model)?;
+        verify::weights(file, &found, &self.network)?;
+        let logits = self.run(file, &bytes)?;
+        let numbers = (&self.network, &choice.quantised);
+        let macs = self.cost.macs;
+        let difference = verify::int8_logits(file, &logits.validation, numbers, macs, self.features, rows)?;
+        Ok(Measured {
+            file,
+            bytes: bytes.len() as u64,
+            scored: self.scored(&logits),
+            difference,
+            top1_agreement: verify::top1_agreement(self.network.classes, &float.all(), &logits.all()),
+            calibrations: choice.attempts.clone(),
         })
     }
 
@@ -264,16 +304,15 @@ impl<'a> Exporter<'a> {
         })
     }
 
-    fn measured(&self, file: &'static str, bytes: u64, logits: &Logits) -> Measured {
+    fn scored(&self, logits: &Logits) -> Scored {
         let split = &self.champion.split;
         let count = |logits: &[f32], rows: &[u32]| {
             Confusion::from_logits(self.network.classes, logits, &self.features.labels_of(rows))
         };
-        let scored = Scored {
+        Scored {
             validation: count(&logits.validation, &split.validation),
             test: (!split.test.is_empty()).then(|| count(&logits.test, &split.test)),
-        };
-        Measured { file, bytes, scored }
+        }
     }
 }
 

@@ -5,9 +5,11 @@
 //! - `network`: the model spec with its weights.
 //! - `onnx`, `graph`: the schema's forms, and the float graph in them.
 //! - `session`: tract, running a file's bytes over rows.
-//! - `calibrate`, `quantise`, `qdq`: ranges of activations, the network in whole numbers, the int8 graph.
+//! - `histogram`, `calibrate`: ranges of activations, read in three ways.
+//! - `quantise`, `qdq`: the network in whole numbers, and its graph, for either runtime.
+//! - `choice`: which of the ranges, by the validation part.
 //! - `arithmetic`: what the int8 graph means, computed apart from it.
-//! - `verify`: both files as they lie on the disk, against checkpoint, recorded logits and arithmetic.
+//! - `verify`: the files as they lie on the disk, against checkpoint, recorded logits and arithmetic.
 //! - `exporter`: a champion whose parts belong together, written, verified and described.
 //! - `score`, `report`, `picture`, `provenance`: what is said about them.
 //! - `bundle`: the folder, moved into place as a whole.
@@ -18,10 +20,12 @@
 mod arithmetic;
 mod bundle;
 mod calibrate;
+mod choice;
 mod error;
 mod exporter;
 mod features;
 mod graph;
+mod histogram;
 mod network;
 mod onnx;
 mod picture;
@@ -49,8 +53,9 @@ use self::{bundle::Draft, exporter::Exporter};
 pub use self::{error::ExportError, features::Features, score::Scores};
 use crate::bundle::Kind;
 
-/// Names of the two models in the bundle.
+/// Names of the models in the bundle.
 const FLOAT_FILE: &str = Kind::Float.file();
+#[cfg(test)]
 const INT8_FILE: &str = Kind::Int8.file();
 
 /// The best feasible trial, with everything the export needs, fetched and verified by its hash.
@@ -91,16 +96,18 @@ pub struct Summary {
     pub float: ModelSummary,
     /// `model.int8.onnx`.
     pub int8: ModelSummary,
+    /// `model.tensorrt.onnx`.
+    pub tensorrt: ModelSummary,
     /// Largest difference of a validation logit between the float file and the worker.
     pub logit_difference_max: f32,
-    /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic, on a sample of validation
+    /// Largest difference of a logit between either int8 file in tract and whole-number arithmetic, on a sample of validation
     /// clips.
     pub int8_logit_difference_max: f32,
-    /// Part of the validation and test clips for which both files give the same class.
+    /// Part of the validation and test clips for which the float and the int8 file give the same class.
     pub top1_agreement: f64,
 }
 
-/// One of the two models.
+/// One of the models.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ModelSummary {
     /// Name in the bundle.

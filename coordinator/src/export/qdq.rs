@@ -4,7 +4,7 @@
 //! Weights and biases are stored in int8 and int32, each followed by a DequantizeLinear. Convolutions, pooling, flattening
 //! and linear layers stand between a DequantizeLinear and a QuantizeLinear of their own, as ONNX Runtime's fusions want them.
 //! Max pooling and flattening only move numbers, so both sides have the same scale; so has a mean that is put beside maxima.
-//! There is no Relu: see [`super::quantise`].
+//! A Relu stands only in the profile that does not saturate at 0, and biases are float there: see [`super::quantise`].
 
 use earshot_common::model::{Operation, Pool, Reduce, Reduction};
 use earshot_proto::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
@@ -13,7 +13,7 @@ use super::{
     graph::{self, STANDARDISED},
     network::Network,
     onnx::{self, Metadata, OUTPUT, Values, int, node},
-    quantise::{Affine, Quantised, QuantisedLayer, QuantisedStep},
+    quantise::{Affine, Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
 };
 
 /// Names of the initialisers of a quantised tensor.
@@ -24,7 +24,8 @@ pub(super) fn stored(name: &str) -> [String; 3] {
 /// Writes the quantised network; `network` gives what comes before the standardised input, which stays float.
 pub(super) fn int8(network: &Network, quantised: &Quantised, metadata: &Metadata) -> ModelProto {
     let (nodes, initializers) = graph::input(network);
-    let mut writer = Writer { nodes, initializers, value: STANDARDISED.to_owned(), held: String::new() };
+    let (value, held) = (STANDARDISED.to_owned(), String::new());
+    let mut writer = Writer { profile: quantised.profile, nodes, initializers, value, held };
     writer.quantise_as(STANDARDISED, quantised.input);
     for step in &quantised.steps {
         match step {
@@ -39,6 +40,7 @@ pub(super) fn int8(network: &Network, quantised: &Quantised, metadata: &Metadata
 
 /// The graph as far as it is written.
 struct Writer {
+    profile: Profile,
     nodes: Vec<NodeProto>,
     initializers: Vec<TensorProto>,
     /// The value that the next step reads.
@@ -62,6 +64,9 @@ impl Writer {
         };
         self.value = format!("{}.weighted", layer.name);
         self.nodes.push(node(operator, &inputs, &self.value, attributes));
+        if self.profile == Profile::TensorRt {
+            self.apply("Relu", &format!("{}.relu", layer.name), vec![]);
+        }
         self.quantise_as(&format!("{}.activation", layer.name), affine);
     }
 
@@ -128,13 +133,19 @@ impl Writer {
 
     /// Stores a layer's weights and biases and gives the names of their real values.
     fn weights(&mut self, layer: &QuantisedLayer) -> [String; 2] {
-        let channels = [layer.biases.len()];
+        let channels = [layer.sum_scales.len()];
         let (weight, bias) = (format!("{}.weight", layer.name), format!("{}.bias", layer.name));
-        let zeros = vec![0_i8; layer.biases.len()];
-        let tensors = [
-            (&weight, &layer.shape[..], Values::Int8(&layer.weights), &layer.weight_scales),
-            (&bias, &channels[..], Values::Int32(&layer.biases), &layer.bias_scales),
-        ];
+        let zeros = vec![0_i8; layer.sum_scales.len()];
+        let mut tensors =
+            vec![(&weight, &layer.shape[..], Values::Int8(&layer.weights), &layer.weight_scales)];
+        match &layer.biases {
+            Biases::Whole(biases) => {
+                tensors.push((&bias, &channels[..], Values::Int32(biases), &layer.sum_scales));
+            }
+            Biases::Real(biases) => {
+                self.initializers.push(onnx::tensor(bias.as_str(), &channels, &Values::Float(biases)));
+            }
+        }
         for (name, shape, values, scales) in tensors {
             let [whole, scale, zero_point] = stored(name);
             let mut inputs = vec![whole.as_str(), &scale];

@@ -1,10 +1,14 @@
 //! Static int8 quantisation: scales, zero points, and the network in whole numbers.
 //!
-//! A real number `r` is held as `q` with `r = scale · (q − zero_point)` (Jacob et al. 2018, arXiv:1712.05877, equation 1):
-//! - weights: symmetric, one scale for each output channel, from −127 to 127;
-//! - activations: asymmetric, from −128 to 127 over their calibrated range. After a ReLU the range starts at 0, so the zero
-//!   point is −128 and saturation at −128 *is* the ReLU;
-//! - biases: int32 at the scale of the products they are added to (equation 11).
+//! A real number `r` is held as `q` with `r = scale · (q − zero_point)` (Jacob et al. 2018, arXiv:1712.05877, equation 1).
+//! Weights are symmetric, with one scale for each output channel, from −127 to 127. The rest is as the runtime wants it:
+//!
+//! | profile | activations | ReLU | biases |
+//! |---|---|---|---|
+//! | ONNX Runtime | from −128 to 127 over their range | saturation at −128, the zero point of a range that starts at 0 | int32 at the scale of the products they are added to (equation 11) |
+//! | TensorRT | zero point 0, from −127 to 127 | an operator, which it fuses | float: it refuses any other |
+//!
+//! ONNX Runtime runs the TensorRT profile too, at about half the speed.
 //!
 //! `max |r|` of a channel is held exactly; every other weight is off by half a scale step at most.
 
@@ -14,6 +18,7 @@ use super::{
     calibrate::Range,
     network::{Network, Step, Weighted},
 };
+use crate::bundle::Kind;
 
 /// Largest magnitude of a weight: symmetric, so −128 is not used.
 const WEIGHT_MAX: f32 = 127.0;
@@ -30,9 +35,26 @@ pub(super) struct Affine {
     pub(super) zero_point: i8,
 }
 
+/// Which runtime a quantised network is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Profile {
+    OnnxRuntime,
+    TensorRt,
+}
+
+/// A layer's biases, one for each output channel.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Biases {
+    /// At the scale of the layer's sums.
+    Whole(Vec<i32>),
+    Real(Vec<f32>),
+}
+
 /// A network in whole numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Quantised {
+    /// Whom it is for.
+    pub(super) profile: Profile,
     /// How the standardised input is held.
     pub(super) input: Affine,
     /// As many as the network's.
@@ -68,12 +90,30 @@ pub(super) struct QuantisedLayer {
     pub(super) weights: Vec<i8>,
     /// One for each output channel.
     pub(super) weight_scales: Vec<f32>,
-    /// One for each output channel.
-    pub(super) biases: Vec<i32>,
-    /// Scale of the input times that of the channel's weights.
-    pub(super) bias_scales: Vec<f32>,
+    /// As the profile holds them.
+    pub(super) biases: Biases,
+    /// Of each output channel's sum of products: scale of the input times that of the channel's weights.
+    pub(super) sum_scales: Vec<f32>,
     /// How the output is held; none: it stays float, as the logits do.
     pub(super) output: Option<Affine>,
+}
+
+impl Profile {
+    /// The model of the bundle that is quantised so.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::OnnxRuntime => Kind::Int8,
+            Self::TensorRt => Kind::TensorRt,
+        }
+    }
+
+    /// How a range is held.
+    fn covering(self, range: Range) -> Affine {
+        match self {
+            Self::OnnxRuntime => Affine::covering(range),
+            Self::TensorRt => Affine::around_zero(range),
+        }
+    }
 }
 
 impl Affine {
@@ -88,6 +128,12 @@ impl Affine {
         Self { scale, zero_point: (-128.0 - range.min / scale).round_ties_even() as i8 }
     }
 
+    /// Covers a range from −127 to 127, 0 in its middle.
+    pub(super) fn around_zero(range: Range) -> Self {
+        let scale = range.max.abs().max(range.min.abs()) / WEIGHT_MAX;
+        Self { scale: if scale.is_normal() { scale } else { 1.0 }, zero_point: 0 }
+    }
+
     /// The nearest whole number, saturated, as ONNX's QuantizeLinear defines it.
     pub(super) fn quantise(self, value: f32) -> i8 {
         ((value / self.scale).round_ties_even() + f32::from(self.zero_point)) as i8
@@ -96,42 +142,54 @@ impl Affine {
 
 impl Quantised {
     /// Quantises a network with the calibrated ranges of its standardised input and of every step that has a scale.
-    pub(super) fn new(network: &Network, ranges: &[Range]) -> Self {
-        let mut affines = ranges.iter().copied().map(Affine::covering);
-        let mut held = affines.next().unwrap_or_else(|| Affine::covering(Range::default()));
+    pub(super) fn new(network: &Network, ranges: &[Range], profile: Profile) -> Self {
+        let mut affines = ranges.iter().map(|&range| profile.covering(range));
+        let mut held = affines.next().unwrap_or_else(|| profile.covering(Range::default()));
         let input = held;
         let mut steps = Vec::with_capacity(network.steps.len());
         for step in &network.steps {
             let output = if step.has_scale() { affines.next() } else { None };
             steps.push(match step {
-                Step::Layer(layer) => QuantisedStep::Layer(quantise_layer(layer, held.scale, output)),
+                Step::Layer(layer) => {
+                    QuantisedStep::Layer(quantise_layer(layer, held.scale, output, profile))
+                }
                 Step::Pool(pool) => QuantisedStep::Pool { pool: pool.clone(), output },
                 Step::Reduce(reduce) => QuantisedStep::Reduce { reduce: reduce.clone(), output },
             });
             held = output.unwrap_or(held);
         }
-        Self { input, steps }
+        Self { profile, input, steps }
     }
 }
 
-fn quantise_layer(layer: &Weighted, input_scale: f32, output: Option<Affine>) -> QuantisedLayer {
+fn quantise_layer(
+    layer: &Weighted,
+    input_scale: f32,
+    output: Option<Affine>,
+    profile: Profile,
+) -> QuantisedLayer {
     let mut quantised = QuantisedLayer {
         name: layer.name.clone(),
         operation: layer.operation,
         shape: layer.weight.shape.clone(),
         weights: Vec::with_capacity(layer.weight.values.len()),
         weight_scales: Vec::with_capacity(layer.bias.values.len()),
-        biases: Vec::with_capacity(layer.bias.values.len()),
-        bias_scales: Vec::with_capacity(layer.bias.values.len()),
+        biases: Biases::Real(layer.bias.values.clone()),
+        sum_scales: Vec::with_capacity(layer.bias.values.len()),
         output,
     };
+    let mut biases = Vec::with_capacity(layer.bias.values.len());
     for (weights, bias) in layer.channels() {
-        let scale = weight_scale(weights, bias, input_scale);
-        let bias_scale = input_scale * scale;
+        let held_bias = if profile == Profile::OnnxRuntime { bias } else { 0.0 };
+        let scale = weight_scale(weights, held_bias, input_scale);
+        let sum_scale = input_scale * scale;
         quantised.weights.extend(weights.iter().map(|&weight| quantise_weight(weight, scale)));
         quantised.weight_scales.push(scale);
-        quantised.biases.push((bias / bias_scale).round_ties_even() as i32);
-        quantised.bias_scales.push(bias_scale);
+        quantised.sum_scales.push(sum_scale);
+        biases.push((bias / sum_scale).round_ties_even() as i32);
+    }
+    if profile == Profile::OnnxRuntime {
+        quantised.biases = Biases::Whole(biases);
     }
     quantised
 }
@@ -166,6 +224,16 @@ mod tests {
         check((-12.8, 12.7), Affine { scale: 0.1, zero_point: 0 });
         check((-25.5, 0.0), Affine { scale: 0.1, zero_point: 127 });
         check((0.0, 0.0), Affine { scale: 1.0, zero_point: -128 });
+    }
+
+    #[test]
+    fn around_zero_both_signs_reach_as_far() {
+        for (range, scale) in [((-1.0, 12.7), 0.1), ((-25.4, 3.0), 0.2), ((0.0, 0.0), 1.0)] {
+            let (min, max) = range;
+            let affine = Affine::around_zero(Range { min, max });
+            assert_eq!(affine, Affine { scale, zero_point: 0 });
+            assert!(affine.quantise(min) >= -127 && affine.quantise(max) <= 127);
+        }
     }
 
     #[test]

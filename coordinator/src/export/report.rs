@@ -1,4 +1,4 @@
-//! The test report: how well both files do on clips that neither trained nor selected them.
+//! The test report: how well the files do on clips that neither trained nor selected them.
 
 use std::fmt::Write;
 
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::{
     Champion,
+    choice::Attempt,
     exporter::{Measured, Verified},
     score::Scores,
 };
@@ -29,7 +30,8 @@ pub(super) struct Report<'a> {
     labels: &'a [String],
     float: FileReport,
     int8: FileReport,
-    /// Part of the validation and test clips for which both files give the same class.
+    tensorrt: FileReport,
+    /// Part of the validation and test clips for which `model.onnx` and `model.int8.onnx` give the same class.
     top1_agreement: f64,
     /// Largest difference of a validation logit between the float file and the worker.
     logit_difference_max: f32,
@@ -44,6 +46,10 @@ struct FileReport {
     bytes: u64,
     validation: Scores,
     test: Option<Scores>,
+    /// Part of the validation and test clips for which the float file gives the same class.
+    top1_agreement: f64,
+    /// Calibrations tried, measured on the validation part; none for the float file.
+    calibrations: Vec<Attempt>,
     /// By class index, on the reported part.
     classes: Vec<ClassScores>,
     /// Clips by true class, then predicted class, on the reported part.
@@ -64,9 +70,10 @@ impl<'a> Report<'a> {
             labels: &champion.manifest.classes,
             float: FileReport::new(&verified.float),
             int8: FileReport::new(&verified.int8),
-            top1_agreement: verified.top1_agreement,
-            logit_difference_max: verified.float_difference,
-            int8_logit_difference_max: verified.int8_difference,
+            tensorrt: FileReport::new(&verified.tensorrt),
+            top1_agreement: verified.int8.top1_agreement,
+            logit_difference_max: verified.float.difference,
+            int8_logit_difference_max: verified.int8.difference.max(verified.tensorrt.difference),
         }
     }
 
@@ -95,6 +102,7 @@ impl<'a> Report<'a> {
             }
         });
         self.write_files(&mut text);
+        self.write_calibrations(&mut text);
         self.write_classes(&mut text);
         for file in [&self.float, &self.int8] {
             let _ = writeln!(text, "## Confusion of `{}` on the {} part\n", file.file, self.part);
@@ -106,7 +114,7 @@ impl<'a> Report<'a> {
 
     fn write_files(&self, text: &mut String) {
         let mut rows = Vec::new();
-        for file in [&self.float, &self.int8] {
+        for file in [&self.float, &self.int8, &self.tensorrt] {
             let parts = [("validation", Some(file.validation)), ("test", file.test)];
             for (part, scores) in parts {
                 let Some(scores) = scores else { continue };
@@ -131,6 +139,24 @@ impl<'a> Report<'a> {
             100.0 * self.top1_agreement,
             self.logit_difference_max,
         );
+    }
+
+    fn write_calibrations(&self, text: &mut String) {
+        text.push_str("## Calibrations, on the validation part\n\n");
+        let mut rows = Vec::new();
+        for file in [&self.int8, &self.tensorrt] {
+            rows.extend(file.calibrations.iter().map(|attempt| {
+                vec![
+                    format!("`{}`", file.file),
+                    attempt.method.to_owned(),
+                    format!("{:.2} %", 100.0 * attempt.accuracy),
+                    format!("{:.2} %", 100.0 * attempt.top1_agreement),
+                    format!("{:.3}", attempt.logit_error),
+                    if attempt.chosen { "taken".to_owned() } else { String::new() },
+                ]
+            }));
+        }
+        table(text, &["file", "calibration", "accuracy", "as float", "RMS error of a logit", ""], &rows);
     }
 
     fn write_classes(&self, text: &mut String) {
@@ -182,6 +208,8 @@ impl FileReport {
             bytes: measured.bytes,
             validation: Scores::of(&measured.scored.validation),
             test: measured.scored.test.as_ref().map(Scores::of),
+            top1_agreement: measured.top1_agreement,
+            calibrations: measured.calibrations.clone(),
             classes: classes.clone().map(|class| reported.class_scores(class)).collect(),
             confusion: classes.map(|truth| row(reported, truth)).collect(),
         }

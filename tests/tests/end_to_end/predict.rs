@@ -48,7 +48,7 @@ fn recordings() -> Vec<PathBuf> {
 /// Holds a bundle's script against `coordinator predict`, and both against the golden files.
 pub(crate) fn check_bundle(bundle: &Path) {
     let clips = recordings();
-    for model in ["float", "int8"] {
+    for model in ["float", "int8", "tensorrt"] {
         let ours = predict(bundle, &["--model", model, "--top", "2", "--format", "json"], &clips);
         assert!(ours.status.success(), "{}", text(&ours.stderr));
         let ours: Value = serde_json::from_slice(&ours.stdout).unwrap();
@@ -71,6 +71,14 @@ pub(crate) fn check_bundle(bundle: &Path) {
         assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
     }
     check_bad_clips(bundle);
+    check_onnx(bundle);
+}
+
+/// ONNX's own checker, shape inference, and the rules of each model's profile.
+fn check_onnx(bundle: &Path) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("python/check_onnx.py");
+    let checked = Command::new(python()).arg(script).arg(bundle).output().unwrap();
+    assert!(checked.status.success(), "{}{}", text(&checked.stdout), text(&checked.stderr));
 }
 
 /// What cannot be read is told, and the rest is printed.

@@ -11,29 +11,40 @@ use earshot_common::{ids::BlobId, model::AudioCnn, tensors};
 use prost::Message;
 
 use self::tiny::{champion, small};
-use super::{network::Network, quantise::Quantised, session::Session, *};
+use super::{
+    calibrate::{Activations, Method},
+    network::Network,
+    quantise::{Profile, Quantised},
+    session::Session,
+    *,
+};
 use crate::bundle::PROVENANCE_FILE;
 
-const FILES: [&str; 18] = [
+const FILES: [&str; 21] = [
     "confusion.svg",
     "front_end.json",
     "golden/golden.json",
     "golden/long.features.npy",
     "golden/long.model.int8.npy",
     "golden/long.model.npy",
+    "golden/long.model.tensorrt.npy",
     "golden/long.wav",
     "golden/short.features.npy",
     "golden/short.model.int8.npy",
     "golden/short.model.npy",
+    "golden/short.model.tensorrt.npy",
     "golden/short.wav",
     "infer.py",
     "labels.txt",
     "model.int8.onnx",
     "model.onnx",
+    "model.tensorrt.onnx",
     "provenance.json",
     "report.json",
     "report.md",
 ];
+
+const PROFILES: [Profile; 2] = [Profile::OnnxRuntime, Profile::TensorRt];
 
 fn silent(_: &str) {}
 
@@ -190,20 +201,20 @@ struct Written {
     rows: Vec<u32>,
 }
 
-fn written() -> Written {
+fn written(profile: Profile) -> Written {
     let (champion, features) = champion(small(Some(7)), 40);
     let network = Network::new(&champion.job.model, &champion.checkpoint).unwrap();
     let float = graph::float(&network, &vec![]);
     let rows = champion.split.train;
-    let ranges = calibrate::ranges(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
-    let quantised = Quantised::new(&network, &ranges);
+    let seen = Activations::collect(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
+    let quantised = Quantised::new(&network, &seen.ranges(Method::MinMax), profile);
     let int8 = qdq::int8(&network, &quantised, &vec![]);
     Written { network, quantised, float, int8, features, rows }
 }
 
 #[test]
 fn every_flipped_bit_of_either_file_is_noticed() {
-    let written = written();
+    let written = written(Profile::OnnxRuntime);
     for (name, model) in [(FLOAT_FILE, &written.float), (INT8_FILE, &written.int8)] {
         let mut bytes = model.encode_to_vec();
         verify::file(name, &bytes, model).unwrap();
@@ -217,8 +228,14 @@ fn every_flipped_bit_of_either_file_is_noticed() {
 }
 
 /// Changes one initialiser of the int8 model and expects both independent checks to notice or not.
-fn check_int8(name: &str, change: impl FnOnce(&mut Vec<u8>), by_weights: bool, by_logits: bool) {
-    let mut written = written();
+fn check_int8(
+    profile: Profile,
+    name: &str,
+    change: impl FnOnce(&mut Vec<u8>),
+    by_weights: bool,
+    by_logits: bool,
+) {
+    let mut written = written(profile);
     let initializers = &mut written.int8.graph.as_mut().unwrap().initializer;
     let tensor = initializers.iter_mut().find(|found| found.name == name).unwrap();
     change(&mut tensor.raw_data);
@@ -233,17 +250,24 @@ fn check_int8(name: &str, change: impl FnOnce(&mut Vec<u8>), by_weights: bool, b
 
 #[test]
 fn wrong_int8_numbers_are_noticed_without_the_written_model() {
-    check_int8("blocks.1.weight.quantised", |_| (), false, false);
-    check_int8("blocks.1.weight.quantised", |bytes| bytes[12] ^= 0x40, true, true);
-    check_int8("blocks.1.weight.scale", |bytes| bytes[3] ^= 1, true, true);
-    check_int8("blocks.0.activation.scale", |bytes| bytes[3] ^= 2, false, true);
-    check_int8("head.out.bias.quantised", |bytes| bytes[2] ^= 1, false, true);
-    check_int8("blocks.1.activation.zero_point", |bytes| bytes[0] ^= 0x80, false, true);
+    for profile in PROFILES {
+        check_int8(profile, "blocks.1.weight.quantised", |_| (), false, false);
+        check_int8(profile, "blocks.1.weight.quantised", |bytes| bytes[12] ^= 0x40, true, true);
+        check_int8(profile, "blocks.1.weight.scale", |bytes| bytes[3] ^= 1, true, true);
+        check_int8(profile, "blocks.0.activation.scale", |bytes| bytes[3] ^= 2, false, true);
+    }
+    check_int8(Profile::OnnxRuntime, "head.out.bias.quantised", |bytes| bytes[2] ^= 1, false, true);
+    check_int8(Profile::OnnxRuntime, "blocks.1.activation.zero_point", |bytes| bytes[0] ^= 0x80, false, true);
+    check_int8(Profile::TensorRt, "head.out.bias", |bytes| bytes[3] ^= 4, false, true);
 }
 
 #[test]
 fn whole_numbers_give_what_tract_gives() {
-    let written = written();
+    PROFILES.into_iter().for_each(check_whole_numbers);
+}
+
+fn check_whole_numbers(profile: Profile) {
+    let written = written(profile);
     let session = Session::load(INT8_FILE, &written.int8.encode_to_vec(), 1000, &[]).unwrap();
     let found = session.logits(&written.features, &written.rows).unwrap();
     let expected: Vec<f32> = written

@@ -1,0 +1,138 @@
+//! Which calibration a quantised model gets: the one that scores best on the validation part. Test clips have no say.
+
+use earshot_common::metrics::argmax;
+use earshot_proto::onnx::ModelProto;
+use prost::Message;
+use serde::Serialize;
+
+use super::{
+    calibrate::{Activations, Method},
+    error::ExportError,
+    features::Features,
+    network::Network,
+    onnx::Metadata,
+    qdq,
+    quantise::{Profile, Quantised},
+    session::Session,
+    verify,
+};
+
+/// A way to calibrate, and what came of it on the validation part.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct Attempt {
+    /// See [`Method::name`].
+    pub(super) method: &'static str,
+    /// Part of the clips predicted right.
+    pub(super) accuracy: f64,
+    /// Part of the clips for which the float model predicts the same.
+    pub(super) top1_agreement: f64,
+    /// Root of the mean squared difference from the float model's logits.
+    pub(super) logit_error: f64,
+    /// Whether it is the one that was taken.
+    pub(super) chosen: bool,
+}
+
+/// A quantised network as it will be written.
+pub(super) struct Choice {
+    pub(super) quantised: Quantised,
+    pub(super) model: ModelProto,
+    /// All that were tried, in the order of [`Method::ALL`].
+    pub(super) attempts: Vec<Attempt>,
+}
+
+/// What the attempts are measured by.
+pub(super) struct Trial<'a> {
+    pub(super) network: &'a Network,
+    /// As in [`Session::load`].
+    pub(super) activations: u64,
+    pub(super) features: &'a Features,
+    /// The validation part.
+    pub(super) rows: &'a [u32],
+    /// The float model's logits of these rows.
+    pub(super) float: &'a [f32],
+}
+
+impl Trial<'_> {
+    /// Quantises the network in every way and takes the one with the highest accuracy; of equals the one that agrees with the
+    /// float model most often, of those the one whose logits are nearest to its.
+    ///
+    /// # Errors
+    /// tract fails.
+    pub(super) fn choose(
+        &self,
+        profile: Profile,
+        seen: &Activations,
+        clips: usize,
+        metadata: &Metadata,
+    ) -> Result<Choice, ExportError> {
+        let mut best: Option<(usize, Choice)> = None;
+        let mut attempts = Vec::new();
+        for (index, method) in Method::ALL.into_iter().enumerate() {
+            let quantised = Quantised::new(self.network, &seen.ranges(method), profile);
+            let mut metadata = metadata.clone();
+            metadata.push(("earshot.profile", profile.kind().profile().to_owned()));
+            metadata.push(("earshot.calibration", format!("{} on {clips} training clips", method.name())));
+            let model = qdq::int8(self.network, &quantised, &metadata);
+            let attempt = self.attempt(profile, method, &model)?;
+            if best
+                .as_ref()
+                .is_none_or(|(best, _)| attempts.get(*best).is_none_or(|best| attempt.beats(best)))
+            {
+                best = Some((index, Choice { quantised, model, attempts: Vec::new() }));
+            }
+            attempts.push(attempt);
+        }
+        let (index, choice) =
+            best.ok_or_else(|| ExportError::Features { what: "nothing to try".to_owned() })?;
+        if let Some(attempt) = attempts.get_mut(index) {
+            attempt.chosen = true;
+        }
+        Ok(Choice { attempts, ..choice })
+    }
+
+    fn attempt(&self, profile: Profile, method: Method, model: &ModelProto) -> Result<Attempt, ExportError> {
+        let session = Session::load(profile.kind().file(), &model.encode_to_vec(), self.activations, &[])?;
+        let logits = session.logits(self.features, self.rows)?;
+        let classes = self.network.classes;
+        let labels = self.features.labels_of(self.rows);
+        let right = logits.chunks_exact(classes.max(1)).zip(&labels);
+        let right = right.filter(|(logits, label)| argmax(logits) == usize::from(**label)).count();
+        let squares = logits.iter().zip(self.float).map(|(int8, float)| f64::from(int8 - float).powi(2));
+        Ok(Attempt {
+            method: method.name(),
+            accuracy: right as f64 / labels.len().max(1) as f64,
+            top1_agreement: verify::top1_agreement(classes, self.float, &logits),
+            logit_error: (squares.sum::<f64>() / logits.len().max(1) as f64).sqrt(),
+            chosen: false,
+        })
+    }
+}
+
+impl Attempt {
+    /// Whether it is the better one; of equals, it is not.
+    fn beats(&self, other: &Self) -> bool {
+        let key = |attempt: &Self| [attempt.accuracy, attempt.top1_agreement, -attempt.logit_error];
+        key(self).partial_cmp(&key(other)).is_some_and(std::cmp::Ordering::is_gt)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt([accuracy, top1_agreement, logit_error]: [f64; 3]) -> Attempt {
+        Attempt { method: "", accuracy, top1_agreement, logit_error, chosen: false }
+    }
+
+    #[test]
+    fn accuracy_decides_then_agreement_then_the_logits() {
+        let check = |one, other, expected| {
+            assert_eq!(attempt(one).beats(&attempt(other)), expected, "{one:?} {other:?}");
+        };
+        check([0.9, 0.5, 1.0], [0.8, 0.9, 0.1], true);
+        check([0.9, 0.9, 1.0], [0.9, 0.8, 0.1], true);
+        check([0.9, 0.9, 0.1], [0.9, 0.9, 0.2], true);
+        check([0.9, 0.9, 0.2], [0.9, 0.9, 0.1], false);
+        check([0.9, 0.9, 0.1], [0.9, 0.9, 0.1], false);
+    }
+}
