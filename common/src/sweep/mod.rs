@@ -64,6 +64,9 @@ pub struct Sweep {
     pub constraints: Constraints,
     /// How much may be spent.
     pub budget: Budget,
+    /// What an exported model must keep to.
+    #[serde(default, skip_serializing_if = "Gates::is_default")]
+    pub export: Gates,
 }
 
 /// Where the recordings lie and where their features go.
@@ -204,6 +207,25 @@ impl Constraints {
                 limit.filter(|&limit| value > limit).map(|limit| (name, value, limit))
             })
             .map(|(name, value, limit)| format!("{name} is {value}, constraints allow {limit}"))
+    }
+}
+
+/// Limits on the exported model, each absent for none. A model beyond one is not exported.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Gates {
+    /// KiB of the file that is meant to be shipped.
+    pub max_int8_kib: Option<f64>,
+    /// Median of its latency in ONNX Runtime on one thread, in milliseconds, on the machine that exports.
+    pub max_latency_ms: Option<f64>,
+    /// Accuracy that it may lose to the float model, from 0 to 1, on the test part, or on the validation part where there is none.
+    pub max_drop: Option<f64>,
+}
+
+impl Gates {
+    /// Whether it is what a sweep has that says nothing; such sweeps are written as before there were gates.
+    fn is_default(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -16,8 +16,8 @@ use serde::Deserialize;
 use toml_edit::{Document, DocumentMut, Item, Table};
 
 use super::{
-    Budget, Constraints, Data, Domain, Hyperparameter, Objective, Schedule, Sizes, Space, Split, Sweep,
-    SweepError, Views, error::hint,
+    Budget, Constraints, Data, Domain, Gates, Hyperparameter, Objective, Schedule, Sizes, Space, Split,
+    Sweep, SweepError, Views, error::hint,
 };
 use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 
@@ -54,6 +54,8 @@ struct RawSweep {
     constraints: Constraints,
     #[serde(default)]
     budget: RawBudget,
+    #[serde(default)]
+    export: Gates,
 }
 
 #[derive(Deserialize)]
@@ -222,6 +224,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         objective: raw.objective.metric,
         constraints: constraints(&raw.constraints)?,
         budget,
+        export: gates(&raw.export)?,
     })
 }
 
@@ -358,6 +361,22 @@ fn schedule(raw: &RawSchedule) -> Result<Schedule, Complaint> {
         return Err(("schedule.patience", message));
     }
     Ok(Schedule { epochs: raw.epochs, patience: raw.patience, refit: raw.refit })
+}
+
+fn gates(raw: &Gates) -> Result<Gates, Complaint> {
+    for (key, limit) in
+        [("export.max_int8_kib", raw.max_int8_kib), ("export.max_latency_ms", raw.max_latency_ms)]
+    {
+        if let Some(limit) = limit.filter(|limit| !(*limit > 0.0 && limit.is_finite())) {
+            return Err((key, format!("{} must be above 0, got {limit}", key.trim_start_matches("export."))));
+        }
+    }
+    match raw.max_drop {
+        Some(drop) if !(0.0..=1.0).contains(&drop) => {
+            Err(("export.max_drop", format!("max_drop must be from 0 to 1, as accuracy is, got {drop}")))
+        }
+        _ => Ok(*raw),
+    }
 }
 
 fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {

@@ -58,6 +58,28 @@ pub enum BundleError {
     /// The bundle's front end cannot be computed.
     #[error("the bundle's front end cannot be computed")]
     Unusable(#[from] FrontEndError),
+    /// There is no ONNX Runtime.
+    #[error(
+        "ONNX Runtime cannot be loaded from {path} ({what}); models are verified in it: run `make setup`, or set \
+         ORT_DYLIB_PATH to libonnxruntime"
+    )]
+    NoRuntime {
+        /// Where it was looked for.
+        path: PathBuf,
+        /// Why not.
+        what: String,
+    },
+    /// ONNX Runtime refuses a model, or fails in it.
+    #[error("ONNX Runtime cannot {step} {model}")]
+    Runtime {
+        /// Name of the model.
+        model: String,
+        /// What it was to do.
+        step: &'static str,
+        /// Why.
+        #[source]
+        source: ort::Error,
+    },
     /// tract refuses a model, or fails in it.
     #[error("tract cannot {step} {model}")]
     Tract {

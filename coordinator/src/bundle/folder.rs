@@ -84,6 +84,12 @@ struct Mark {
 struct Record {
     front_end_hash: BlobId,
     files: BTreeMap<String, FileEntry>,
+    shipped: Shipped,
+}
+
+#[derive(Debug, Deserialize)]
+struct Shipped {
+    kind: Kind,
 }
 
 /// A bundle whose files are those that were exported.
@@ -156,7 +162,7 @@ impl Bundle {
 
     /// The model that is meant to be shipped.
     pub fn shipped(&self) -> Kind {
-        Kind::Int8
+        self.record.shipped.kind
     }
 
     /// Models that it holds.

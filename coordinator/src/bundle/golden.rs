@@ -137,11 +137,8 @@ pub(crate) fn golden_files(
 /// # Errors
 /// A file of the bundle is not what was exported, or cannot be used.
 pub fn check(bundle: &Bundle) -> Result<Vec<Comparison>, BundleError> {
-    let golden: Golden =
-        serde_json::from_slice(&bundle.read(GOLDEN_FILE)?).map_err(|error| corrupt(GOLDEN_FILE, &error))?;
+    let golden = golden(bundle)?;
     let mut chain = Chain::new(bundle.front_end())?;
-    let models: Vec<(Kind, Model)> =
-        bundle.kinds().map(|kind| Ok((kind, bundle.model(kind)?))).collect::<Result<_, BundleError>>()?;
     let mut comparisons = Vec::new();
     for clip in &golden.clips {
         let expected: Array2<f32> = array(bundle, &clip.features)?;
@@ -149,18 +146,41 @@ pub fn check(bundle: &Bundle) -> Result<Vec<Comparison>, BundleError> {
         let wav = bundle.read(&clip.waveform)?;
         let found: Vec<f32> = features(&mut chain, &wav)?.into_iter().take(expected.len()).collect();
         comparisons.push(Comparison::new(&clip.features, &found, &expected, golden.features_tolerance));
-        for (kind, model) in &models {
-            let file = clip.logits.get(kind.file());
-            let file = file.ok_or_else(|| corrupt(GOLDEN_FILE, &format!("no logits of {}", kind.file())))?;
-            let logits: Array1<f32> = array(bundle, file)?;
-            let logits = logits.to_vec();
-            let largest = logits.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
-            let relative = golden.logits_tolerance.get(kind.file()).copied().unwrap_or(0.0);
-            let found = model.logits(&expected)?;
-            comparisons.push(Comparison::new(file, &found, &logits, relative * largest));
-        }
+    }
+    for kind in bundle.kinds() {
+        let model = bundle.model(kind)?;
+        comparisons.extend(check_logits(bundle, kind, |features| model.logits(features))?);
     }
     Ok(comparisons)
+}
+
+/// Holds what `logits` makes of the golden features against one model's golden logits.
+///
+/// # Errors
+/// As [`check`], and those of `logits`.
+pub(super) fn check_logits(
+    bundle: &Bundle,
+    kind: Kind,
+    mut logits: impl FnMut(&[f32]) -> Result<Vec<f32>, BundleError>,
+) -> Result<Vec<Comparison>, BundleError> {
+    let golden = golden(bundle)?;
+    let relative = golden.logits_tolerance.get(kind.file()).copied().unwrap_or(0.0);
+    let mut comparisons = Vec::new();
+    for clip in &golden.clips {
+        let features: Array2<f32> = array(bundle, &clip.features)?;
+        let features: Vec<f32> = features.into_iter().collect();
+        let file = clip.logits.get(kind.file());
+        let file = file.ok_or_else(|| corrupt(GOLDEN_FILE, &format!("no logits of {}", kind.file())))?;
+        let expected: Array1<f32> = array(bundle, file)?;
+        let expected = expected.to_vec();
+        let largest = expected.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+        comparisons.push(Comparison::new(file, &logits(&features)?, &expected, relative * largest));
+    }
+    Ok(comparisons)
+}
+
+fn golden(bundle: &Bundle) -> Result<Golden, BundleError> {
+    serde_json::from_slice(&bundle.read(GOLDEN_FILE)?).map_err(|error| corrupt(GOLDEN_FILE, &error))
 }
 
 fn tolerance(kind: Kind) -> f32 {

@@ -3,9 +3,11 @@
 //! In reading order:
 //! - `folder`: the files that belong together, and whether they do.
 //! - `model`: one of the models in tract, a clip at a time.
+//! - `onnxruntime`: the same in ONNX Runtime, which verifies and measures.
 //! - `classify`: a file's bytes to probabilities, with the time that each half took.
 //! - `latency`: percentiles of such times.
 //! - `golden`: made-up clips with their features and logits, by which any implementation can prove itself.
+//! - `verify`: whether a bundle is still what was exported.
 //! - `infer.py`: the same in Python, written into every bundle as it stands here.
 //!
 //! Deliberately absent: how a bundle is made, which is [`crate::export`]'s.
@@ -16,6 +18,8 @@ mod folder;
 mod golden;
 mod latency;
 mod model;
+mod onnxruntime;
+mod verify;
 mod waveform;
 
 pub use self::{
@@ -25,6 +29,8 @@ pub use self::{
     golden::{Comparison, check},
     latency::Latency,
     model::Model,
+    onnxruntime::{Runtime, runtime_version},
+    verify::{Finding, verify},
 };
 pub(crate) use self::{
     folder::{FORMAT, FORMAT_VERSION, FRONT_END_FILE, LABELS_FILE, PROVENANCE_FILE},

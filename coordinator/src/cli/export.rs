@@ -12,7 +12,11 @@ use super::{
     screen::{LogFormat, Screen},
     source::{Source, SourceArgs},
 };
-use crate::export::{self, ModelSummary, Scores, Summary};
+use crate::{
+    bundle::Kind,
+    clock::Stopwatch,
+    export::{self, ModelSummary, Scores, Summary},
+};
 
 /// Export the best trial: float and int8 ONNX models, checked, with labels, front end, report and provenance
 ///
@@ -47,8 +51,13 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         let mut source = Source::open(&args.source).await?;
         champion::gather(&mut source, args.processed.as_deref()).await
     })?;
+    let time = |_: Kind, run: &mut dyn FnMut()| {
+        let watch = Stopwatch::start();
+        run();
+        watch.elapsed_ns()
+    };
     let tell = |stage: &str| spinner.set_message(stage.to_owned());
-    let summary = export::export(&champion, &features, &args.out, &tell)?;
+    let summary = export::export(&champion, &features, &args.out, &time, &tell)?;
     drop(spinner);
     render::print(&summarised(&summary)?, args.output.format)?;
     Ok(ExitCode::SUCCESS)
@@ -57,6 +66,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
 fn summarised(summary: &Summary) -> anyhow::Result<Document> {
     let parts = ["validation", "test"].map(|part| [format!("{part}_accuracy"), format!("{part}_macro_f1")]);
     let columns = ["file", "bytes"].into_iter().chain(parts.iter().flatten().map(String::as_str));
+    let columns = columns.chain(["p50_ms", "p99_ms"]);
     let grid = |number: fn(f64) -> String| {
         let mut grid = Grid::new(columns.clone());
         grid.rows.extend([&summary.float, &summary.int8, &summary.tensorrt].map(|model| row(model, number)));
@@ -69,6 +79,7 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
             ("trial", summary.trial.to_string()),
             ("logit_difference_max", format!("{:.1e}", summary.logit_difference_max)),
             ("top1_agreement", format!("{:.4}", summary.top1_agreement)),
+            ("shipped", format!("{}: {}", summary.shipped.file, summary.shipped.reason)),
         ],
         grids: vec![grid(|number| format!("{number:.4}"))],
         csv: grid(|number| number.to_string()),
@@ -80,5 +91,11 @@ fn row(model: &ModelSummary, number: fn(f64) -> String) -> Vec<String> {
         scores.map_or_else(Default::default, |scores| [scores.accuracy, scores.macro_f1].map(number))
     };
     let [validation, test] = [Some(model.validation), model.test].map(cells);
-    [model.file.to_owned(), model.bytes.to_string()].into_iter().chain(validation).chain(test).collect()
+    let latency = [model.onnxruntime.latency.p50_ms, model.onnxruntime.latency.p99_ms].map(number);
+    [model.file.to_owned(), model.bytes.to_string()]
+        .into_iter()
+        .chain(validation)
+        .chain(test)
+        .chain(latency)
+        .collect()
 }

@@ -7,7 +7,7 @@
 //! - `replay`: a trial once more, compared with what it gave.
 //! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
-//! - `predict`: clips to labels, by a bundle.
+//! - `predict`: clips to labels, by a bundle; `verify`: whether it is still what was exported.
 //! - `sweep`, `data`: what needs no coordinator.
 //! - `db`: a database as such: verify it, print it, tidy its blobs.
 //! - `document`, `render`: answers as table, JSON or CSV.
@@ -34,6 +34,7 @@ mod sweep;
 mod tests;
 mod tls;
 mod token;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -80,6 +81,7 @@ enum Command {
     Trial(ask::TrialCommand),
     Export(export::ExportArgs),
     Predict(predict::PredictArgs),
+    Verify(verify::VerifyArgs),
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
     #[command(subcommand)]
@@ -106,6 +108,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Predict(args) => predict::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
         Command::Token(command) => token::run(command),
         Command::Tls(command) => tls::run(command),

@@ -51,6 +51,7 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["predict", "--bundle", "champion", "a.wav", "b.ogg", "--top", "1", "--model", "float"], Ok(()));
     check(&["predict", "--bundle", "champion", "--check", "--format", "json"], Ok(()));
     check(&["predict", "--bundle", "champion"], Err("<CLIP>"));
+    check(&["verify", "--bundle", "champion", "--format", "csv"], Ok(()));
     check(&["predict", "--bundle", "champion", "a.wav", "--top", "0"], Err("not in 1.."));
     check(
         &["predict", "--bundle", "champion", "a.wav", "--model", "int4"],

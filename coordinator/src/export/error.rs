@@ -5,6 +5,8 @@ use std::{io, path::PathBuf};
 use earshot_common::{model::ModelError, tensors::TensorsError};
 use tract_onnx::prelude::TractError;
 
+use super::gates::{self, Missed};
+
 /// Why there is no bundle. A folder that stood at its place before is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
@@ -81,6 +83,19 @@ pub enum ExportError {
         /// Difference allowed.
         tolerance: f32,
     },
+    /// Both runtimes run an int8 model, and predict differently.
+    #[error(
+        "tract and ONNX Runtime predict the same with {model} for {agreement:.3} of the clips only; the model was not exported"
+    )]
+    Runtimes {
+        /// Which of the files.
+        model: &'static str,
+        /// Part of the validation and test clips.
+        agreement: f64,
+    },
+    /// The model that is meant to be shipped breaks the sweep's limits.
+    #[error("the model breaks the limits of the sweep's [export], it was not exported:\n{}", gates::table(.0))]
+    Gates(Vec<Missed>),
     /// The place of the bundle is taken by something else.
     #[error(
         "{0} is there already and is not a bundle of ours: give another folder with --out, or move that one away"
@@ -95,9 +110,9 @@ pub enum ExportError {
         #[source]
         source: io::Error,
     },
-    /// The golden files cannot be made.
-    #[error("the golden files cannot be made")]
-    Golden(#[from] crate::bundle::BundleError),
+    /// The models do not run as a bundle's.
+    #[error("the models cannot be run as those of a bundle")]
+    Bundle(#[from] crate::bundle::BundleError),
     /// Provenance or report could not be written as JSON.
     #[error("export cannot write {file} as JSON")]
     Json {

@@ -1,9 +1,6 @@
 //! One export: a champion whose parts belong together, written, verified and described, in that order.
 
-use std::path::Path;
-
 use earshot_common::{
-    ids::TrialId,
     metrics::Confusion,
     model::Cost,
     tensors::{self, TensorsError},
@@ -13,18 +10,20 @@ use prost::Message;
 use serde::Serialize;
 
 use super::{
-    Champion, ExportError, FLOAT_FILE, Features, ModelSummary, Summary,
+    Champion, ExportError, FLOAT_FILE, Features,
     bundle::Draft,
     calibrate::{self, Activations},
     choice::{Attempt, Choice, Trial},
-    graph,
+    deploy::{self, Candidate, Deployed, Timer},
+    gates, graph,
     network::Network,
     picture,
     provenance::{self, Provenance},
     quantise::Profile,
     report::Report,
-    score::{Scored, Scores},
+    score::Scored,
     session::Session,
+    verified::{Measured, Verified},
     verify,
 };
 use crate::bundle::{self, FRONT_END_FILE, INFER, INFER_FILE, Kind, LABELS_FILE, Model, PROVENANCE_FILE};
@@ -50,53 +49,14 @@ pub(super) struct Models {
     tensorrt: Choice,
 }
 
-/// What verification found.
-pub(super) struct Verified {
-    pub(super) float: Measured,
-    pub(super) int8: Measured,
-    pub(super) tensorrt: Measured,
-}
-
-/// What verification found of one file.
-pub(super) struct Measured {
-    pub(super) file: &'static str,
-    pub(super) bytes: u64,
-    pub(super) scored: Scored,
-    /// Largest difference of a logit in tract: of the float file from the worker's, of the others from whole-number arithmetic.
-    pub(super) difference: f32,
-    /// Part of the validation and test clips for which the float file gives the same class.
-    pub(super) top1_agreement: f64,
-    /// Calibrations tried; none for the float file.
-    pub(super) calibrations: Vec<Attempt>,
-}
-
-impl Verified {
-    /// All of them, the float file first.
-    pub(super) fn models(&self) -> [&Measured; 3] {
-        [&self.float, &self.int8, &self.tensorrt]
-    }
-}
-
-impl Verified {
-    /// As the caller sees it, for a bundle in `folder`.
-    pub(super) fn summary(&self, trial: TrialId, folder: &Path) -> Summary {
-        let model = |measured: &Measured| ModelSummary {
-            file: measured.file,
-            bytes: measured.bytes,
-            validation: Scores::of(&measured.scored.validation),
-            test: measured.scored.test.as_ref().map(Scores::of),
-        };
-        Summary {
-            folder: folder.to_owned(),
-            trial,
-            float: model(&self.float),
-            int8: model(&self.int8),
-            tensorrt: model(&self.tensorrt),
-            logit_difference_max: self.float.difference,
-            int8_logit_difference_max: self.int8.difference.max(self.tensorrt.difference),
-            top1_agreement: self.int8.top1_agreement,
-        }
-    }
+/// One file in tract.
+struct InTract {
+    kind: Kind,
+    bytes: Vec<u8>,
+    logits: Logits,
+    /// Largest difference of a logit from its reference.
+    difference: f32,
+    calibrations: Vec<Attempt>,
 }
 
 /// One file's logits.
@@ -175,6 +135,7 @@ impl<'a> Exporter<'a> {
         &self,
         draft: &Draft,
         models: &Models,
+        timer: Timer<'_>,
         progress: &dyn Fn(&str),
     ) -> Result<Verified, ExportError> {
         let rows = &self.champion.split.validation;
@@ -183,32 +144,47 @@ impl<'a> Exporter<'a> {
         progress("verifying the float model");
         let bytes = draft.read(FLOAT_FILE)?;
         verify::file(FLOAT_FILE, &bytes, &models.float)?;
-        let float = self.run(FLOAT_FILE, &bytes)?;
-        let difference = verify::float_logits(FLOAT_FILE, &float.validation, &self.recorded, classes, rows)?;
-        let scored = self.scored(&float);
-        let measured = Measured {
-            file: FLOAT_FILE,
-            bytes: bytes.len() as u64,
-            scored,
-            difference,
-            top1_agreement: 1.0,
-            calibrations: Vec::new(),
-        };
+        let logits = self.run(FLOAT_FILE, &bytes)?;
+        let worker = "the worker's recorded logits";
+        let difference =
+            verify::float_logits(FLOAT_FILE, worker, &logits.validation, &self.recorded, classes, rows)?;
+        let float = InTract { kind: Kind::Float, bytes, logits, difference, calibrations: Vec::new() };
+
         progress("verifying the int8 models");
-        Ok(Verified {
-            float: measured,
-            int8: self.verify_int8(draft, Kind::Int8, &models.int8, &float)?,
-            tensorrt: self.verify_int8(draft, Kind::TensorRt, &models.tensorrt, &float)?,
-        })
+        let int8 = self.verify_int8(draft, Kind::Int8, &models.int8)?;
+        let tensorrt = self.verify_int8(draft, Kind::TensorRt, &models.tensorrt)?;
+
+        progress("running the models in ONNX Runtime");
+        let deployed = deploy::deploy(
+            [&float, &int8, &tensorrt].map(|found| Candidate {
+                kind: found.kind,
+                bytes: &found.bytes,
+                validation: &found.logits.validation,
+                test: &found.logits.test,
+            }),
+            self.features,
+            [rows, &self.champion.split.test],
+            classes,
+            timer,
+        )?;
+        let all = float.logits.all();
+        let [in_float, in_int8, in_tensorrt] = deployed;
+        let float = self.measured(float, in_float, &all);
+        let int8 = self.measured(int8, in_int8, &all);
+        let tensorrt = self.measured(tensorrt, in_tensorrt, &all);
+
+        let gates = &self.champion.sweep.export;
+        let shipped = gates::ship(float.figures(), int8.figures(), gates);
+        let figures = if shipped.kind == Kind::Float { float.figures() } else { int8.figures() };
+        let missed = gates::missed(figures, float.figures(), gates);
+        if missed.is_empty() {
+            Ok(Verified { float, int8, tensorrt, shipped })
+        } else {
+            Err(ExportError::Gates(missed))
+        }
     }
 
-    fn verify_int8(
-        &self,
-        draft: &Draft,
-        kind: Kind,
-        choice: &Choice,
-        float: &Logits,
-    ) -> Result<Measured, ExportError> {
+    fn verify_int8(&self, draft: &Draft, kind: Kind, choice: &Choice) -> Result<InTract, ExportError> {
         let (file, rows) = (kind.file(), &self.champion.split.validation);
         let bytes = draft.read(file)?;
         let found = verify::file(file, &bytes, &choice.model)?;
@@ -217,14 +193,19 @@ impl<'a> Exporter<'a> {
         let numbers = (&self.network, &choice.quantised);
         let macs = self.cost.macs;
         let difference = verify::int8_logits(file, &logits.validation, numbers, macs, self.features, rows)?;
-        Ok(Measured {
-            file,
-            bytes: bytes.len() as u64,
-            scored: self.scored(&logits),
-            difference,
-            top1_agreement: verify::top1_agreement(self.network.classes, &float.all(), &logits.all()),
-            calibrations: choice.attempts.clone(),
-        })
+        Ok(InTract { kind, bytes, logits, difference, calibrations: choice.attempts.clone() })
+    }
+
+    fn measured(&self, found: InTract, deployed: Deployed, float: &[f32]) -> Measured {
+        Measured {
+            file: found.kind.file(),
+            bytes: found.bytes.len() as u64,
+            scored: self.scored(&found.logits),
+            difference: found.difference,
+            top1_agreement: verify::top1_agreement(self.network.classes, float, &found.logits.all()),
+            calibrations: found.calibrations,
+            deployed,
+        }
     }
 
     /// Writes everything that is said about the models.
@@ -233,7 +214,7 @@ impl<'a> Exporter<'a> {
     /// The disk refuses.
     pub(super) fn describe(&self, draft: &mut Draft, verified: &Verified) -> Result<(), ExportError> {
         let manifest = &self.champion.manifest;
-        let report = Report::new(self.champion, verified);
+        let report = Report::new(self.champion, verified, self.cost);
         let matrices =
             [&verified.float, &verified.int8].map(|measured| (measured.file, measured.scored.reported()));
         let picture = picture::confusion(&matrices, &manifest.classes);
@@ -245,7 +226,13 @@ impl<'a> Exporter<'a> {
         draft.write("report.json", &pretty("report.json", &report)?)?;
         draft.write("report.md", report.markdown().as_bytes())?;
         draft.write("confusion.svg", picture.as_bytes())?;
-        let provenance = Provenance::new(self.champion, self.cost, draft.files());
+        let provenance = Provenance::new(
+            self.champion,
+            self.cost,
+            draft.files(),
+            &verified.shipped,
+            bundle::runtime_version()?,
+        );
         let provenance = pretty(PROVENANCE_FILE, &provenance)?;
         draft.write(PROVENANCE_FILE, &provenance)
     }

@@ -10,20 +10,24 @@
 //! - `choice`: which of the ranges, by the validation part.
 //! - `arithmetic`: what the int8 graph means, computed apart from it.
 //! - `verify`: the files as they lie on the disk, against checkpoint, recorded logits and arithmetic.
-//! - `exporter`: a champion whose parts belong together, written, verified and described.
+//! - `deploy`: the files in ONNX Runtime: the same predictions, and the time they take.
+//! - `gates`: which model is shipped, and whether it keeps to the sweep's limits.
+//! - `exporter`, `verified`: a champion whose parts belong together, written, verified and described.
 //! - `score`, `report`, `picture`, `provenance`: what is said about them.
 //! - `bundle`: the folder, moved into place as a whole.
 //!
 //! Everything the export needs is in its arguments: it reads no database, no blob store, no clock and draws no randomness,
-//! so that the same champion gives the same bytes.
+//! so that the same champion gives the same bytes, but for what the timer says.
 
 mod arithmetic;
 mod bundle;
 mod calibrate;
 mod choice;
+mod deploy;
 mod error;
 mod exporter;
 mod features;
+mod gates;
 mod graph;
 mod histogram;
 mod network;
@@ -37,6 +41,7 @@ mod score;
 mod session;
 #[cfg(test)]
 mod tests;
+mod verified;
 mod verify;
 
 use std::path::{Path, PathBuf};
@@ -50,7 +55,13 @@ use earshot_data::{manifest::Manifest, split::Split};
 use serde::Serialize;
 
 use self::{bundle::Draft, exporter::Exporter};
-pub use self::{error::ExportError, features::Features, score::Scores};
+pub use self::{
+    deploy::{Deployed, Timer},
+    error::ExportError,
+    features::Features,
+    gates::{Missed, Shipped},
+    score::Scores,
+};
 use crate::bundle::Kind;
 
 /// Names of the models in the bundle.
@@ -105,6 +116,8 @@ pub struct Summary {
     pub int8_logit_difference_max: f32,
     /// Part of the validation and test clips for which the float and the int8 file give the same class.
     pub top1_agreement: f64,
+    /// The model that is meant to be shipped.
+    pub shipped: Shipped,
 }
 
 /// One of the models.
@@ -118,9 +131,12 @@ pub struct ModelSummary {
     pub validation: Scores,
     /// On the test part; none when the split has none.
     pub test: Option<Scores>,
+    /// In ONNX Runtime, with its latency.
+    pub onnxruntime: Deployed,
 }
 
-/// Writes the champion's bundle to `out`, telling `progress` what it is about to do. A bundle that is there is replaced.
+/// Writes the champion's bundle to `out`, telling `progress` what it is about to do. A bundle that is there is replaced. `timer` times
+/// single runs of the models.
 ///
 /// # Errors
 /// [`ExportError`] says what is wrong and how to mend it; then `out` is as it was before.
@@ -128,12 +144,13 @@ pub fn export(
     champion: &Champion,
     features: &Features,
     out: &Path,
+    timer: Timer<'_>,
     progress: &dyn Fn(&str),
 ) -> Result<Summary, ExportError> {
     let mut draft = Draft::begin(out)?;
     let exporter = Exporter::new(champion, features)?;
     let models = exporter.write(&mut draft, progress)?;
-    let verified = exporter.verify(&draft, &models, progress)?;
+    let verified = exporter.verify(&draft, &models, timer, progress)?;
     progress("writing the report");
     exporter.describe(&mut draft, &verified)?;
     draft.commit()?;

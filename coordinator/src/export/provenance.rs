@@ -1,6 +1,6 @@
 //! Where a bundle comes from: everything needed to tell two bundles apart, and to make this one again.
 //!
-//! It names no time and no machine: the same champion gives the same bytes.
+//! It names no time and no machine. What was measured is in the report, and in which model is shipped; all else is the same each time.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use earshot_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Champion, onnx::Metadata};
-use crate::bundle::{FORMAT, FORMAT_VERSION, FileEntry, Kind};
+use super::{Champion, gates::Shipped, onnx::Metadata};
+use crate::bundle::{FORMAT, FORMAT_VERSION, FileEntry};
 
 /// The contents of `provenance.json`.
 #[derive(Debug, Serialize)]
@@ -40,19 +40,20 @@ pub(super) struct Provenance<'a> {
     /// Every other file of the bundle.
     files: &'a BTreeMap<String, FileEntry>,
     /// The model that is meant to be shipped.
-    shipped: Shipped,
-}
-
-/// Which of the models, and why that one.
-#[derive(Debug, Serialize)]
-pub(super) struct Shipped {
-    file: &'static str,
-    kind: Kind,
+    shipped: &'a Shipped,
+    /// Of ONNX Runtime, which verified and measured the models.
+    onnxruntime_version: String,
 }
 
 impl<'a> Provenance<'a> {
     /// Of this champion and these files.
-    pub(super) fn new(champion: &'a Champion, cost: Cost, files: &'a BTreeMap<String, FileEntry>) -> Self {
+    pub(super) fn new(
+        champion: &'a Champion,
+        cost: Cost,
+        files: &'a BTreeMap<String, FileEntry>,
+        shipped: &'a Shipped,
+        onnxruntime_version: String,
+    ) -> Self {
         Self {
             format: FORMAT,
             format_version: FORMAT_VERSION,
@@ -71,7 +72,8 @@ impl<'a> Provenance<'a> {
             front_end_hash: champion.manifest.front_end_hash,
             cost,
             files,
-            shipped: Shipped { file: Kind::Int8.file(), kind: Kind::Int8 },
+            shipped,
+            onnxruntime_version,
         }
     }
 }

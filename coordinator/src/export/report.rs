@@ -5,6 +5,7 @@ use std::fmt::Write;
 use earshot_common::{
     ids::{FoldId, TrialId},
     metrics::{ClassScores, Confusion},
+    model::Cost,
     sweep::Point,
 };
 use serde::Serialize;
@@ -12,8 +13,10 @@ use serde::Serialize;
 use super::{
     Champion,
     choice::Attempt,
-    exporter::{Measured, Verified},
+    deploy::Deployed,
+    gates::Shipped,
     score::Scores,
+    verified::{Measured, Verified},
 };
 
 /// The contents of `report.json`; `report.md` and `confusion.svg` show the same.
@@ -35,6 +38,10 @@ pub(super) struct Report<'a> {
     top1_agreement: f64,
     /// Largest difference of a validation logit between the float file and the worker.
     logit_difference_max: f32,
+    /// The model that is meant to be shipped.
+    shipped: &'a Shipped,
+    /// Exact, of the exported model.
+    cost: Cost,
     /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic.
     int8_logit_difference_max: f32,
 }
@@ -48,6 +55,8 @@ struct FileReport {
     test: Option<Scores>,
     /// Part of the validation and test clips for which the float file gives the same class.
     top1_agreement: f64,
+    /// In ONNX Runtime.
+    onnxruntime: Deployed,
     /// Calibrations tried, measured on the validation part; none for the float file.
     calibrations: Vec<Attempt>,
     /// By class index, on the reported part.
@@ -58,7 +67,7 @@ struct FileReport {
 
 impl<'a> Report<'a> {
     /// Of a champion's two files.
-    pub(super) fn new(champion: &'a Champion, verified: &Verified) -> Self {
+    pub(super) fn new(champion: &'a Champion, verified: &'a Verified, cost: Cost) -> Self {
         let has_test = verified.float.scored.test.is_some();
         Self {
             sweep: &champion.sweep.name,
@@ -73,6 +82,8 @@ impl<'a> Report<'a> {
             tensorrt: FileReport::new(&verified.tensorrt),
             top1_agreement: verified.int8.top1_agreement,
             logit_difference_max: verified.float.difference,
+            shipped: &verified.shipped,
+            cost,
             int8_logit_difference_max: verified.int8.difference.max(verified.tensorrt.difference),
         }
     }
@@ -102,6 +113,7 @@ impl<'a> Report<'a> {
             }
         });
         self.write_files(&mut text);
+        self.write_runtime(&mut text);
         self.write_calibrations(&mut text);
         self.write_classes(&mut text);
         for file in [&self.float, &self.int8] {
@@ -138,6 +150,32 @@ impl<'a> Report<'a> {
             100.0 * (reported(&self.int8) - reported(&self.float)),
             100.0 * self.top1_agreement,
             self.logit_difference_max,
+        );
+    }
+
+    fn write_runtime(&self, text: &mut String) {
+        let _ = writeln!(text, "**Ship `{}`**: {}.\n", self.shipped.file, self.shipped.reason);
+        let _ = writeln!(text, "## In ONNX Runtime, on one thread\n");
+        let rows: Vec<Vec<String>> = [&self.float, &self.int8, &self.tensorrt]
+            .map(|file| {
+                let Deployed { scores, top1_agreement, latency } = file.onnxruntime;
+                vec![
+                    format!("`{}`", file.file),
+                    format!("{:.1}", file.bytes as f64 / 1024.0),
+                    format!("{:.3}", latency.p50_ms),
+                    format!("{:.3}", latency.p99_ms),
+                    format!("{:.2} %", 100.0 * scores.accuracy),
+                    format!("{:.2} %", 100.0 * top1_agreement),
+                ]
+            })
+            .into();
+        let accuracy = format!("accuracy, {} part", self.part);
+        table(text, &["file", "KiB", "p50 ms", "p99 ms", &accuracy, "as tract"], &rows);
+        let Cost { params, macs, .. } = self.cost;
+        let _ = writeln!(
+            text,
+            "{params} parameters, {macs} multiply-accumulates a clip, {:.1} KiB of int8 activations at their peak.\n",
+            self.cost.peak_ram_kib()
         );
     }
 
@@ -209,6 +247,7 @@ impl FileReport {
             validation: Scores::of(&measured.scored.validation),
             test: measured.scored.test.as_ref().map(Scores::of),
             top1_agreement: measured.top1_agreement,
+            onnxruntime: measured.deployed,
             calibrations: measured.calibrations.clone(),
             classes: classes.clone().map(|class| reported.class_scores(class)).collect(),
             confusion: classes.map(|truth| row(reported, truth)).collect(),

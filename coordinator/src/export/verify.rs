@@ -4,7 +4,8 @@
 //!    quantising it gives, and within half a scale step of it. The rest of the file must be the graph that was written.
 //! 2. tract runs the file. The float logits must be those the worker recorded for the validation rows; the int8 logits must
 //!    be those of [`super::arithmetic`], on a sample of them.
-//! 3. Both files are scored on the validation and the test part.
+//! 3. ONNX Runtime runs the file, in [`super::deploy`]: the float logits must be tract's, the int8 predictions nearly all.
+//! 4. The files are scored on the validation and the test part.
 
 use std::collections::BTreeMap;
 
@@ -95,7 +96,7 @@ pub(super) fn weights(model: &'static str, found: &ModelProto, network: &Network
     Ok(())
 }
 
-/// Holds the float file's logits on the validation rows against the worker's; gives the largest difference.
+/// Holds the float file's logits against a reference's of the same rows; gives the largest difference.
 ///
 /// Logits within the tolerance give the same prediction wherever the best two are further apart than twice that.
 ///
@@ -103,12 +104,13 @@ pub(super) fn weights(model: &'static str, found: &ModelProto, network: &Network
 /// [`ExportError::Disagrees`] says how far and where.
 pub(super) fn float_logits(
     model: &'static str,
+    reference: &'static str,
     found: &[f32],
     recorded: &[f32],
     classes: usize,
     rows: &[u32],
 ) -> Result<f32, ExportError> {
-    agree(model, "the worker's recorded logits", found, recorded, classes, rows, FLOAT_TOLERANCE)
+    agree(model, reference, found, recorded, classes, rows, FLOAT_TOLERANCE)
 }
 
 /// Holds the int8 file's logits on a sample of `rows` against whole-number arithmetic; gives the largest difference.
@@ -200,7 +202,7 @@ mod tests {
     const EXPECTED: [f32; 4] = [1.0, -10.0, 3.0, 0.5];
 
     fn check(found: [f32; 4], expected: Option<(u32, usize)>) {
-        let place = match float_logits("model.onnx", &found, &EXPECTED, 2, &[7, 9]) {
+        let place = match float_logits("model.onnx", "the worker's", &found, &EXPECTED, 2, &[7, 9]) {
             Ok(_) => None,
             Err(ExportError::Disagrees { row, class, .. }) => Some((row, class)),
             Err(error) => panic!("{error}"),

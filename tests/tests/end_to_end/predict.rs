@@ -72,6 +72,31 @@ pub(crate) fn check_bundle(bundle: &Path) {
     }
     check_bad_clips(bundle);
     check_onnx(bundle);
+    check_verification(bundle);
+}
+
+/// A sound bundle is verified, and a weight that is off by one bit is found.
+fn check_verification(bundle: &Path) {
+    let verify = || {
+        Command::new(binary("coordinator"))
+            .args(["verify", "--format", "csv", "--bundle"])
+            .arg(bundle)
+            .output()
+            .unwrap()
+    };
+    let sound = verify();
+    assert!(sound.status.success(), "{}{}", text(&sound.stdout), text(&sound.stderr));
+    let path = bundle.join("model.int8.onnx");
+    let original = fs::read(&path).unwrap();
+    let mut bytes = original.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let rotten = verify();
+    assert_eq!(rotten.status.code(), Some(1));
+    let told = text(&rotten.stdout);
+    assert!(told.contains("model.int8.onnx,bytes,") && told.contains("its hash is another"), "{told}");
+    fs::write(&path, &original).unwrap();
 }
 
 /// ONNX's own checker, shape inference, and the rules of each model's profile.

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use earshot_proto::onnx::ModelProto;
+use prost::Message;
 use serde_json::Value;
 
 use super::{exported, tiny::small};
@@ -105,4 +107,54 @@ fn a_folder_that_is_no_bundle_is_refused() {
     assert!(matches!(Bundle::open(folder.path()), Err(BundleError::NotABundle(_))));
     fs::write(&path, br#"{"format":"earshot bundle","format_version":1}"#).unwrap();
     assert!(matches!(Bundle::open(folder.path()), Err(BundleError::Version { found: 1, .. })));
+}
+
+#[test]
+fn every_changed_byte_of_a_weight_is_noticed() {
+    let (summary, _folder) = exported(small(None), 40);
+    let bundle = Bundle::open(&summary.folder).unwrap();
+    let findings = bundle::verify(&bundle).unwrap();
+    assert!(findings.iter().all(|finding| finding.problem.is_none()), "{findings:?}");
+    for check in ["bytes", "tract", "onnxruntime"] {
+        assert!(findings.iter().any(|finding| finding.check == check), "{check}");
+    }
+    for (kind, step) in [(Kind::Int8, 1), (Kind::Float, 23), (Kind::TensorRt, 23)] {
+        let path = summary.folder.join(kind.file());
+        let original = fs::read(&path).unwrap();
+        for position in (0..original.len()).step_by(step) {
+            let mut bytes = original.clone();
+            bytes[position] ^= 1 << (position % 8);
+            fs::write(&path, &bytes).unwrap();
+            assert!(bundle.model(kind).is_err(), "{} at byte {position}", kind.file());
+            if position % (23 * 40) == 0 {
+                let findings = bundle::verify(&bundle).unwrap();
+                let wrong: Vec<&str> = findings
+                    .iter()
+                    .filter(|finding| finding.problem.is_some())
+                    .map(|finding| finding.file.as_str())
+                    .collect();
+                assert_eq!(wrong, [kind.file()]);
+            }
+        }
+        fs::write(&path, &original).unwrap();
+    }
+}
+
+#[test]
+fn wrong_numbers_are_noticed_even_where_the_hash_was_changed_with_them() {
+    let (summary, _folder) = exported(small(None), 40);
+    let bytes = fs::read(summary.folder.join(Kind::Float.file())).unwrap();
+    let mut model = ModelProto::decode(bytes.as_slice()).unwrap();
+    let tensors = &mut model.graph.as_mut().unwrap().initializer;
+    let weights = tensors.iter_mut().find(|tensor| tensor.name == "blocks.1.weight").unwrap();
+    // The top of a weight's exponent.
+    weights.raw_data[4 * 20 + 3] ^= 0x40;
+    let bytes = model.encode_to_vec();
+    replace(&summary.folder, Kind::Float.file(), &bytes);
+    let bundle = Bundle::open(&summary.folder).unwrap();
+    let findings = bundle::verify(&bundle).unwrap();
+    for check in ["tract", "onnxruntime"] {
+        let is_noticed = |finding: &bundle::Finding| finding.check == check && finding.problem.is_some();
+        assert!(findings.iter().any(is_noticed), "{check}: {findings:?}");
+    }
 }
