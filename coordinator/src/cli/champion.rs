@@ -41,6 +41,7 @@ pub(super) async fn gather(
         checkpoint: shelf.read(wire::blob_id(&found.checkpoint, "the checkpoint")?).await?,
         logits: shelf.read(wire::blob_id(&found.logits, "the logits")?).await?,
         split: split(&sweep, &manifest, fold, job.split)?,
+        learning_curve: learning_curve(source.trial(found.trial).await?, fold)?,
         trials_completed: found.trials_completed,
         sweep,
         job,
@@ -53,6 +54,15 @@ pub(super) async fn gather(
         features.push(&shard)?;
     }
     Ok((champion, features))
+}
+
+/// Every epoch of the run that is exported.
+fn learning_curve(trial: proto::Trial, fold: FoldId) -> anyhow::Result<Vec<Epoch>> {
+    let is_exported =
+        |run: &proto::Run| if run.refit { fold == FoldId::REFIT } else { FoldId(run.fold) == fold };
+    let run = trial.runs.into_iter().find(is_exported);
+    let epochs = run.into_iter().flat_map(|run| run.epochs);
+    Ok(epochs.map(Epoch::try_from).collect::<Result<_, _>>()?)
 }
 
 /// Where blobs come from.

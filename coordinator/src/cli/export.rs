@@ -1,8 +1,9 @@
 //! The champion's bundle.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::ExitCode};
 
 use clap::Args;
+use earshot_data::dataset::Dataset;
 use tokio::runtime::Builder;
 
 use super::{
@@ -15,7 +16,7 @@ use super::{
 use crate::{
     bundle::Kind,
     clock::Stopwatch,
-    export::{self, ModelSummary, Scores, Summary},
+    export::{self, Champion, ModelSummary, Scores, Summary},
 };
 
 /// Export the best trial: float and int8 ONNX models, checked, with labels, front end, report and provenance
@@ -56,11 +57,26 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
         run();
         watch.elapsed_ns()
     };
+    let files = recordings(&champion);
+    let recordings = |row: u32| fs::read(files.get(row as usize)?.as_ref()?).ok();
     let tell = |stage: &str| spinner.set_message(stage.to_owned());
-    let summary = export::export(&champion, &features, &args.out, &time, &tell)?;
+    let summary = export::export(&champion, &features, &args.out, &time, &recordings, &tell)?;
     drop(spinner);
     render::print(&summarised(&summary)?, args.output.format)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The file of every row's recording, where the sweep's dataset is on this machine; what is not is not measured.
+fn recordings(champion: &Champion) -> Vec<Option<PathBuf>> {
+    let dataset = Dataset::read(&champion.sweep.data.root).ok();
+    let clips = dataset.iter().flat_map(|dataset| &dataset.clips);
+    let paths: BTreeMap<&str, &PathBuf> = clips.map(|clip| (clip.name.as_str(), &clip.path)).collect();
+    champion
+        .manifest
+        .clips
+        .iter()
+        .map(|clip| paths.get(clip.name.as_str()).map(|path| (*path).clone()))
+        .collect()
 }
 
 fn summarised(summary: &Summary) -> anyhow::Result<Document> {

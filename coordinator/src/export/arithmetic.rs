@@ -40,7 +40,9 @@ pub(super) fn logits(network: &Network, quantised: &Quantised, features: &[f32])
                     return real;
                 };
                 if quantised.profile == Profile::TensorRt {
-                    real.iter_mut().for_each(|value| *value = value.max(0.0));
+                    for value in &mut real {
+                        *value = value.max(0.0);
+                    }
                 }
                 let [rows, columns] = match layer.operation {
                     Operation::Conv2d(_) => [maps.rows, maps.columns],

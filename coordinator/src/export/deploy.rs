@@ -41,7 +41,7 @@ pub(super) struct Candidate<'a> {
 /// # Errors
 /// ONNX Runtime is not there, refuses a model, or disagrees with tract.
 pub(super) fn deploy<const N: usize>(
-    models: [Candidate<'_>; N],
+    models: &[Candidate<'_>; N],
     features: &Features,
     [validation, test]: [&[u32]; 2],
     classes: usize,
@@ -49,7 +49,7 @@ pub(super) fn deploy<const N: usize>(
 ) -> Result<[Deployed; N], ExportError> {
     let mut runtimes = Vec::with_capacity(N);
     let mut found = Vec::with_capacity(N);
-    for model in &models {
+    for model in models {
         let mut runtime = Runtime::load(model.kind.file(), model.bytes, features.shape())?;
         let mut logits = [Vec::new(), Vec::new()];
         for (logits, rows) in logits.iter_mut().zip([validation, test]) {

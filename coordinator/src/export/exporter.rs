@@ -17,10 +17,11 @@ use super::{
     deploy::{self, Candidate, Deployed, Timer},
     gates, graph,
     network::Network,
-    picture,
+    page, picture,
     provenance::{self, Provenance},
     quantise::Profile,
     report::Report,
+    robustness::{self, Recordings, Robustness},
     score::Scored,
     session::Session,
     verified::{Measured, Verified},
@@ -156,7 +157,7 @@ impl<'a> Exporter<'a> {
 
         progress("running the models in ONNX Runtime");
         let deployed = deploy::deploy(
-            [&float, &int8, &tensorrt].map(|found| Candidate {
+            &[&float, &int8, &tensorrt].map(|found| Candidate {
                 kind: found.kind,
                 bytes: &found.bytes,
                 validation: &found.logits.validation,
@@ -208,13 +209,35 @@ impl<'a> Exporter<'a> {
         }
     }
 
+    /// Runs the shipped model as it lies on the disk under worse conditions.
+    ///
+    /// # Errors
+    /// The front end or the model fails.
+    pub(super) fn robustness(
+        &self,
+        draft: &Draft,
+        verified: &Verified,
+        recordings: Recordings<'_>,
+    ) -> Result<Vec<Robustness>, ExportError> {
+        let file = verified.shipped.file;
+        let model = Model::load(file, &draft.read(file)?)?;
+        let split = &self.champion.split;
+        let rows = if split.test.is_empty() { &split.validation } else { &split.test };
+        robustness::measure(self.champion, &model, rows, recordings)
+    }
+
     /// Writes everything that is said about the models.
     ///
     /// # Errors
     /// The disk refuses.
-    pub(super) fn describe(&self, draft: &mut Draft, verified: &Verified) -> Result<(), ExportError> {
+    pub(super) fn describe(
+        &self,
+        draft: &mut Draft,
+        verified: &Verified,
+        robustness: &[Robustness],
+    ) -> Result<(), ExportError> {
         let manifest = &self.champion.manifest;
-        let report = Report::new(self.champion, verified, self.cost);
+        let report = Report::new(self.champion, verified, self.cost, robustness);
         let matrices =
             [&verified.float, &verified.int8].map(|measured| (measured.file, measured.scored.reported()));
         let picture = picture::confusion(&matrices, &manifest.classes);
@@ -226,6 +249,7 @@ impl<'a> Exporter<'a> {
         draft.write("report.json", &pretty("report.json", &report)?)?;
         draft.write("report.md", report.markdown().as_bytes())?;
         draft.write("confusion.svg", picture.as_bytes())?;
+        draft.write("report.html", page::page(&report, &matrices).as_bytes())?;
         let provenance = Provenance::new(
             self.champion,
             self.cost,

@@ -66,10 +66,10 @@ pub(super) fn ship(float: Figures, int8: Figures, gates: &Gates) -> Shipped {
             Kind::Int8,
             format!("int8 is slower, {times}, but {size} is larger than max_int8_kib allows"),
         ),
-        (false, _, _) => shipped(
-            Kind::Int8,
-            format!("int8 is faster, {times}, and a {:.1}th of the size", float.kib() / int8.kib()),
-        ),
+        (false, _, _) => {
+            let sizes = format!("{:.1} KiB against {:.1} KiB", int8.kib(), float.kib());
+            shipped(Kind::Int8, format!("int8 is faster, {times}, and has {sizes}"))
+        }
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn int8_is_shipped_where_it_is_worth_it() {
-        check(FAST, &gates(None, None), Kind::Int8, "a 4.0th of the size");
+        check(FAST, &gates(None, None), Kind::Int8, "100.0 KiB against 400.0 KiB");
         check(SLOW, &gates(None, None), Kind::Float, "int8 is slower, 3.000 ms against 2.000 ms");
         check(SLOW, &gates(Some(400.0), None), Kind::Float, "fits");
         check(SLOW, &gates(Some(399.0), None), Kind::Int8, "larger than max_int8_kib");

@@ -13,7 +13,8 @@
 //! - `deploy`: the files in ONNX Runtime: the same predictions, and the time they take.
 //! - `gates`: which model is shipped, and whether it keeps to the sweep's limits.
 //! - `exporter`, `verified`: a champion whose parts belong together, written, verified and described.
-//! - `score`, `report`, `picture`, `provenance`: what is said about them.
+//! - `robustness`: the shipped model on noisy, quiet, clipped and short clips.
+//! - `score`, `report`, `page`, `picture`, `provenance`: what is said about them.
 //! - `bundle`: the folder, moved into place as a whole.
 //!
 //! Everything the export needs is in its arguments: it reads no database, no blob store, no clock and draws no randomness,
@@ -32,11 +33,13 @@ mod graph;
 mod histogram;
 mod network;
 mod onnx;
+mod page;
 mod picture;
 mod provenance;
 mod qdq;
 mod quantise;
 mod report;
+mod robustness;
 mod score;
 mod session;
 #[cfg(test)]
@@ -60,6 +63,7 @@ pub use self::{
     error::ExportError,
     features::Features,
     gates::{Missed, Shipped},
+    robustness::{Condition, Recordings, Robustness},
     score::Scores,
 };
 use crate::bundle::Kind;
@@ -92,6 +96,8 @@ pub struct Champion {
     pub manifest: Manifest,
     /// Rows that trained, validated and test.
     pub split: Split,
+    /// Every epoch of that run; empty where it is not known.
+    pub learning_curve: Vec<Epoch>,
     /// Trials it was chosen from.
     pub trials_completed: u32,
 }
@@ -136,7 +142,7 @@ pub struct ModelSummary {
 }
 
 /// Writes the champion's bundle to `out`, telling `progress` what it is about to do. A bundle that is there is replaced. `timer` times
-/// single runs of the models.
+/// single runs of the models, `recordings` gives the files of the clips.
 ///
 /// # Errors
 /// [`ExportError`] says what is wrong and how to mend it; then `out` is as it was before.
@@ -145,14 +151,17 @@ pub fn export(
     features: &Features,
     out: &Path,
     timer: Timer<'_>,
+    recordings: Recordings<'_>,
     progress: &dyn Fn(&str),
 ) -> Result<Summary, ExportError> {
     let mut draft = Draft::begin(out)?;
     let exporter = Exporter::new(champion, features)?;
     let models = exporter.write(&mut draft, progress)?;
     let verified = exporter.verify(&draft, &models, timer, progress)?;
+    progress("listening under worse conditions");
+    let robustness = exporter.robustness(&draft, &verified, recordings)?;
     progress("writing the report");
-    exporter.describe(&mut draft, &verified)?;
+    exporter.describe(&mut draft, &verified, &robustness)?;
     draft.commit()?;
     Ok(verified.summary(champion.trial, out))
 }

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use earshot_common::{
     ids::{FoldId, TrialId},
+    job::Epoch,
     metrics::{ClassScores, Confusion},
     model::Cost,
     sweep::Point,
@@ -15,59 +16,74 @@ use super::{
     choice::Attempt,
     deploy::Deployed,
     gates::Shipped,
+    robustness::Robustness,
     score::Scores,
     verified::{Measured, Verified},
 };
+use crate::bundle::Kind;
 
 /// The contents of `report.json`; `report.md` and `confusion.svg` show the same.
 #[derive(Debug, Serialize)]
 pub(super) struct Report<'a> {
-    sweep: &'a str,
-    trial: TrialId,
-    trials_completed: u32,
+    pub(super) sweep: &'a str,
+    pub(super) trial: TrialId,
+    pub(super) trials_completed: u32,
     /// Whether the weights are those of the refit.
-    refit: bool,
-    point: &'a Point,
+    pub(super) refit: bool,
+    pub(super) point: &'a Point,
     /// `test`, or `validation` when the split has no test part.
-    part: &'static str,
-    labels: &'a [String],
-    float: FileReport,
-    int8: FileReport,
-    tensorrt: FileReport,
+    pub(super) part: &'static str,
+    pub(super) labels: &'a [String],
+    pub(super) float: FileReport,
+    pub(super) int8: FileReport,
+    pub(super) tensorrt: FileReport,
     /// Part of the validation and test clips for which `model.onnx` and `model.int8.onnx` give the same class.
-    top1_agreement: f64,
+    pub(super) top1_agreement: f64,
     /// Largest difference of a validation logit between the float file and the worker.
-    logit_difference_max: f32,
+    pub(super) logit_difference_max: f32,
     /// The model that is meant to be shipped.
-    shipped: &'a Shipped,
+    pub(super) shipped: &'a Shipped,
     /// Exact, of the exported model.
-    cost: Cost,
+    pub(super) cost: Cost,
+    /// Every epoch of the exported run; empty where it was not recorded.
+    pub(super) learning_curve: &'a [Epoch],
+    /// The epoch whose weights are exported.
+    pub(super) best_epoch: u32,
+    /// The shipped model under worse conditions, the clean one first; empty where the recordings were not at hand.
+    pub(super) robustness: &'a [Robustness],
     /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic.
-    int8_logit_difference_max: f32,
+    pub(super) int8_logit_difference_max: f32,
 }
 
 /// One file's part of the report.
 #[derive(Debug, Serialize)]
-struct FileReport {
-    file: &'static str,
-    bytes: u64,
-    validation: Scores,
-    test: Option<Scores>,
+pub(super) struct FileReport {
+    pub(super) file: &'static str,
+    pub(super) bytes: u64,
+    pub(super) validation: Scores,
+    pub(super) test: Option<Scores>,
+    /// Within which the accuracy on the reported part lies with 95 % confidence (Wilson 1927).
+    pub(super) accuracy_interval: [f64; 2],
     /// Part of the validation and test clips for which the float file gives the same class.
-    top1_agreement: f64,
+    pub(super) top1_agreement: f64,
     /// In ONNX Runtime.
-    onnxruntime: Deployed,
+    pub(super) onnxruntime: Deployed,
     /// Calibrations tried, measured on the validation part; none for the float file.
-    calibrations: Vec<Attempt>,
+    pub(super) calibrations: Vec<Attempt>,
     /// By class index, on the reported part.
-    classes: Vec<ClassScores>,
+    pub(super) classes: Vec<ClassScores>,
     /// Clips by true class, then predicted class, on the reported part.
-    confusion: Vec<Vec<u64>>,
+    pub(super) confusion: Vec<Vec<u64>>,
 }
 
 impl<'a> Report<'a> {
     /// Of a champion's two files.
-    pub(super) fn new(champion: &'a Champion, verified: &'a Verified, cost: Cost) -> Self {
+    pub(super) fn new(
+        champion: &'a Champion,
+        verified: &'a Verified,
+        cost: Cost,
+        robustness: &'a [Robustness],
+    ) -> Self {
         let has_test = verified.float.scored.test.is_some();
         Self {
             sweep: &champion.sweep.name,
@@ -84,7 +100,19 @@ impl<'a> Report<'a> {
             logit_difference_max: verified.float.difference,
             shipped: &verified.shipped,
             cost,
+            learning_curve: &champion.learning_curve,
+            best_epoch: champion.best.epoch,
+            robustness,
             int8_logit_difference_max: verified.int8.difference.max(verified.tensorrt.difference),
+        }
+    }
+
+    /// What is said of one of the files.
+    pub(super) fn file(&self, kind: Kind) -> &FileReport {
+        match kind {
+            Kind::Float => &self.float,
+            Kind::Int8 => &self.int8,
+            Kind::TensorRt => &self.tensorrt,
         }
     }
 
@@ -141,7 +169,7 @@ impl<'a> Report<'a> {
             }
         }
         table(text, &["file", "bytes", "part", "clips", "accuracy", "macro-F1"], &rows);
-        let reported = |file: &FileReport| file.test.unwrap_or(file.validation).accuracy;
+        let reported = |file: &FileReport| file.reported().accuracy;
         let _ = writeln!(
             text,
             "Quantisation changed accuracy on the {} part by {:+.2} points; both files give the same class for {:.2} % of the \
@@ -238,6 +266,11 @@ impl<'a> Report<'a> {
 }
 
 impl FileReport {
+    /// Scores on the reported part.
+    pub(super) fn reported(&self) -> Scores {
+        self.test.unwrap_or(self.validation)
+    }
+
     fn new(measured: &Measured) -> Self {
         let reported = measured.scored.reported();
         let classes = 0..reported.classes();
@@ -246,6 +279,7 @@ impl FileReport {
             bytes: measured.bytes,
             validation: Scores::of(&measured.scored.validation),
             test: measured.scored.test.as_ref().map(Scores::of),
+            accuracy_interval: wilson(reported.accuracy(), reported.total()),
             top1_agreement: measured.top1_agreement,
             onnxruntime: measured.deployed,
             calibrations: measured.calibrations.clone(),
@@ -253,6 +287,19 @@ impl FileReport {
             confusion: classes.map(|truth| row(reported, truth)).collect(),
         }
     }
+}
+
+/// Within which a part of so many independent clips lies with 95 % confidence: Wilson's score interval (Wilson 1927).
+fn wilson(part: f64, clips: u64) -> [f64; 2] {
+    /// Quantile of the normal distribution that 2.5 % lie above.
+    const Z: f64 = 1.959_963_984_540_054;
+    if clips == 0 {
+        return [0.0, 1.0];
+    }
+    let n = clips as f64;
+    let middle = part + Z * Z / (2.0 * n);
+    let half = Z * (part * (1.0 - part) / n + Z * Z / (4.0 * n * n)).sqrt();
+    [middle - half, middle + half].map(|bound| bound / (1.0 + Z * Z / n))
 }
 
 fn row(confusion: &Confusion, truth: usize) -> Vec<u64> {
@@ -272,4 +319,27 @@ fn table(text: &mut String, header: &[&str], rows: &[Vec<String>]) {
 /// A class name that breaks no table.
 fn cell(label: &str) -> String {
     label.replace('|', "\\|")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_wilsons() {
+        // scipy.stats.binomtest(right, clips).proportion_ci(method="wilson")
+        for ((right, clips), expected) in [
+            ((8, 10), [0.490_162_47, 0.943_317_85]),
+            ((0, 20), [0.0, 0.161_125_16]),
+            ((356, 400), [0.855_549_09, 0.917_031_32]),
+        ] {
+            let found = wilson(f64::from(right) / f64::from(clips), u64::from(clips as u32));
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-6, "{right} of {clips}: {found}");
+            }
+        }
+        assert!(
+            wilson(0.0, 0).iter().zip([0.0, 1.0]).all(|(found, expected)| (found - expected).abs() < 1e-9)
+        );
+    }
 }

@@ -47,13 +47,6 @@ impl Measured {
 }
 
 impl Verified {
-    /// All of them, the float file first.
-    pub(super) fn models(&self) -> [&Measured; 3] {
-        [&self.float, &self.int8, &self.tensorrt]
-    }
-}
-
-impl Verified {
     /// As the caller sees it, for a bundle in `folder`.
     pub(super) fn summary(&self, trial: TrialId, folder: &Path) -> Summary {
         let model = |measured: &Measured| ModelSummary {

@@ -129,6 +129,23 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
 
     let ratio = exported.size("model.int8.onnx") / exported.size("model.onnx");
     assert!((0.2..0.3).contains(&ratio), "the int8 file is {ratio} of the float one");
+    let report: Value = serde_json::from_slice(&fs::read(exported.out.join("report.json")).unwrap()).unwrap();
+    let curve = report["learning_curve"].as_array().unwrap();
+    assert_eq!(curve.len(), 8);
+    let robustness = report["robustness"].as_array().unwrap();
+    let accuracy = |index: usize| robustness[index]["accuracy"].as_f64().unwrap();
+    assert_eq!(
+        (&robustness[0]["condition"]["kind"], &robustness[5]["condition"]["value"]),
+        (&"clean".into(), &0.0.into())
+    );
+    // The recordings go through the front end once more, and come to the same predictions.
+    let kind = report["shipped"]["kind"].as_str().unwrap();
+    assert!(
+        (accuracy(0) - report[kind]["test"]["accuracy"].as_f64().unwrap()).abs() < 0.051,
+        "{robustness:?}"
+    );
+    // A little gain is taken back by the normalisation; noise as loud as the clip is not.
+    assert!((accuracy(6) - accuracy(0)).abs() < 0.051 && accuracy(5) < accuracy(0), "{robustness:?}");
     for name in ["labels.txt", "front_end.json", "report.md", "report.json", "confusion.svg"] {
         assert!(exported.size(name) > 0.0, "{name}");
     }

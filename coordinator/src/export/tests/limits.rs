@@ -1,6 +1,6 @@
 //! The sweep's limits on what is exported, and the choice of what is shipped.
 
-use super::{exported, silent, timer, tiny};
+use super::{exported, nowhere, silent, timer, tiny};
 use crate::{
     bundle::{Bundle, Kind},
     export::{ExportError, export},
@@ -20,9 +20,9 @@ fn check(limits: &str, is_int8_slow: bool) -> Result<Kind, Vec<&'static str>> {
         if kind == Kind::Float { 1_000_000 } else { 2_000_000 }
     };
     let result = if is_int8_slow {
-        export(&champion, &features, &out, &slow, &silent)
+        export(&champion, &features, &out, &slow, &nowhere, &silent)
     } else {
-        export(&champion, &features, &out, &timer, &silent)
+        export(&champion, &features, &out, &timer, &nowhere, &silent)
     };
     match result {
         Ok(summary) => {

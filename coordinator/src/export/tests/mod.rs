@@ -21,7 +21,7 @@ use super::{
 };
 use crate::bundle::PROVENANCE_FILE;
 
-const FILES: [&str; 21] = [
+const FILES: [&str; 22] = [
     "confusion.svg",
     "front_end.json",
     "golden/golden.json",
@@ -41,6 +41,7 @@ const FILES: [&str; 21] = [
     "model.onnx",
     "model.tensorrt.onnx",
     "provenance.json",
+    "report.html",
     "report.json",
     "report.md",
 ];
@@ -48,6 +49,11 @@ const FILES: [&str; 21] = [
 const PROFILES: [Profile; 2] = [Profile::OnnxRuntime, Profile::TensorRt];
 
 fn silent(_: &str) {}
+
+/// No recording is at hand.
+fn nowhere(_: u32) -> Option<Vec<u8>> {
+    None
+}
 
 /// Runs a model and says that int8 is the faster one.
 fn timer(kind: Kind, run: &mut dyn FnMut()) -> u64 {
@@ -81,7 +87,8 @@ fn files(folder: &Path) -> Vec<String> {
 fn exported(model: AudioCnn, clips: usize) -> (Summary, tempfile::TempDir) {
     let (champion, features) = champion(model, clips);
     let folder = tempfile::tempdir().unwrap();
-    let summary = export(&champion, &features, &folder.path().join("champion"), &timer, &silent).unwrap();
+    let summary =
+        export(&champion, &features, &folder.path().join("champion"), &timer, &nowhere, &silent).unwrap();
     (summary, folder)
 }
 
@@ -139,7 +146,7 @@ fn a_report_without_a_test_part_says_so() {
     champion.split.test.clear();
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("champion");
-    let summary = export(&champion, &features, &out, &timer, &silent).unwrap();
+    let summary = export(&champion, &features, &out, &timer, &nowhere, &silent).unwrap();
     assert_eq!(summary.float.test, None);
     assert!(fs::read_to_string(out.join("report.md")).unwrap().contains("**The split has no test part.**"));
 }
@@ -149,10 +156,10 @@ fn check(change: impl FnOnce(&mut Champion, &mut Features), expected: &str) {
     let (mut champion, mut features) = champion(small(Some(7)), 40);
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("champion");
-    export(&champion, &features, &out, &timer, &silent).unwrap();
+    export(&champion, &features, &out, &timer, &nowhere, &silent).unwrap();
     let before = fs::read(out.join(PROVENANCE_FILE)).unwrap();
     change(&mut champion, &mut features);
-    let error = export(&champion, &features, &out, &timer, &silent).unwrap_err();
+    let error = export(&champion, &features, &out, &timer, &nowhere, &silent).unwrap_err();
     assert!(error.to_string().contains(expected), "{error}");
     assert_eq!(fs::read(out.join(PROVENANCE_FILE)).unwrap(), before);
     assert_eq!(names(folder.path()), ["champion"]);

@@ -144,6 +144,10 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         logits: tensors::encode(&Tensors::from([("logits".into(), recorded)])).unwrap(),
         manifest: Manifest::new(front_end, names, shards, (0..clips).map(entry).collect(), vec![]),
         split,
+        learning_curve: vec![
+            Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },
+            Epoch { epoch: 2, train_loss: 0.5, loss: f64::NAN, accuracy, macro_f1: accuracy },
+        ],
         trials_completed: 24,
     };
     (champion, features)

@@ -146,9 +146,9 @@ fn wrong_numbers_are_noticed_even_where_the_hash_was_changed_with_them() {
     let bytes = fs::read(summary.folder.join(Kind::Float.file())).unwrap();
     let mut model = ModelProto::decode(bytes.as_slice()).unwrap();
     let tensors = &mut model.graph.as_mut().unwrap().initializer;
-    let weights = tensors.iter_mut().find(|tensor| tensor.name == "blocks.1.weight").unwrap();
-    // The top of a weight's exponent.
-    weights.raw_data[4 * 20 + 3] ^= 0x40;
+    let bias = tensors.iter_mut().find(|tensor| tensor.name == "head.out.bias").unwrap();
+    // The top of its exponent.
+    bias.raw_data[3] ^= 0x40;
     let bytes = model.encode_to_vec();
     replace(&summary.folder, Kind::Float.file(), &bytes);
     let bundle = Bundle::open(&summary.folder).unwrap();
@@ -157,4 +157,29 @@ fn wrong_numbers_are_noticed_even_where_the_hash_was_changed_with_them() {
         let is_noticed = |finding: &bundle::Finding| finding.check == check && finding.problem.is_some();
         assert!(findings.iter().any(is_noticed), "{check}: {findings:?}");
     }
+}
+
+#[test]
+fn the_page_needs_nothing_else() {
+    let (summary, _folder) = exported(small(Some(7)), 40);
+    let page = fs::read_to_string(summary.folder.join("report.html")).unwrap();
+    for section in [
+        "Accuracy",
+        "Size, time and quantisation",
+        "Classes, on the test part",
+        "What is taken for what",
+        "Under worse conditions",
+        "Learning curve",
+        "How it was found",
+        "How to check it and build it again",
+    ] {
+        assert!(page.contains(&format!("<h2>{section}</h2>")), "{section}");
+    }
+    assert!(page.contains("width=device-width") && page.contains("class &lt;1|&amp;&gt;"), "{page}");
+    for foreign in ["<script", "http://", "https://", "src=", "@import", "url("] {
+        let without_namespace = page.replace("xmlns=\"http://www.w3.org/2000/svg\"", "");
+        assert!(!without_namespace.contains(foreign), "{foreign}");
+    }
+    // A loss that is not a number leaves a gap, not a broken drawing.
+    assert!(!page.contains("NaN") && !page.contains("inf"), "{page}");
 }
