@@ -9,7 +9,7 @@ use std::{
 use earshot_common::{frontend::FrontEnd, ids::BlobId};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use super::{BundleError, Model};
+use super::{BundleError, Model, Origin};
 
 /// Where a bundle comes from; also the mark by which a folder is known to be one.
 pub(crate) const PROVENANCE_FILE: &str = "provenance.json";
@@ -214,6 +214,15 @@ impl Bundle {
             return Err(corrupt("its hash is another".to_owned()));
         }
         Ok(bytes)
+    }
+
+    /// What trained it.
+    ///
+    /// # Errors
+    /// The provenance cannot be read.
+    pub fn origin(&self) -> Result<Origin, BundleError> {
+        let path = self.folder.join(PROVENANCE_FILE);
+        parse(&path, &read(&path)?)
     }
 
     /// Names of all exported files but [`PROVENANCE_FILE`].

@@ -8,6 +8,7 @@
 //! - `latency`: percentiles of such times.
 //! - `golden`: made-up clips with their features and logits, by which any implementation can prove itself.
 //! - `verify`: whether a bundle is still what was exported.
+//! - `origin`: what trained it, to train it again.
 //! - `infer.py`: the same in Python, written into every bundle as it stands here.
 //!
 //! Deliberately absent: how a bundle is made, which is [`crate::export`]'s.
@@ -19,6 +20,7 @@ mod golden;
 mod latency;
 mod model;
 mod onnxruntime;
+mod origin;
 mod verify;
 mod waveform;
 
@@ -30,6 +32,7 @@ pub use self::{
     latency::Latency,
     model::Model,
     onnxruntime::{Runtime, runtime_version},
+    origin::Origin,
     verify::{Finding, verify},
 };
 pub(crate) use self::{

@@ -8,6 +8,7 @@
 //! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
 //! - `predict`: clips to labels, by a bundle; `verify`: whether it is still what was exported.
+//! - `rebuild`: a bundle's model trained again from its recordings, and compared.
 //! - `sweep`, `data`: what needs no coordinator.
 //! - `db`: a database as such: verify it, print it, tidy its blobs.
 //! - `document`, `render`: answers as table, JSON or CSV.
@@ -21,6 +22,7 @@ mod document;
 mod entrance;
 mod export;
 mod predict;
+mod rebuild;
 mod render;
 mod replay;
 mod screen;
@@ -82,6 +84,7 @@ enum Command {
     Export(export::ExportArgs),
     Predict(predict::PredictArgs),
     Verify(verify::VerifyArgs),
+    Rebuild(rebuild::RebuildArgs),
     #[command(subcommand)]
     Sweep(sweep::SweepCommand),
     #[command(subcommand)]
@@ -109,6 +112,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Export(args) => export::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Rebuild(args) => rebuild::run(&args),
         Command::Sweep(sweep::SweepCommand::Check(args)) => sweep::check(&args),
         Command::Token(command) => token::run(command),
         Command::Tls(command) => tls::run(command),

@@ -51,6 +51,8 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["predict", "--bundle", "champion", "a.wav", "b.ogg", "--top", "1", "--model", "float"], Ok(()));
     check(&["predict", "--bundle", "champion", "--check", "--format", "json"], Ok(()));
     check(&["predict", "--bundle", "champion"], Err("<CLIP>"));
+    check(&["rebuild", "--bundle", "champion", "--data", "x", "--device", "cpu", "--format", "json"], Ok(()));
+    check(&["rebuild", "--bundle", "champion", "--device", "tpu"], Err("possible values: cpu, cuda"));
     check(&["verify", "--bundle", "champion", "--format", "csv"], Ok(()));
     check(&["predict", "--bundle", "champion", "a.wav", "--top", "0"], Err("not in 1.."));
     check(

@@ -6,6 +6,7 @@
 //! - [`presence`]: which workers were heard lately, and which know that all is done.
 //! - `bell`: wakes idle workers when there may be something for them.
 //! - `owners`: whose token may speak for which worker.
+//! - `job`: a single job for a single worker, without an engine's sweep.
 //! - `codes`: every error's gRPC code, in one place.
 //!
 //! Deliberately absent: decisions. A handler checks what came off the wire, asks the engine, and puts the answer on the wire.
@@ -14,6 +15,7 @@ mod bell;
 mod blobs;
 mod cluster;
 mod codes;
+pub(crate) mod job;
 mod owners;
 pub(crate) mod piece;
 pub mod presence;

@@ -150,6 +150,34 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
         assert!(exported.size(name) > 0.0, "{name}");
     }
     check_bundle(&exported.out);
+    check_rebuild(&exported.out);
+}
+
+/// Trains the bundle's model once more, without its database, to the same weights.
+fn check_rebuild(bundle: &Path) {
+    let printed = run(Command::new(binary("coordinator"))
+        .args(["rebuild", "--format", "json", "--bundle"])
+        .arg(bundle)
+        .env_remove("LD_LIBRARY_PATH"));
+    let answer: Value = serde_json::from_str(&printed).unwrap();
+    assert_eq!(answer["state"], "identical", "{answer}");
+    assert_eq!(answer["comparisons"].as_array().unwrap().len(), 7);
+
+    // Another seed is noticed.
+    let path = bundle.join("provenance.json");
+    let original = fs::read_to_string(&path).unwrap();
+    let mut provenance: Value = serde_json::from_str(&original).unwrap();
+    provenance["job"]["recipe"]["seed"] = 1.into();
+    fs::write(&path, provenance.to_string()).unwrap();
+    let output = Command::new(binary("coordinator"))
+        .args(["rebuild", "--format", "csv", "--bundle"])
+        .arg(bundle)
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert!(told.contains("checkpoint,") && told.contains(",no"), "{told}");
+    fs::write(&path, original).unwrap();
 }
 
 #[test]

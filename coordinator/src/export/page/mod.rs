@@ -279,7 +279,7 @@ fn found(report: &Report<'_>) -> String {
 fn rebuild() -> String {
     let steps = "coordinator verify --bundle .       # is it still what was exported?\n\
                  coordinator predict --bundle . --check\n\
-                 coordinator trial replay N          # trains it again, where its coordinator runs\n";
+                 coordinator rebuild --bundle .      # trains it again from its recordings, and compares\n";
     section("How to check it and build it again", &format!("<pre>{}</pre>\n", escape(steps)))
 }
 
