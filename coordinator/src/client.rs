@@ -11,9 +11,9 @@ use earshot_proto::earshot::v1::{
     CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
     GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
     ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
-    blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    WatchStatusRequest, blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
-use tonic::Status;
+use tonic::{Status, Streaming};
 
 use crate::service::piece::{MESSAGE_BYTES_MAX, Whole};
 
@@ -22,6 +22,10 @@ const CONNECT_TIME: Duration = Duration::from_secs(5);
 
 /// How long one answer may take, a leaderboard of many trials or a blob included.
 const ANSWER_TIME: Duration = Duration::from_mins(1);
+
+/// How often the connection is tested while an answer is waited for, and how long that may take: whoever watches a sweep may
+/// wait for hours.
+const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Bytes of one answer at most: a leaderboard of a million trials, which is as many as a sweep may have.
 const ANSWER_BYTES_MAX: usize = 512 * 1024 * 1024;
@@ -75,8 +79,13 @@ impl Client {
     /// # Errors
     /// [`ClientError::Credentials`] or [`ClientError::Unreachable`].
     pub async fn connect(url: &str, credentials: &Credentials) -> Result<Self, ClientError> {
-        let endpoint =
-            credentials.endpoint(url)?.connect_timeout(CONNECT_TIME).timeout(ANSWER_TIME).tcp_nodelay(true);
+        let endpoint = credentials
+            .endpoint(url)?
+            .connect_timeout(CONNECT_TIME)
+            .timeout(ANSWER_TIME)
+            .http2_keep_alive_interval(KEEPALIVE)
+            .keep_alive_timeout(KEEPALIVE)
+            .tcp_nodelay(true);
         let connected = endpoint.connect().await;
         let channel = connected.map_err(|source| ClientError::Unreachable { url: url.to_owned(), source })?;
         let line = credentials.line(channel);
@@ -99,6 +108,26 @@ impl Client {
     pub async fn status(&mut self) -> Result<SweepStatus, ClientError> {
         let answer = self.sweeps.get_status(GetStatusRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// The status now, and each time it has changed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn watch(&mut self) -> Result<Streaming<SweepStatus>, ClientError> {
+        let answer = self.sweeps.watch_status(WatchStatusRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// The next status; none after the last.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn next(
+        &self,
+        statuses: &mut Streaming<SweepStatus>,
+    ) -> Result<Option<SweepStatus>, ClientError> {
+        statuses.message().await.map_err(|status| self.refused(status))
     }
 
     /// Completed trials, the best first, `top` at most; 0: all.

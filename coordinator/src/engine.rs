@@ -6,6 +6,7 @@
 use std::{mem, thread, time::Duration};
 
 use earshot_common::ids::{Token, WorkerId};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::JoinSet,
@@ -14,11 +15,12 @@ use tokio::{
 
 pub use crate::mind::Asked;
 use crate::{
-    clock::Clock,
+    clock::{Clock, Stopwatch},
     leases::Lost,
     mind::Mind,
     state::{Decision, EventKind, Refusal, State},
     store::{EventLog, Folded, StoreError},
+    watch::tally::commit_times,
 };
 
 /// Commands that may wait; more make callers wait, which is how load is pushed back.
@@ -41,6 +43,7 @@ pub struct Engine {
     commands: mpsc::Sender<Command>,
     changes: watch::Receiver<u64>,
     settings: Settings,
+    commits: Histogram,
 }
 
 /// The engine's life, for the one who started it.
@@ -80,19 +83,30 @@ impl Engine {
         let (commands, inbox) = mpsc::channel(QUEUE_LENGTH);
         let (changed, changes) = watch::channel(state.position());
         let (ended_sender, ended) = oneshot::channel();
-        let shell = Shell::new(log, state, settings, changed);
+        let commits = commit_times();
+        let shell = Shell::new(log, state, settings, changed, commits.clone());
         thread::spawn(move || {
             let _ = ended_sender.send(shell.run(inbox));
         });
         let mut ticker = JoinSet::new();
         ticker.spawn(tick(commands.clone()));
         let running = Running { commands: commands.clone(), ended, _ticker: ticker };
-        (Self { commands, changes, settings }, running)
+        (Self { commands, changes, settings, commits }, running)
     }
 
     /// How the engine was set.
     pub fn settings(&self) -> Settings {
         self.settings
+    }
+
+    /// How long commits took, in seconds.
+    pub fn commits(&self) -> &Histogram {
+        &self.commits
+    }
+
+    /// Commands that wait.
+    pub fn waiting(&self) -> u64 {
+        (self.commands.max_capacity() - self.commands.capacity()) as u64
     }
 
     /// Submits an event; it is on disk when this returns.
@@ -182,15 +196,22 @@ struct Shell {
     log: EventLog,
     clock: Clock,
     changed: watch::Sender<u64>,
+    commits: Histogram,
     /// Answers that wait for the next commit.
     answers: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 impl Shell {
-    fn new(log: EventLog, state: State, settings: Settings, changed: watch::Sender<u64>) -> Self {
+    fn new(
+        log: EventLog,
+        state: State,
+        settings: Settings,
+        changed: watch::Sender<u64>,
+        commits: Histogram,
+    ) -> Self {
         let clock = Clock::start(state.at_ms());
         let mind = Mind::wake(state, settings.lease_ms, clock.now_ms());
-        Self { mind, log, clock, changed, answers: Vec::new() }
+        Self { mind, log, clock, changed, commits, answers: Vec::new() }
     }
 
     fn run(mut self, mut inbox: mpsc::Receiver<Command>) -> Result<(), StoreError> {
@@ -239,7 +260,9 @@ impl Shell {
     fn commit(&mut self) -> Result<(), StoreError> {
         let (first, events) = self.mind.uncommitted();
         if !events.is_empty() {
+            let stopwatch = Stopwatch::start();
             self.log.append(first, events)?;
+            self.commits.observe(stopwatch.elapsed_ns() as f64 * 1e-9);
             self.mind.committed();
             self.changed.send_replace(self.mind.state().position());
         }

@@ -12,6 +12,7 @@
 //! - [`upkeep`]: a database's blobs against its log.
 //! - [`views`]: what users are shown, pure.
 //! - [`access`]: who may ask for what.
+//! - [`watch`]: numbers for Prometheus.
 //! - [`service`], [`client`]: both ends of the network.
 //! - [`export`], [`bundle`]: the champion's bundle, made and used.
 //! - [`cli`]: the command line.
@@ -35,3 +36,4 @@ pub mod state;
 pub mod store;
 pub mod upkeep;
 pub mod views;
+pub mod watch;

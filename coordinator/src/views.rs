@@ -48,8 +48,6 @@ pub enum ViewError {
 /// [`ViewError::NoSweep`].
 pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
     let (_, sweep) = newest(state)?;
-    let not_proposed = sweep.trials_total().saturating_sub(sweep.trials().len() as u64);
-    let runs_not_proposed = not_proposed * sweep.sweep().split.folds().len() as u64;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
         state: sweep_state(sweep).to_owned(),
@@ -58,7 +56,7 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
         trials_failed: sweep.count(TrialStatus::Failed),
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
         trials_running: sweep.count(TrialStatus::Running),
-        runs_waiting: (sweep.waiting() as u64 + runs_not_proposed) as u32,
+        runs_waiting: runs_waiting(sweep) as u32,
         runs_leased: sweep.leased() as u32,
         epochs: state.epochs(),
         expiries: state.expiries(),
@@ -75,6 +73,12 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
             .collect(),
         replays: state.replays_open() as u32,
     })
+}
+
+/// Runs of a sweep that nobody trains yet, those of trials not proposed yet included.
+pub fn runs_waiting(sweep: &SweepState) -> u64 {
+    let not_proposed = sweep.trials_total().saturating_sub(sweep.trials().len() as u64);
+    sweep.waiting() as u64 + not_proposed * sweep.sweep().split.folds().len() as u64
 }
 
 /// Every sweep, oldest first.

@@ -37,6 +37,12 @@ use crate::{
 /// Slots a worker has at most: far above any machine's cores, so that a slip of the finger does not start a million threads.
 const SLOTS_MAX: usize = 512;
 
+/// The environment's say in what is logged; the first that is set counts.
+const LOG_VARIABLES: [&str; 2] = ["EARSHOT_LOG", "RUST_LOG"];
+
+/// What is logged unless the environment says otherwise.
+const LOG_DEFAULT: &str = "info";
+
 /// Exit code of a second Ctrl-C, by the shell's convention 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
@@ -64,7 +70,7 @@ const IO_THREADS: usize = 2;
   worker --coordinator http://localhost:7070 --exit-when-done
       leaves once every run of the sweep has ended
 
-Exit codes: 0 drained or finished, 1 an error, 2 wrong usage, 130 a second Ctrl-C. RUST_LOG=debug says more."
+Exit codes: 0 drained or finished, 1 an error, 2 wrong usage, 130 a second Ctrl-C. EARSHOT_LOG=debug says more."
 )]
 pub struct Args {
     /// Where the coordinator listens
@@ -124,7 +130,7 @@ pub fn main(args: Args) -> ExitCode {
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            // Not through tracing: it must be seen whatever RUST_LOG says.
+            // Not through tracing: it must be seen whatever EARSHOT_LOG says.
             eprintln!("worker: {error:#}");
             ExitCode::FAILURE
         }
@@ -219,8 +225,20 @@ async fn heard(interrupt: &mut Signal, terminate: &mut Signal) {
     }
 }
 
+/// What the environment wants logged. A filter that cannot be read is said to be so, and does not count.
+fn filter() -> EnvFilter {
+    let wanted = LOG_VARIABLES.into_iter().find_map(|name| env::var(name).ok().map(|text| (name, text)));
+    let Some((name, text)) = wanted else { return EnvFilter::new(LOG_DEFAULT) };
+    EnvFilter::try_new(text).unwrap_or_else(|error| {
+        eprintln!(
+            "{name} is no filter of log lines: {error}; one is, for example, debug, or warn,worker=debug"
+        );
+        EnvFilter::new(LOG_DEFAULT)
+    })
+}
+
 fn start_log(format: LogFormat, board: &Board) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = filter();
     let log =
         tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(board.writer());
     match format {

@@ -2,13 +2,15 @@
 
 use std::{
     io::{self, Write},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use earshot_common::job::Epoch;
 use earshot_proto::earshot::v1::Grant;
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::timer::Estimate;
 
 /// Times a second that bars are drawn.
 const DRAWS_HZ: u8 = 5;
@@ -29,7 +31,12 @@ pub struct Line {
     bar: Option<ProgressBar>,
     /// "trial 3 fold 1", with the attempt's number from the second on.
     name: String,
+    slot: usize,
+    trial: u32,
+    fold: u32,
+    attempt: u32,
     epochs: u32,
+    left: Mutex<Estimate>,
 }
 
 impl Board {
@@ -56,17 +63,18 @@ impl Board {
     pub fn begin(&self, slot: usize, grant: &Grant) -> Line {
         let recipe = grant.job.as_ref().and_then(|job| job.recipe.as_ref());
         let epochs = recipe.map_or(0, |recipe| recipe.epochs);
-        let again = if grant.attempt > 1 { format!(" attempt {}", grant.attempt) } else { String::new() };
-        let name = format!("trial {} fold {}{again}", grant.trial, grant.fold);
+        let Grant { trial, fold, attempt, .. } = *grant;
+        let again = if attempt > 1 { format!(" attempt {attempt}") } else { String::new() };
+        let name = format!("trial {trial} fold {fold}{again}");
         let bar = self.0.as_ref().and_then(|bars| bars.slots.get(slot)).cloned();
         if let Some(bar) = &bar {
             bar.reset();
             bar.set_length(u64::from(epochs));
             bar.set_message(name.clone());
         } else {
-            tracing::info!(slot, epochs, "{name}: started");
+            tracing::info!(slot, trial, fold, attempt, epochs, "started");
         }
-        Line { bar, name, epochs }
+        Line { bar, name, slot, trial, fold, attempt, epochs, left: Estimate::start().into() }
     }
 
     /// Where log lines go, so that they do not tear the bars.
@@ -79,25 +87,39 @@ impl Line {
     /// An epoch is over.
     pub fn epoch(&self, epoch: &Epoch) {
         let Epoch { epoch: number, train_loss, loss, accuracy, macro_f1 } = epoch;
-        let metrics = format!("loss {loss:.4} accuracy {accuracy:.3} macro-F1 {macro_f1:.3}");
-        match &self.bar {
-            Some(bar) => {
-                bar.set_position(u64::from(*number));
-                bar.set_message(format!("{}: {metrics}", self.name));
-            }
-            None => {
-                tracing::info!(
-                    "{}: epoch {number}/{} {metrics} (training loss {train_loss:.4})",
-                    self.name,
-                    self.epochs
-                );
-            }
+        let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).left(*number, self.epochs);
+        let Self { slot, trial, fold, attempt, epochs, .. } = self;
+        if let Some(bar) = &self.bar {
+            let left = left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default();
+            let metrics = format!("loss {loss:.4} accuracy {accuracy:.3} macro-F1 {macro_f1:.3}");
+            bar.set_position(u64::from(*number));
+            bar.set_message(format!("{}: {metrics}{left}", self.name));
+        } else {
+            let left_s = left.map(|left| left.as_secs());
+            // Log lines are read by people as well.
+            let [train_loss, loss, accuracy, macro_f1] =
+                [train_loss, loss, accuracy, macro_f1].map(|value| (value * 1e4).round() / 1e4);
+            tracing::info!(
+                slot,
+                trial,
+                fold,
+                attempt,
+                epochs,
+                epoch = number,
+                left_s,
+                train_loss,
+                loss,
+                accuracy,
+                macro_f1,
+                "epoch"
+            );
         }
     }
 
     /// The attempt is over.
     pub fn end(&self, how: &str) {
-        tracing::info!("{}: {how}", self.name);
+        let Self { slot, trial, fold, attempt, .. } = self;
+        tracing::info!(slot, trial, fold, attempt, "{how}");
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_message("waiting for work");

@@ -26,6 +26,7 @@ use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::Limits;
+use crate::watch::tally::Tally;
 
 /// Pause after the system had no more files to give, so that the loop does not spin until it has.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
@@ -36,6 +37,7 @@ pub struct Doorstep {
     listener: TcpListener,
     limits: Limits,
     room: Arc<Room>,
+    tally: Tally,
     pause: Option<Pin<Box<Sleep>>>,
 }
 
@@ -74,18 +76,28 @@ pub struct Guest {
     peer: Peer,
     /// Gone once somebody was let in.
     deadline: Option<Pin<Box<Sleep>>>,
+    tally: Tally,
 }
 
 impl Doorstep {
     /// Nobody is there yet.
-    pub fn new(listener: TcpListener, limits: Limits) -> Self {
-        Self { listener, limits, room: Arc::default(), pause: None }
+    pub fn new(listener: TcpListener, limits: Limits, tally: Tally) -> Self {
+        Self { listener, limits, room: Arc::default(), tally, pause: None }
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
     }
 
     /// The connection, if there is room for it; otherwise it is closed at once.
     fn receive(&self, stream: TcpStream, address: SocketAddr) -> Option<Guest> {
         let address = address.ip().to_canonical();
         if let Err(full) = self.room.enter(address, &self.limits) {
+            self.tally.turned_away();
             tracing::debug!(%address, "a connection was closed at once: {full}");
             return None;
         }
@@ -99,7 +111,8 @@ impl Doorstep {
         let deadline = Some(Box::pin(sleep(self.limits.stranger_time)));
         // Small answers must not wait for more bytes to send with them. An old connection may have gone already.
         let _ = stream.set_nodelay(true);
-        Some(Guest { stream, peer: Peer(Arc::new(standing)), deadline })
+        self.tally.connected();
+        Some(Guest { stream, peer: Peer(Arc::new(standing)), deadline, tally: self.tally.clone() })
     }
 }
 
@@ -193,6 +206,11 @@ impl Peer {
 }
 
 impl Guest {
+    /// Where it comes from.
+    pub fn address(&self) -> IpAddr {
+        self.peer.address()
+    }
+
     /// Whether the connection may go on.
     fn check(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         if self.peer.is_unwanted() {
@@ -216,6 +234,7 @@ impl Drop for Guest {
     fn drop(&mut self) {
         // The gate may still hold the peer of a call that is being answered; it can no longer let anybody in.
         self.peer.let_in();
+        self.tally.disconnected();
         let mut count = self.peer.0.room.lock();
         count.connections = count.connections.saturating_sub(1);
     }
@@ -280,7 +299,7 @@ mod tests {
     async fn doorstep(limits: Limits) -> (Doorstep, SocketAddr) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        (Doorstep::new(listener, limits), address)
+        (Doorstep::new(listener, limits, Tally::default()), address)
     }
 
     #[tokio::test]

@@ -21,7 +21,10 @@ use super::{
     policy::{self, Kind},
     register::Stranger,
 };
-use crate::clock::Clock;
+use crate::{
+    clock::Clock,
+    watch::tally::{Refused, Tally},
+};
 
 /// Refusals a second that are logged at most: whoever cannot come in shall not fill the disk either.
 const REFUSALS_LOGGED_HZ: f64 = 1.0;
@@ -40,6 +43,7 @@ struct Gate {
     access: Access,
     allowances: Allowances,
     clock: Clock,
+    tally: Tally,
     call_time: Duration,
     /// A std mutex: nothing waits while holding it.
     logged: std::sync::Mutex<Bucket>,
@@ -54,11 +58,11 @@ pub struct Gated<S> {
 
 impl GateLayer {
     /// A gate for those whom `access` lets in.
-    pub fn new(access: Access, limits: Limits) -> Self {
+    pub fn new(access: Access, limits: Limits, tally: Tally) -> Self {
         let clock = Clock::start(0);
         let logged = Bucket::full(REFUSALS_LOGGED_BURST, clock.now_ms()).into();
         let allowances = Allowances::new(limits);
-        Self(Arc::new(Gate { access, allowances, clock, call_time: limits.call_time, logged }))
+        Self(Arc::new(Gate { access, allowances, clock, tally, call_time: limits.call_time, logged }))
     }
 }
 
@@ -74,7 +78,9 @@ impl Gate {
     /// Lets a request pass, with who makes it among its extensions; says how long its answer may take, if that is limited.
     fn pass(&self, request: &mut Request<Body>) -> Result<Option<Duration>, Status> {
         let peer = peer(request).ok_or_else(|| Status::internal("the coordinator failed inside"))?;
-        let kind = policy::kind(request.uri().path());
+        let path = request.uri().path();
+        self.tally.called(path);
+        let kind = policy::kind(path);
         let now_ms = self.clock.now_ms();
         let caller = match self.caller(request, now_ms) {
             Ok(caller) => caller,
@@ -82,6 +88,7 @@ impl Gate {
             Err(_) if kind == Kind::Health => return Ok(Some(self.call_time)),
             Err(stranger) => {
                 peer.refuse();
+                self.tally.refused(Refused::Stranger);
                 self.log(&peer, &stranger, now_ms);
                 return Err(Status::unauthenticated(
                     "this coordinator asks for a token that is on its list and has not expired; give one with --token-file \
@@ -91,8 +98,12 @@ impl Gate {
         };
         peer.let_in();
         let place = self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms);
-        let place = place.map_err(|excess| Status::resource_exhausted(excess.to_string()))?;
-        if !policy::allows(&caller, request.uri().path()) {
+        let place = place.map_err(|excess| {
+            self.tally.refused(Refused::Excess);
+            Status::resource_exhausted(excess.to_string())
+        })?;
+        if !policy::allows(&caller, path) {
+            self.tally.refused(Refused::NotAllowed);
             return Err(not_allowed(&caller));
         }
         request.extensions_mut().insert(caller);

@@ -29,6 +29,7 @@ use tokio::{net::TcpListener, sync::watch};
 use tonic::transport::ServerTlsConfig;
 
 use self::register::Register;
+use crate::watch::tally::Tally;
 
 /// What a token is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
@@ -128,11 +129,13 @@ pub struct Entrance {
     pub access: Access,
     /// How much they may take.
     pub limits: Limits,
+    /// Where calls and connections are counted.
+    pub tally: Tally,
 }
 
 impl Entrance {
     /// Open to whoever reaches it.
     pub fn open(listener: TcpListener) -> Self {
-        Self { listener, tls: None, access: Access::Open, limits: Limits::default() }
+        Self { listener, tls: None, access: Access::Open, limits: Limits::default(), tally: Tally::default() }
     }
 }

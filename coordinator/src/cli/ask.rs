@@ -10,15 +10,22 @@ use super::{
     render::{self, Document, Format},
     replay::ReplayArgs,
     source::{Source, SourceArgs},
+    watch,
 };
 
 /// Where the sweep stands: trials, runs, workers
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator status                                        of the coordinator on this machine
+  coordinator status --watch                                until it has ended
+  coordinator status --watch --format json                  one line for each change, for programs
   coordinator status --coordinator http://10.0.0.1:7070     of another
   coordinator status --db earshot.redb --format json        when none runs")]
 pub(super) struct StatusArgs {
+    /// Show it again each time it has changed, until the sweep has ended
+    #[arg(long)]
+    watch: bool,
+
     #[command(flatten)]
     source: SourceArgs,
 
@@ -79,6 +86,9 @@ pub(super) struct OutputArgs {
 }
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
+    if args.watch {
+        return watch::run(&args.source, args.output.format);
+    }
     answer(args.output, async {
         let mut source = Source::open(&args.source).await?;
         document::status(&source.status().await?)

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::Args;
 use tokio::{
     net::{TcpListener, lookup_host},
@@ -15,11 +15,14 @@ use tokio::{
 use tonic::transport::{Server, ServerTlsConfig};
 
 use super::source::ADDRESS;
-use crate::access::{
-    Access, Entrance, Limits, certificates,
-    exposure::{self, Precautions},
-    files, keeper,
-    register::{self, Register},
+use crate::{
+    access::{
+        Access, Entrance, Limits, certificates,
+        exposure::{self, Precautions},
+        files, keeper,
+        register::{self, Register},
+    },
+    watch::tally::Tally,
 };
 
 /// Flags of the address and of what guards it.
@@ -40,6 +43,10 @@ pub(super) struct EntranceArgs {
     /// Answer only clients whose certificates this authority signed, PEM
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
+
+    /// Tell numbers to Prometheus at http://HOST:PORT/metrics, without TLS and tokens; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT")]
+    metrics: Option<String>,
 
     /// Listen where others can reach it without tokens, or without TLS: whoever reaches it can then read and change the
     /// sweep, or listen on the way
@@ -67,11 +74,24 @@ impl EntranceArgs {
         if let Err(error) = files::allow_many() {
             tracing::warn!("cannot raise the limit of open files, so fewer workers can connect: {error}");
         }
-        let addresses = lookup_host(&self.listen).await;
-        for address in addresses.with_context(|| format!("{} is no HOST:PORT to listen at", self.listen))? {
+        for address in addresses(&self.listen).await? {
             exposure::check(address, plan.precautions())?;
         }
+        if let Some(metrics) = &self.metrics {
+            for address in addresses(metrics).await? {
+                self.check_metrics(address)?;
+            }
+        }
         Ok(plan)
+    }
+
+    /// Numbers are no secrets, but nobody is told without its user's will.
+    fn check_metrics(&self, address: SocketAddr) -> anyhow::Result<()> {
+        ensure!(
+            self.insecure || address.ip().to_canonical().is_loopback(),
+            "metrics at {address} could be read by whoever reaches it: let them be scraped from this machine, or add --insecure"
+        );
+        Ok(())
     }
 
     fn tls(&self) -> anyhow::Result<Option<ServerTlsConfig>> {
@@ -88,7 +108,7 @@ impl EntranceArgs {
 
 impl Plan<'_> {
     /// Listens. `watchers` keeps the list of tokens up to date.
-    pub(super) async fn open(self, watchers: &mut JoinSet<()>) -> anyhow::Result<Entrance> {
+    pub(super) async fn open(self, watchers: &mut JoinSet<()>, tally: Tally) -> anyhow::Result<Entrance> {
         let listen = &self.args.listen;
         let listener = TcpListener::bind(listen).await.with_context(|| {
             format!("cannot listen at {listen}; another coordinator may, choose an address with --listen HOST:PORT")
@@ -101,7 +121,16 @@ impl Plan<'_> {
             Some(file) => Access::Tokens(keeper::keep(file, watchers)?),
             None => Access::Open,
         };
-        Ok(Entrance { listener, tls: self.tls, access, limits: Limits::default() })
+        Ok(Entrance { listener, tls: self.tls, access, limits: Limits::default(), tally })
+    }
+
+    /// Listens for those who ask for numbers, if anybody may.
+    pub(super) async fn metrics(&self) -> anyhow::Result<Option<TcpListener>> {
+        let Some(listen) = &self.args.metrics else { return Ok(None) };
+        let listener = TcpListener::bind(listen).await;
+        let listener = listener.with_context(|| format!("cannot listen at {listen} for metrics"))?;
+        self.args.check_metrics(listener.local_addr()?)?;
+        Ok(Some(listener))
     }
 
     fn precautions(&self) -> Precautions {
@@ -122,4 +151,10 @@ impl Plan<'_> {
             );
         }
     }
+}
+
+async fn addresses(listen: &str) -> anyhow::Result<Vec<SocketAddr>> {
+    let found =
+        lookup_host(listen).await.with_context(|| format!("{listen} is no HOST:PORT to listen at"))?;
+    Ok(found.collect())
 }

@@ -3,7 +3,7 @@
 //! - `start`: serves a sweep; `signals` and `serving` are parts of it.
 //! - `entrance`: where a coordinator listens, with which certificate, and who may come in.
 //! - `token`, `tls`: what listening to others takes: tokens and certificates.
-//! - `ask`: status, leaderboard, trial; `source` decides who answers.
+//! - `ask`: status, leaderboard, trial; `source` decides who answers. `watch`: the status until the sweep has ended.
 //! - `replay`: a trial once more, compared with what it gave.
 //! - `steer`: list, pause, resume, cancel.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
@@ -37,6 +37,7 @@ mod tests;
 mod tls;
 mod token;
 mod verify;
+mod watch;
 
 use std::process::ExitCode;
 
@@ -63,7 +64,7 @@ const USAGE: u8 = 2;
   coordinator export --out champion               ONNX models of the best trial, verified
   coordinator predict --bundle champion dog.wav   what it hears
 
-Exit codes: 0 done, 1 an error, 2 wrong usage or a sweep that cannot run. RUST_LOG=debug says more."
+Exit codes: 0 done, 1 an error, 2 wrong usage or a sweep that cannot run. EARSHOT_LOG=debug says more."
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -124,7 +125,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Data(data::DataCommand::Inspect(args)) => data::inspect(&args),
     };
     done.unwrap_or_else(|error| {
-        // Not through tracing: it must be seen whatever RUST_LOG says.
+        // Not through tracing: it must be seen whatever EARSHOT_LOG says.
         eprintln!("error: {}", chain(&error));
         exit_code(&error)
     })

@@ -1,6 +1,7 @@
 //! What a person at the terminal sees: bars and log lines that do not tear each other. Elsewhere, log lines only.
 
 use std::{
+    env,
     io::{self, IsTerminal, Write},
     ops::Deref,
     time::Duration,
@@ -17,7 +18,10 @@ const DRAWS_HZ: u8 = 5;
 /// How often a spinner moves.
 const SPIN: Duration = Duration::from_millis(100);
 
-/// What is logged unless RUST_LOG says otherwise: our own crates tell what they do, others only what is wrong.
+/// The environment's say in what is logged; the first that is set counts.
+const LOG_VARIABLES: [&str; 2] = ["EARSHOT_LOG", "RUST_LOG"];
+
+/// What is logged unless the environment says otherwise: our own crates tell what they do, others only what is wrong.
 const QUIET: &str = "warn,coordinator=info,earshot_data=info,earshot_common=info";
 
 /// Bars of a preparation, as indicatif's templates.
@@ -26,6 +30,18 @@ const VIEWS: &str = "{prefix} {bar:32} {pos}/{len} views, {eta} left {msg}";
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// What the environment wants logged. A filter that cannot be read is said to be so, and does not count.
+fn filter() -> EnvFilter {
+    let wanted = LOG_VARIABLES.into_iter().find_map(|name| env::var(name).ok().map(|text| (name, text)));
+    let Some((name, text)) = wanted else { return EnvFilter::new(QUIET) };
+    EnvFilter::try_new(text).unwrap_or_else(|error| {
+        eprintln!(
+            "{name} is no filter of log lines: {error}; one is, for example, debug, or warn,coordinator=debug"
+        );
+        EnvFilter::new(QUIET)
+    })
 }
 
 /// How log lines look.
@@ -52,7 +68,7 @@ impl Screen {
             LogFormat::Text | LogFormat::Json => ProgressDrawTarget::hidden(),
         };
         let screen = Self { bars: MultiProgress::with_draw_target(target) };
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
+        let filter = filter();
         let log =
             tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(screen.clone());
         match format {

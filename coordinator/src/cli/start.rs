@@ -32,6 +32,10 @@ use crate::{
     service::presence::Presence,
     state::{Dataset, EventKind, State},
     store::{EventLog, Folded},
+    watch::{
+        scrape::{self, Watched},
+        tally::Tally,
+    },
 };
 
 /// Serve a sweep to workers until it is done, or until Ctrl-C
@@ -122,7 +126,9 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let dataset = dataset::dataset(&sweep, &manifest, &blobs)?;
     warn_of_leakage(&sweep, &manifest)?;
     let mut watchers = JoinSet::new();
-    let entrance = plan.open(&mut watchers).await?;
+    let tally = Tally::default();
+    let metrics = plan.metrics().await?;
+    let entrance = plan.open(&mut watchers, tally.clone()).await?;
     let address = entrance.listener.local_addr()?;
 
     let folded = earlier.map_or_else(|| EventLog::open(&args.db)?.fold(), Ok)?;
@@ -134,6 +140,15 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
             .with_context(|| format!("cannot write the address to {}", file.display()))?;
     }
     let presence = Presence::new(lease_ms);
+    if let Some(listener) = metrics {
+        let watched = Watched { engine: engine.clone(), presence: presence.clone(), tally };
+        tracing::info!("metrics at http://{}/metrics", listener.local_addr()?);
+        watchers.spawn(async move {
+            if let Err(error) = scrape::serve(listener, watched).await {
+                tracing::error!("no metrics are told any more: {error}");
+            }
+        });
+    }
     let when_done = if args.exit_when_done { WhenDone::Exit } else { WhenDone::Serve };
     serving::Serving { engine, running, blobs, presence, screen }
         .until_done(entrance, signals, when_done)

@@ -2,7 +2,7 @@
 //!
 //! - `cluster`: workers join, lease, report, finish, show life, leave.
 //! - `blobs`: content-addressed bytes, in verified pieces; `piece` is one of them.
-//! - `sweeps`: what users ask, answered by [`crate::views`].
+//! - `sweeps`: what users ask, answered by [`crate::views`]; `watching`: a status each time it has changed.
 //! - [`presence`]: which workers were heard lately, and which know that all is done.
 //! - `bell`: wakes idle workers when there may be something for them.
 //! - `owners`: whose token may speak for which worker.
@@ -22,6 +22,7 @@ pub mod presence;
 mod sweeps;
 #[cfg(test)]
 mod tests;
+mod watching;
 
 use std::{future::Future, time::Duration};
 
@@ -84,7 +85,7 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let stopping = CancellationToken::new();
-    let Entrance { listener, tls, access, limits } = entrance;
+    let Entrance { listener, tls, access, limits, tally } = entrance;
     let mut tasks = JoinSet::new();
     let bell = Bell::hang(engine.clone(), &mut tasks);
     let owners = Owners::new(engine.clone());
@@ -97,7 +98,7 @@ pub async fn serve(
         stopping: stopping.clone(),
     };
     let cluster = ClusterServer::new(cluster).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let sweeps = SweepService { engine: engine.clone(), presence };
+    let sweeps = SweepService { engine: engine.clone(), presence, stopping: stopping.clone() };
     let sweeps = SweepsServer::new(sweeps).max_decoding_message_size(REQUEST_BYTES_MAX);
     let blobs =
         BlobsServer::new(BlobService { blobs, engine }).max_decoding_message_size(piece::MESSAGE_BYTES_MAX);
@@ -118,13 +119,16 @@ pub async fn serve(
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_header_list_size(HEADERS_BYTES_MAX)
-        .layer(GateLayer::new(access, limits))
+        .layer(GateLayer::new(access, limits, tally.clone()))
         .add_service(cluster)
         .add_service(sweeps)
         .add_service(blobs)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming_shutdown(Doorstep::new(listener, limits), stopping.clone().cancelled_owned());
+        .serve_with_incoming_shutdown(
+            Doorstep::new(listener, limits, tally),
+            stopping.clone().cancelled_owned(),
+        );
     pin!(server);
     tokio::select! {
         ended = &mut server => Ok(ended?),

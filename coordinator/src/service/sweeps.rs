@@ -4,11 +4,17 @@ use earshot_common::ids::{ReplayId, SweepId, TrialId};
 use earshot_proto::earshot::v1::{
     CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
     GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
-    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial, sweeps_server,
+    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
+    WatchStatusRequest, sweeps_server,
 };
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
-use super::{codes, presence::Presence};
+use super::{
+    codes,
+    presence::Presence,
+    watching::{self, Statuses},
+};
 use crate::{
     engine::Engine,
     state::{Decision, EventKind, State},
@@ -19,6 +25,8 @@ use crate::{
 pub(super) struct SweepService {
     pub(super) engine: Engine,
     pub(super) presence: Presence,
+    /// Cancelled when the service stops: watching ends.
+    pub(super) stopping: CancellationToken,
 }
 
 impl SweepService {
@@ -45,9 +53,16 @@ impl SweepService {
 
 #[tonic::async_trait]
 impl sweeps_server::Sweeps for SweepService {
+    type WatchStatusStream = Statuses;
+
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<SweepStatus>, Status> {
         let present = self.presence.present();
         self.view(move |state| views::status(state, &present)).await
+    }
+
+    async fn watch_status(&self, _: Request<WatchStatusRequest>) -> Result<Response<Statuses>, Status> {
+        let (engine, presence) = (self.engine.clone(), self.presence.clone());
+        Ok(Response::new(watching::statuses(engine, presence, self.stopping.clone())))
     }
 
     async fn get_leaderboard(

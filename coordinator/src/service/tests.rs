@@ -36,6 +36,7 @@ use crate::{
 
 mod access;
 mod hostile;
+mod watching;
 
 /// A coordinator in this process, on a real socket.
 struct Site {

@@ -258,6 +258,11 @@ impl Replaying {
 pub(crate) struct Process(Child);
 
 impl Process {
+    /// To be killed with its handle.
+    pub(crate) fn of(child: Child) -> Self {
+        Self(child)
+    }
+
     pub(crate) fn is_running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }

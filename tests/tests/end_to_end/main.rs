@@ -6,6 +6,7 @@
 //! - `access`: a sweep behind tokens and TLS.
 //! - `views`: a sweep that trains on augmented views.
 //! - `replay`: completed trials trained again, bit for bit.
+//! - `watch`: statuses, numbers and log lines, as machines read them.
 //! - `export`: the exported files in ONNX Runtime.
 //! - `predict`: the exported bundle in use, by the command line and by its own Python script.
 //! - `linkage`: which binary links what.
@@ -26,3 +27,4 @@ mod predict;
 mod replay;
 mod sweep;
 mod views;
+mod watch;

@@ -15,6 +15,7 @@ use crate::{
     },
     clock::Clock,
     service::owners::Owners,
+    watch::tally::Tally,
 };
 
 /// A guarded coordinator, and the secrets of those whom it knows.
@@ -52,7 +53,7 @@ impl Guarded {
         let expired = issue(Role::User, "bob", Some(1), 0);
         let mut watchers = JoinSet::new();
         let access = Access::Tokens(keeper::keep(file, &mut watchers).unwrap());
-        let entrance = |listener| Entrance { listener, tls, access, limits };
+        let entrance = |listener| Entrance { listener, tls, access, limits, tally: Tally::default() };
         let site = Site::entered_by(folder, sweep, entrance).await;
         Self { site, _watchers: watchers, attic, cellar, ann, expired }
     }

@@ -1,0 +1,88 @@
+//! A sweep's status, each time it has changed.
+
+use std::{pin::Pin, time::Duration};
+
+use earshot_proto::earshot::v1::Status as SweepStatus;
+use futures::stream;
+use tokio::{sync::watch, time};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use super::{codes, presence::Presence};
+use crate::{engine::Engine, views};
+
+/// The shortest time between two looks: people read no faster, and looking costs time of the engine's thread.
+const REFRESH: Duration = Duration::from_millis(250);
+
+/// The longest: a worker that falls silent is no event.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Statuses, each another than the one before; the last is that of the sweep's end, or of the coordinator's.
+pub(super) type Statuses = Pin<Box<dyn Stream<Item = Result<SweepStatus, Status>> + Send>>;
+
+struct Watching {
+    engine: Engine,
+    presence: Presence,
+    changes: watch::Receiver<u64>,
+    stopping: CancellationToken,
+    told: Option<SweepStatus>,
+    is_last: bool,
+}
+
+/// Watches the newest sweep.
+pub(super) fn statuses(engine: Engine, presence: Presence, stopping: CancellationToken) -> Statuses {
+    let changes = engine.changes();
+    let watching = Watching { engine, presence, changes, stopping, told: None, is_last: false };
+    Box::pin(stream::unfold(watching, |mut watching| async move {
+        let next = watching.next().await?;
+        Some((next, watching))
+    }))
+}
+
+impl Watching {
+    async fn next(&mut self) -> Option<Result<SweepStatus, Status>> {
+        while !self.is_last {
+            // The mind may still be asked when the service stops: it ends after it.
+            self.is_last = self.stopping.is_cancelled();
+            self.changes.borrow_and_update();
+            let status = match self.look().await {
+                Ok(status) => status,
+                Err(status) => {
+                    self.is_last = true;
+                    return Some(Err(status));
+                }
+            };
+            self.is_last |= has_ended(&status);
+            if self.told.as_ref() != Some(&status) {
+                self.told = Some(status.clone());
+                return Some(Ok(status));
+            }
+            self.wait().await;
+        }
+        None
+    }
+
+    async fn look(&self) -> Result<SweepStatus, Status> {
+        let present = self.presence.present();
+        let seen = self.engine.read(move |state| views::status(state, &present)).await;
+        seen.map_err(|error| codes::of_engine(&error))?.map_err(|error| codes::of_view(&error))
+    }
+
+    /// Waits until there may be something new.
+    async fn wait(&mut self) {
+        let changed = async {
+            // An engine that has ended is met at the next look.
+            let _ = time::timeout(LOOK, self.changes.changed()).await;
+            time::sleep(REFRESH).await;
+        };
+        tokio::select! {
+            () = changed => {}
+            () = self.stopping.cancelled() => {}
+        }
+    }
+}
+
+fn has_ended(status: &SweepStatus) -> bool {
+    matches!(status.state.as_str(), "completed" | "cancelled")
+}
