@@ -225,7 +225,7 @@ impl Bundle {
         parse(&path, &read(&path)?)
     }
 
-    /// Names of all exported files but [`PROVENANCE_FILE`].
+    /// Names of all exported files but the provenance.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.record.files.keys().map(String::as_str)
     }
