@@ -136,21 +136,25 @@ impl InputStats {
     }
 }
 
-/// Features and labels of all rows, as one slot holds them: on its device, sharing memory with slots of the same [`Key`].
+/// Features and labels of all rows, as one slot holds them: sharing memory with slots of the same [`Key`].
 #[derive(Debug)]
 pub struct Features {
-    /// `(rows, n_mfcc, frames)`, standardised; behind the clean rows, those of the views.
-    pub matrix: Tensor,
-    /// `(rows)`, 64-bit, as `cross_entropy` takes them.
-    pub labels: Tensor,
     shared: Arc<Shared>,
 }
 
-/// What does not differ between slots.
+/// What the slots share.
 #[derive(Debug)]
 struct Shared {
-    /// A tensor may move between threads but not be looked at by two at once; each slot takes a handle of its own.
-    tensors: Mutex<(Tensor, Tensor)>,
+    /// Rows, coefficients and frames of the matrix.
+    shape: [usize; 3],
+    /// The matrix `(rows, n_mfcc, frames)`, standardised; behind the clean rows, those of the views. Empty on a GPU.
+    values: Vec<f32>,
+    /// By row of the matrix.
+    classes: Vec<i64>,
+    device: Device,
+    /// Both on the device; on the CPU once they are asked for. A tensor may move between threads but not be looked at by two
+    /// at once; each slot takes a handle of its own.
+    tensors: Mutex<Option<(Tensor, Tensor)>>,
     labels: Vec<u16>,
     train: Vec<i64>,
     validation: Vec<i64>,
@@ -197,15 +201,44 @@ impl Features {
         device: Device,
         shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Self, E> {
-        Ok(Self::of(Arc::new(Shared::new(job, split, device, shard)?)))
+        Ok(Self { shared: Arc::new(Shared::new(job, split, device, shard)?) })
     }
 
-    fn of(shared: Arc<Shared>) -> Self {
-        let (matrix, labels) = {
-            let tensors = shared.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-            (tensors.0.shallow_clone(), tensors.1.shallow_clone())
-        };
-        Self { matrix, labels, shared }
+    /// The matrix `(rows, n_mfcc, frames)` on its device, standardised; behind the clean rows, those of the views.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn matrix(&self) -> Result<Tensor, TchError> {
+        Ok(self.shared.tensors()?.0)
+    }
+
+    /// Classes `(rows)` of the matrix's rows, 64-bit, as `cross_entropy` takes them.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn labels(&self) -> Result<Tensor, TchError> {
+        Ok(self.shared.tensors()?.1)
+    }
+
+    /// Classes of the matrix's rows.
+    pub fn classes(&self) -> &[i64] {
+        &self.shared.classes
+    }
+
+    /// Floats of one row of the matrix.
+    pub fn clip(&self) -> usize {
+        let [_, n_mfcc, frames] = self.shared.shape;
+        n_mfcc * frames
+    }
+
+    /// Copies rows of the matrix into `batch`, which it replaces. Not on a GPU.
+    pub fn gather(&self, rows: &[i64], batch: &mut Vec<f32>) {
+        batch.clear();
+        let clip = self.clip();
+        for &row in rows {
+            let start = row as usize * clip;
+            batch.extend_from_slice(self.shared.values.get(start..start + clip).unwrap_or_default());
+        }
     }
 
     /// Rows to train on, in the split's order.
@@ -293,6 +326,22 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Handles of the matrix and the labels on the device.
+    fn tensors(&self) -> Result<(Tensor, Tensor), TchError> {
+        let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let (matrix, labels) = if let Some(tensors) = &*tensors {
+            tensors
+        } else {
+            let shape = self.shape.map(|extent| extent as i64);
+            let matrix = Tensor::f_from_slice(&self.values)?.f_view(shape)?.f_to_device(self.device)?;
+            let labels = Tensor::f_from_slice(&self.classes)?.f_to_device(self.device)?;
+            tensors.insert((matrix, labels))
+        };
+        Ok((matrix.shallow_clone(), labels.shallow_clone()))
+    }
+}
+
 /// Rows as they come in, shard after shard.
 struct Gathered {
     input: Input,
@@ -358,17 +407,30 @@ impl Gathered {
         views: ViewRows,
         device: Device,
     ) -> Result<Shared, FeaturesError> {
-        let shape = [self.labels.len(), self.n_mfcc, self.frames].map(|extent| extent as i64);
+        let shape = [self.labels.len(), self.n_mfcc, self.frames];
         if self.input == Input::Mel {
-            self.values = mel_bands(&self.values, shape)?;
+            self.values = mel_bands(&self.values, shape.map(|extent| extent as i64))?;
         }
         let input = standardise(&mut self.values, &train, self.n_mfcc, self.frames);
-        let matrix = Tensor::f_from_slice(&self.values)?.f_view(shape)?.f_to_device(device)?;
-        let classes: Vec<i64> = self.labels.iter().copied().map(i64::from).collect();
-        let classes = Tensor::f_from_slice(&classes)?.f_to_device(device)?;
+        let classes = self.labels.iter().copied().map(i64::from).collect();
         self.labels.truncate(clean);
-        let tensors = Mutex::new((matrix, classes));
-        Ok(Shared { tensors, labels: self.labels, train, validation, views, input })
+        let mut shared = Shared {
+            shape,
+            values: self.values,
+            classes,
+            device,
+            tensors: Mutex::default(),
+            labels: self.labels,
+            train,
+            validation,
+            views,
+            input,
+        };
+        if device != Device::Cpu {
+            drop(shared.tensors()?);
+            shared.values = Vec::new();
+        }
+        Ok(shared)
     }
 }
 
@@ -458,10 +520,10 @@ impl FeatureCache {
         };
         let mut shared = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = shared.upgrade() {
-            return Ok(Features::of(shared));
+            return Ok(Features { shared });
         }
         let built = Arc::new(Shared::new(job, &split()?, device, shard)?);
         *shared = Arc::downgrade(&built);
-        Ok(Features::of(built))
+        Ok(Features { shared: built })
     }
 }

@@ -7,7 +7,7 @@
 //! - [`control`]: what the agent tells a running attempt: stop, drain, nobody wants it any more.
 //! - [`blobs`]: content-addressed bytes, fetched once, kept on disk, verified always.
 //! - [`features`]: shards to one standardised matrix in memory, shared by the slots that want the same.
-//! - [`network`]: an AudioCNN built from its spec.
+//! - [`cpu`]: an AudioCNN on the CPU, with kernels of our own; [`network`]: in libtorch, for GPUs.
 //! - [`training`]: the loop: epochs, optimiser, evaluation, the best weights.
 //! - [`randomness`]: every draw of a run, from the run's seed and nothing else.
 //! - [`device`], [`memory`]: CPU or GPU; how the process treats freed memory.
@@ -23,6 +23,7 @@ pub mod agent;
 pub mod blobs;
 pub mod cli;
 pub mod control;
+pub mod cpu;
 pub mod device;
 pub mod features;
 pub mod memory;

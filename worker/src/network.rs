@@ -1,4 +1,4 @@
-//! An AudioCNN in libtorch, built from its spec.
+//! An AudioCNN in libtorch, built from its spec: what trains on a GPU. On the CPU, [`crate::cpu`] does.
 //!
 //! Two things differ from the textbook order and change no value. Max pooling comes before ReLU: the larger of four numbers
 //! is the same whichever comes first, gradients included, and ReLU then works on a quarter of the elements. Convolution
@@ -16,7 +16,7 @@ use tch::{Device, Kind, TchError, Tensor};
 use crate::randomness::Weights;
 
 /// How far a step moves batch norm's running statistics towards its batch's: `torch.nn.BatchNorm2d`'s default.
-const BATCH_NORM_MOMENTUM: f64 = 0.1;
+pub(crate) const BATCH_NORM_MOMENTUM: f64 = 0.1;
 
 /// Why a network cannot be built.
 #[derive(Debug, thiserror::Error)]
@@ -77,26 +77,12 @@ pub struct Network {
 }
 
 impl Network {
-    /// Draws fresh weights as PyTorch's `reset_parameters` does: `kaiming_uniform_(a=√5)`, which is uniform within
-    /// `1/√fan_in`, for weights and biases alike; batch norm starts as the identity.
+    /// With fresh weights, see [`fresh_weights`].
     ///
     /// # Errors
     /// The spec cannot be built, or libtorch refuses.
     pub fn fresh(spec: &AudioCnn, seed: u64, device: Device) -> Result<Self, NetworkError> {
-        let mut draws = Weights::new(seed);
-        let mut fan_in = 1;
-        Self::build(spec, device, |name, shape| {
-            let count = shape.iter().product();
-            let batch_norm = name.rsplit_once(".norm.").map(|(_, part)| part);
-            if shape.len() > 1 {
-                fan_in = shape.iter().skip(1).product();
-            }
-            Ok(match batch_norm {
-                Some("weight" | "running_var") => vec![1.0; count],
-                Some(_) => vec![0.0; count],
-                None => draws.uniform(1.0 / (fan_in as f32).sqrt(), count),
-            })
-        })
+        Self::from_checkpoint(spec, &fresh_weights(spec, seed)?, device)
     }
 
     /// Takes a checkpoint's weights; its input statistics are left aside, as the features carry their own.
@@ -108,19 +94,7 @@ impl Network {
         checkpoint: &Tensors,
         device: Device,
     ) -> Result<Self, NetworkError> {
-        Self::build(spec, device, |name, _| {
-            let tensor = checkpoint.get(name);
-            tensor.map(|tensor| tensor.values.clone()).ok_or_else(|| NetworkError::Missing(name.to_owned()))
-        })
-    }
-
-    /// Builds step by step; `values` gives a tensor's values by its name and shape, a layer's weights before its biases.
-    fn build(
-        spec: &AudioCnn,
-        device: Device,
-        mut values: impl FnMut(&str, &[usize]) -> Result<Vec<f32>, NetworkError>,
-    ) -> Result<Self, NetworkError> {
-        let mut builder = Builder { device, tensors: Vec::new(), values: &mut values };
+        let mut builder = Builder { device, tensors: Vec::new(), checkpoint };
         let mut steps = Vec::new();
         let mut features = 0;
         let mut spec_steps = spec.steps()?.into_iter().peekable();
@@ -160,6 +134,11 @@ impl Network {
         self.tensors.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.requires_grad()).collect()
     }
 
+    /// The names of [`Self::parameters`].
+    pub fn trained(&self) -> impl Iterator<Item = &str> {
+        self.tensors.iter().filter(|(_, tensor)| tensor.requires_grad()).map(|(name, _)| name.as_str())
+    }
+
     /// Logits `(batch, classes)` of features `(batch, n_mfcc, frames)`.
     ///
     /// # Errors
@@ -181,6 +160,32 @@ impl Network {
     pub fn values(&self) -> Result<Tensors, TchError> {
         self.tensors.iter().map(|(name, tensor)| Ok((name.clone(), copy_out(tensor)?))).collect()
     }
+}
+
+/// Draws a checkpoint, less the input's statistics, as PyTorch's `reset_parameters` does: `kaiming_uniform_(a=√5)`, which is
+/// uniform within `1/√fan_in`, for weights and biases alike; batch norm starts as the identity.
+///
+/// # Errors
+/// The spec cannot be built.
+pub fn fresh_weights(spec: &AudioCnn, seed: u64) -> Result<Tensors, NetworkError> {
+    let mut draws = Weights::new(seed);
+    let mut fan_in = 1;
+    let input_statistics = 2;
+    let shapes = tensors::checkpoint_shapes(spec)?.into_iter().skip(input_statistics);
+    let draw = |(name, shape): (String, Vec<usize>)| {
+        let count = shape.iter().product();
+        let batch_norm = name.rsplit_once(".norm.").map(|(_, part)| part);
+        if shape.len() > 1 {
+            fan_in = shape.iter().skip(1).product();
+        }
+        let values = match batch_norm {
+            Some("weight" | "running_var") => vec![1.0; count],
+            Some(_) => vec![0.0; count],
+            None => draws.uniform(1.0 / (fan_in as f32).sqrt(), count),
+        };
+        (name, tensors::Tensor { shape, values })
+    };
+    Ok(shapes.map(draw).collect())
 }
 
 fn is_max_pool(step: Option<&SpecStep>) -> bool {
@@ -231,13 +236,13 @@ fn mean_of_maps(x: &Tensor) -> Result<Tensor, TchError> {
 }
 
 /// Makes layers' tensors and keeps them by name.
-struct Builder<'a, V> {
+struct Builder<'a> {
     device: Device,
     tensors: Vec<(String, Tensor)>,
-    values: &'a mut V,
+    checkpoint: &'a Tensors,
 }
 
-impl<V: FnMut(&str, &[usize]) -> Result<Vec<f32>, NetworkError>> Builder<'_, V> {
+impl Builder<'_> {
     /// A layer's steps before its ReLU.
     fn layer(&mut self, Layer { name, operation }: &Layer) -> Result<Vec<Step>, NetworkError> {
         let weight = self.trained(format!("{name}.weight"), &operation.weight_shape())?;
@@ -273,9 +278,11 @@ impl<V: FnMut(&str, &[usize]) -> Result<Vec<f32>, NetworkError>> Builder<'_, V> 
     }
 
     fn tensor(&mut self, name: String, shape: &[usize]) -> Result<Tensor, NetworkError> {
-        let values = (self.values)(&name, shape)?;
+        let Some(values) = self.checkpoint.get(&name).map(|tensor| &tensor.values) else {
+            return Err(NetworkError::Missing(name));
+        };
         let extents: Vec<i64> = shape.iter().map(|&extent| extent as i64).collect();
-        let tensor = Tensor::f_from_slice(&values)?.f_view(extents.as_slice())?;
+        let tensor = Tensor::f_from_slice(values)?.f_view(extents.as_slice())?;
         let tensor = if shape.len() == 4 { channels_last(&tensor)? } else { tensor };
         let tensor = tensor.f_to_device(self.device)?;
         self.tensors.push((name, tensor.shallow_clone()));

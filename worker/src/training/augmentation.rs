@@ -3,11 +3,12 @@
 //! Everything happens to standardised features, in which 0 is a row's mean over the training clips. What a clip goes through
 //! is drawn first, from the run's seed, and then applied: [`Draw`] and [`Mix`] are all there is to know of it.
 
+use std::ops::Range;
+
 use earshot_common::{
     job::{FeatureAugmentation, Job},
     model::{Input, input::inverse_dct},
 };
-use tch::{Device, TchError, Tensor};
 
 use crate::{features::InputStats, randomness::Draws};
 
@@ -47,50 +48,58 @@ pub struct Mix {
 pub struct Augmenter {
     recipe: FeatureAugmentation,
     draws: Draws,
-    rows: i64,
-    frames: i64,
-    /// `(rows, 1)`: what a gain of 1 adds.
-    gain: Tensor,
+    rows: usize,
+    frames: usize,
+    /// By row: what a gain of 1 adds.
+    gain: Vec<f32>,
     bands: Option<Bands>,
 }
 
 /// From standardised MFCCs to mel bands and back, for a model on MFCCs.
 #[derive(Debug)]
-struct Bands {
+pub struct Bands {
     /// `(bands, coefficients)`: deviations of mel bands from their means.
-    to: Tensor,
+    pub to: Vec<f32>,
     /// `(coefficients, bands)`: the inverse.
-    from: Tensor,
+    pub from: Vec<f32>,
 }
 
 impl Augmenter {
     /// The augmentation of this job, on features standardised by `input`.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn new(job: &Job, input: &InputStats, device: Device) -> Result<Self, TchError> {
-        let rows = i64::from(job.model.n_mfcc);
-        let std = Tensor::f_from_slice(&input.std)?.f_view([rows, 1])?;
-        let dct = Tensor::f_from_slice(&inverse_dct(job.model.n_mfcc as usize))?.f_view([rows, rows])?;
+    pub fn new(job: &Job, input: &InputStats) -> Self {
+        let rows = job.model.n_mfcc as usize;
+        let dct = inverse_dct(rows);
+        let column = |k: usize| dct.iter().skip(k).step_by(rows);
         // The 0th coefficient alone, or as much of it as is in every band.
         let (gained, bands) = match job.model.input {
             Input::Mfcc => {
-                let first = Tensor::f_zeros([rows, 1], (tch::Kind::Float, Device::Cpu))?;
-                let _ = first.f_narrow(0, 0, 1)?.f_fill_(1.0)?;
-                let to = dct.f_mul(&std.f_transpose(0, 1)?)?.f_to_device(device)?;
-                let from = dct.f_transpose(0, 1)?.f_div(&std)?.f_to_device(device)?;
-                (first, Some(Bands { to, from }))
+                let mut first = vec![0.0; rows];
+                first.iter_mut().take(1).for_each(|first| *first = 1.0);
+                let to =
+                    dct.chunks(rows).flat_map(|band| band.iter().zip(&input.std).map(|(w, std)| w * std));
+                let from = (0..rows).zip(&input.std).flat_map(|(k, std)| column(k).map(move |w| w / std));
+                (first, Some(Bands { to: to.collect(), from: from.collect() }))
             }
-            Input::Mel => (dct.f_narrow(1, 0, 1)?, None),
+            Input::Mel => (column(0).copied().collect(), None),
         };
-        Ok(Self {
+        Self {
             recipe: job.recipe.augmentation,
             draws: Draws::new(job.recipe.seed),
             rows,
-            frames: i64::from(job.model.frames),
-            gain: gained.f_div(&std)?.f_to_device(device)?,
+            frames: job.model.frames as usize,
+            gain: gained.iter().zip(&input.std).map(|(gain, std)| gain / std).collect(),
             bands,
-        })
+        }
+    }
+
+    /// By row: what a gain of 1 adds.
+    pub fn gain(&self) -> &[f32] {
+        &self.gain
+    }
+
+    /// Between coefficients and bands; none for a model on bands.
+    pub fn bands(&self) -> Option<&Bands> {
+        self.bands.as_ref()
     }
 
     /// What the next clip goes through.
@@ -104,8 +113,8 @@ impl Augmenter {
             };
             (0..count).map(&mut mask).collect()
         };
-        let time_masks = masks(recipe.time_masks, recipe.time_mask_param, self.frames);
-        let freq_masks = masks(recipe.freq_masks, recipe.freq_mask_param, self.rows);
+        let time_masks = masks(recipe.time_masks, recipe.time_mask_param, self.frames as i64);
+        let freq_masks = masks(recipe.freq_masks, recipe.freq_mask_param, self.rows as i64);
         Draw {
             gain: recipe.gain * (2.0 * self.draws.unit() - 1.0),
             roll: self.draws.whole(-roll_max, roll_max),
@@ -133,51 +142,79 @@ impl Augmenter {
     }
 
     /// Changes one clip, `(rows, frames)`, in place.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn apply(&self, clip: &Tensor, draw: &Draw) -> Result<(), TchError> {
-        let mut clip = clip.shallow_clone();
+    pub fn apply(&self, clip: &mut [f32], draw: &Draw) {
+        let frames = self.frames;
         if draw.gain != 0.0 {
-            let _ = clip.f_add_(&self.gain.f_mul_scalar(draw.gain)?)?;
+            for (line, gain) in clip.chunks_exact_mut(frames).zip(&self.gain) {
+                let offset = gain * draw.gain as f32;
+                for value in line {
+                    *value += offset;
+                }
+            }
         }
         if draw.roll != 0 {
-            clip.f_copy_(&clip.f_roll([draw.roll], [1])?)?;
+            let roll = draw.roll.rem_euclid(frames as i64) as usize;
+            clip.chunks_exact_mut(frames).for_each(|line| line.rotate_right(roll));
         }
         for mask in &draw.freq_masks {
-            self.mask_bands(&mut clip, *mask)?;
+            self.mask_bands(clip, mask.range());
         }
         for mask in &draw.time_masks {
-            let _ = clip.f_narrow(1, mask.start, mask.width)?.f_zero_()?;
+            for line in clip.chunks_exact_mut(frames) {
+                line.get_mut(mask.range()).unwrap_or_default().fill(0.0);
+            }
         }
-        Ok(())
     }
 
-    fn mask_bands(&self, clip: &mut Tensor, mask: Span) -> Result<(), TchError> {
-        match &self.bands {
-            None => {
-                let _ = clip.f_narrow(0, mask.start, mask.width)?.f_zero_()?;
+    fn mask_bands(&self, clip: &mut [f32], mask: Range<usize>) {
+        let (rows, frames) = (self.rows, self.frames);
+        let Some(Bands { to, from }) = &self.bands else {
+            clip.get_mut(mask.start * frames..mask.end * frames).unwrap_or_default().fill(0.0);
+            return;
+        };
+        // What the bands add to the coefficients is taken out of them.
+        let mut deviations = vec![0.0; mask.len() * frames];
+        let bands = to.chunks_exact(rows).skip(mask.start);
+        for (deviation, weights) in deviations.chunks_exact_mut(frames).zip(bands) {
+            for (line, &weight) in clip.chunks_exact(frames).zip(weights) {
+                add(deviation, line, weight);
             }
-            // What the bands add to the coefficients is taken out of them.
-            Some(bands) if mask.width > 0 => {
-                let deviations = bands.to.f_narrow(0, mask.start, mask.width)?.f_matmul(clip)?;
-                let _ =
-                    clip.f_sub_(&bands.from.f_narrow(1, mask.start, mask.width)?.f_matmul(&deviations)?)?;
-            }
-            Some(_) => {}
         }
-        Ok(())
+        for (line, weights) in clip.chunks_exact_mut(frames).zip(from.chunks_exact(rows)) {
+            let weights = weights.iter().skip(mask.start);
+            for (deviation, &weight) in deviations.chunks_exact(frames).zip(weights) {
+                add(line, deviation, -weight);
+            }
+        }
+    }
+}
+
+/// Adds a line so many times to another.
+fn add(to: &mut [f32], line: &[f32], weight: f32) {
+    for (to, value) in to.iter_mut().zip(line) {
+        *to += weight * value;
+    }
+}
+
+impl Span {
+    /// As indices.
+    fn range(self) -> Range<usize> {
+        self.start as usize..(self.start + self.width) as usize
     }
 }
 
 impl Mix {
-    /// Blends `(clips, …)` of features or of one-hot labels.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn apply(&self, batch: &Tensor) -> Result<Tensor, TchError> {
-        let partners = Tensor::f_from_slice(&self.partners)?.f_to_device(batch.device())?;
-        let others = batch.f_index_select(0, &partners)?;
-        batch.f_mul_scalar(self.lambda)?.f_add(&others.f_mul_scalar(1.0 - self.lambda)?)
+    /// Blends `(clips, …)` of features or of one-hot labels; what they were is left in `plain`.
+    pub fn blend(&self, batch: &mut [f32], plain: &mut Vec<f32>) {
+        plain.clear();
+        plain.extend_from_slice(batch);
+        let clip = (batch.len() / self.partners.len().max(1)).max(1);
+        let (own, other) = (self.lambda as f32, (1.0 - self.lambda) as f32);
+        for (values, &partner) in batch.chunks_exact_mut(clip).zip(&self.partners) {
+            let partner = plain.chunks_exact(clip).nth(partner as usize).unwrap_or_default();
+            for (value, partner) in values.iter_mut().zip(partner) {
+                *value = own * *value + other * partner;
+            }
+        }
     }
 }

@@ -2,11 +2,10 @@
 //! dropout masks.
 
 use earshot_common::job::Job;
-use tch::{Device, Kind, TchError, Tensor};
 
 use crate::{
+    cpu::{Batch, Targets},
     features::Features,
-    network::Network,
     randomness::{Masks, Order},
     training::{augmentation::Augmenter, views::ViewChooser},
 };
@@ -17,57 +16,46 @@ pub struct Batches<'a> {
     features: &'a Features,
     /// Training rows in this epoch's order.
     rows: Vec<i64>,
-    /// Rows of the matrix that stand for them in this epoch, on the device.
-    index: Tensor,
+    /// Rows of the matrix that stand for them in this epoch.
+    seen: Vec<i64>,
     views: ViewChooser<'a>,
     order: Order,
     masks: Masks,
     augmenter: Augmenter,
-    classes: i64,
-    /// Where masks are made, kept from batch to batch.
-    buffer: Vec<f32>,
-    /// Elements of one clip's mask.
-    mask_width: i64,
+    classes: usize,
+    /// Floats of one clip's mask.
+    mask_width: usize,
     size: usize,
-    device: Device,
+    room: Room,
 }
 
-/// What one step sees.
-#[derive(Debug)]
-pub struct Batch {
-    /// `(clips, n_mfcc, frames)`.
-    pub features: Tensor,
-    /// Classes `(clips)`, or, blended, probabilities `(clips, classes)`.
-    pub targets: Tensor,
-    /// `(clips, features)`; none without dropout.
-    pub mask: Option<Tensor>,
+/// What one batch consists of, kept from batch to batch.
+#[derive(Debug, Default)]
+struct Room {
+    features: Vec<f32>,
+    classes: Vec<i64>,
+    probabilities: Vec<f32>,
+    /// Features or probabilities before they were blended.
+    plain: Vec<f32>,
+    mask: Vec<f32>,
 }
 
 impl<'a> Batches<'a> {
-    /// The batches of this job.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn new(
-        job: &'a Job,
-        features: &'a Features,
-        network: &Network,
-        device: Device,
-    ) -> Result<Self, TchError> {
-        Ok(Self {
+    /// The batches of this job, for a network whose dropout masks have so many floats a clip.
+    pub fn new(job: &'a Job, features: &'a Features, mask_width: usize) -> Self {
+        Self {
             features,
             rows: features.train().to_vec(),
-            index: Tensor::new(),
+            seen: Vec::new(),
             views: ViewChooser::new(&job.augment, features.views(), job.recipe.seed),
             order: Order::new(job.recipe.seed),
             masks: Masks::new(job.recipe.seed, job.model.head.dropout),
-            augmenter: Augmenter::new(job, features.input(), device)?,
-            classes: i64::from(job.model.classes),
-            buffer: Vec::new(),
-            mask_width: network.features(),
+            augmenter: Augmenter::new(job, features.input()),
+            classes: job.model.classes as usize,
+            mask_width,
             size: (job.recipe.batch_size as usize).max(1),
-            device,
-        })
+            room: Room::default(),
+        }
     }
 
     /// Training rows of an epoch.
@@ -81,66 +69,101 @@ impl<'a> Batches<'a> {
     }
 
     /// Draws the next epoch's order, and each clip's view.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn shuffle(&mut self) -> Result<(), TchError> {
+    pub fn shuffle(&mut self) {
         self.order.shuffle(&mut self.rows);
-        let seen: Vec<i64> = self.rows.iter().map(|&row| self.views.choose(row)).collect();
-        self.index = Tensor::f_from_slice(&seen)?.f_to_device(self.device)?;
-        Ok(())
+        self.seen.clear();
+        self.seen.extend(self.rows.iter().map(|&row| self.views.choose(row)));
+    }
+
+    /// Rows of the matrix in this epoch's order.
+    pub fn order(&self) -> &[i64] {
+        &self.seen
+    }
+
+    /// Where the batch of this index begins in it.
+    pub fn start(&self, index: usize) -> usize {
+        index * self.size
+    }
+
+    /// Rows of the matrix in the batch of this index.
+    pub fn indices(&self, index: usize) -> &[i64] {
+        self.seen.chunks(self.size).nth(index).unwrap_or_default()
+    }
+
+    /// Classes there are.
+    pub fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// What is done to features.
+    pub fn augmenter(&self) -> &Augmenter {
+        &self.augmenter
+    }
+
+    /// To draw from.
+    pub fn augmenter_mut(&mut self) -> &mut Augmenter {
+        &mut self.augmenter
     }
 
     /// The batch of this index, augmented anew and with a mask of its own.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn get(&mut self, index: usize) -> Result<Batch, TchError> {
-        let start = index * self.size;
-        let clips = self.size.min(self.rows.len().saturating_sub(start)) as i64;
-        let rows = self.index.f_narrow(0, start as i64, clips)?;
-        let features = self.features.matrix.f_index_select(0, &rows)?;
-        let labels = self.features.labels.f_index_select(0, &rows)?;
+    pub fn get(&mut self, index: usize) -> Batch<'_> {
+        let mut room = std::mem::take(&mut self.room);
+        let indices = self.indices(index);
+        let clips = indices.len();
+        self.features.gather(indices, &mut room.features);
+        room.classes.clear();
+        let class = |&row: &i64| self.features.classes().get(row as usize).copied();
+        room.classes.extend(indices.iter().filter_map(class));
         if self.augmenter.is_active() {
-            for clip in 0..clips {
+            for clip in room.features.chunks_exact_mut(self.features.clip()) {
                 let draw = self.augmenter.draw();
-                self.augmenter.apply(&features.f_get(clip)?, &draw)?;
+                self.augmenter.apply(clip, &draw);
             }
         }
-        let (features, targets) = match self.augmenter.mix(clips as usize) {
-            Some(mix) => {
-                let targets = labels.f_one_hot(self.classes)?.f_to_kind(Kind::Float)?;
-                (mix.apply(&features)?, mix.apply(&targets)?)
+        let mix = self.augmenter.mix(clips);
+        if let Some(mix) = &mix {
+            mix.blend(&mut room.features, &mut room.plain);
+            room.probabilities.clear();
+            room.probabilities.resize(clips * self.classes, 0.0);
+            let lines = room.probabilities.chunks_exact_mut(self.classes).zip(&room.classes);
+            for (line, &class) in lines {
+                if let Some(probability) = line.get_mut(class as usize) {
+                    *probability = 1.0;
+                }
             }
-            None => (features, labels),
-        };
-        let mask = self.masks.is_active().then(|| self.mask(clips)).transpose()?;
-        Ok(Batch { features, targets, mask })
+            mix.blend(&mut room.probabilities, &mut room.plain);
+        }
+        self.room = room;
+        let has_mask = self.mask(clips).is_some();
+        let Room { features, classes, probabilities, mask, .. } = &self.room;
+        let targets =
+            if mix.is_some() { Targets::Probabilities(probabilities) } else { Targets::Classes(classes) };
+        Batch { features, targets, mask: has_mask.then_some(mask) }
     }
 
     /// Draws what an epoch draws, and makes nothing of it.
     pub fn skip_epoch(&mut self) {
-        self.order.shuffle(&mut self.rows);
-        for &row in &self.rows {
-            self.views.choose(row);
-        }
-        for batch in self.rows.chunks(self.size) {
+        self.shuffle();
+        let rows = self.rows.len();
+        for start in (0..rows).step_by(self.size) {
+            let clips = self.size.min(rows - start);
             if self.augmenter.is_active() {
-                for _ in batch {
+                for _ in 0..clips {
                     self.augmenter.draw();
                 }
             }
-            self.augmenter.mix(batch.len());
-            if self.masks.is_active() {
-                self.buffer.resize(batch.len() * self.mask_width as usize, 0.0);
-                self.masks.fill(&mut self.buffer);
-            }
+            self.augmenter.mix(clips);
+            self.mask(clips);
         }
     }
 
-    fn mask(&mut self, clips: i64) -> Result<Tensor, TchError> {
-        self.buffer.resize((clips * self.mask_width) as usize, 0.0);
-        self.masks.fill(&mut self.buffer);
-        Tensor::f_from_slice(&self.buffer)?.f_view([clips, self.mask_width])?.f_to_device(self.device)
+    /// The next mask `(clips, floats)`; none without dropout.
+    pub fn mask(&mut self, clips: usize) -> Option<&[f32]> {
+        if !self.masks.is_active() {
+            return None;
+        }
+        self.room.mask.resize(clips * self.mask_width, 0.0);
+        self.masks.fill(&mut self.room.mask);
+        Some(&self.room.mask)
     }
 }

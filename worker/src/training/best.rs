@@ -1,9 +1,6 @@
 //! The best epoch so far, and when to stop waiting for a better one.
 
 use earshot_common::{job::Epoch, tensors::Tensors};
-use tch::TchError;
-
-use crate::network::Network;
 
 /// The epoch of lowest validation loss, with what it left.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,14 +14,6 @@ pub struct Best {
 }
 
 impl Best {
-    /// Keeps a copy of the network as it is now.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn new(epoch: Epoch, network: &Network, logits: Vec<f32>) -> Result<Self, TchError> {
-        Ok(Self { epoch, weights: network.values()?, logits })
-    }
-
     /// Whether an epoch is better: of equal losses the earlier stays.
     pub fn is_beaten_by(&self, epoch: &Epoch) -> bool {
         epoch.loss < self.epoch.loss

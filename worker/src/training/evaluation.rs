@@ -1,15 +1,6 @@
 //! Loss, accuracy and macro-F1 on the validation rows.
 
 use earshot_common::metrics::Confusion;
-use tch::{TchError, Tensor};
-
-use crate::{
-    features::Features,
-    network::{Mode, Network, copy_out},
-};
-
-/// Rows of one forward pass: enough to keep the kernels busy, few enough that activations stay in the cache.
-const ROWS: usize = 32;
 
 /// How a network does on the validation rows.
 #[derive(Debug)]
@@ -22,24 +13,16 @@ pub struct Evaluation {
     pub logits: Vec<f32>,
 }
 
-/// Evaluates without gradients and without dropout.
-///
-/// # Errors
-/// libtorch refuses.
-pub fn evaluate(network: &Network, features: &Features, labels: &[u16]) -> Result<Evaluation, TchError> {
-    let _no_grad = tch::no_grad_guard();
-    let mut logits = Vec::new();
-    for rows in features.validation().chunks(ROWS) {
-        let rows = Tensor::f_from_slice(rows)?.f_to_device(features.matrix.device())?;
-        let batch = features.matrix.f_index_select(0, &rows)?;
-        logits.extend(copy_out(&network.forward(&batch, Mode::Evaluation)?)?.values);
+impl Evaluation {
+    /// From logits of the validation rows.
+    pub fn new(logits: Vec<f32>, labels: &[u16]) -> Self {
+        let classes = logits.len() / labels.len().max(1);
+        Self {
+            loss: cross_entropy(classes, &logits, labels),
+            confusion: Confusion::from_logits(classes, &logits, labels),
+            logits,
+        }
     }
-    let classes = logits.len() / labels.len().max(1);
-    Ok(Evaluation {
-        loss: cross_entropy(classes, &logits, labels),
-        confusion: Confusion::from_logits(classes, &logits, labels),
-        logits,
-    })
 }
 
 /// Mean of `log Σ exp(logits) - logit of the truth`, in double precision.

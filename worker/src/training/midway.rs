@@ -6,7 +6,7 @@
 //! | tensor | what |
 //! |---|---|
 //! | `network.<name>` | weights and running statistics, by a checkpoint's names |
-//! | `mean.<i>`, `square.<i>` | moving means of the optimiser, by trained tensor from 0 |
+//! | `mean.<name>`, `square.<name>` | moving means of the optimiser, by the trained tensor's name |
 //! | `best.<name>`, `best` | the best epoch's weights; its logits of the validation rows |
 //!
 //! The file's note is JSON: `version`, `epoch` (the last one finished), `best` (the best epoch's metrics).
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::best::Best;
 
 /// Raised when the tensors or their meaning change, or what is drawn from the seed.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// A run after some epoch.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,8 +29,8 @@ pub struct Midway {
     pub epoch: u32,
     /// The network's weights.
     pub network: Tensors,
-    /// Of each trained tensor: moving means of its gradients and of their squares.
-    pub moments: Vec<[Tensor; 2]>,
+    /// Of each trained tensor: moving means of its gradients, and of their squares.
+    pub moments: [Tensors; 2],
     /// The best epoch until then.
     pub best: Best,
 }
@@ -71,11 +71,12 @@ impl Midway {
         let named = |prefix: &'static str, tensors: Tensors| {
             tensors.into_iter().map(move |(name, tensor)| (format!("{prefix}.{name}"), tensor))
         };
-        let mut tensors: Tensors = named("network", network).chain(named("best", best.weights)).collect();
-        for (number, [mean, square]) in moments.into_iter().enumerate() {
-            tensors.insert(format!("mean.{number}"), mean);
-            tensors.insert(format!("square.{number}"), square);
-        }
+        let [means, squares] = moments;
+        let mut tensors: Tensors = named("network", network)
+            .chain(named("mean", means))
+            .chain(named("square", squares))
+            .chain(named("best", best.weights))
+            .collect();
         let shape = vec![best.logits.len()];
         tensors.insert("best".to_owned(), Tensor { shape, values: best.logits });
         Ok(tensors::encode_with_note(&tensors, &note)?)
@@ -93,19 +94,19 @@ impl Midway {
             return Err(MidwayError::Version(note.version));
         }
         let logits = tensors.remove("best").ok_or(MidwayError::Missing("best"))?.values;
-        let mut moments = Vec::new();
-        while let Some(mean) = tensors.remove(&format!("mean.{}", moments.len())) {
-            let square = tensors.remove(&format!("square.{}", moments.len()));
-            moments.push([mean, square.ok_or(MidwayError::Missing("square"))?]);
-        }
-        let (mut network, mut weights) = (Tensors::new(), Tensors::new());
+        let [mut network, mut weights, mut means, mut squares] = [const { Tensors::new() }; 4];
         for (name, tensor) in tensors {
-            if let Some(name) = name.strip_prefix("network.") {
-                network.insert(name.to_owned(), tensor);
-            } else if let Some(name) = name.strip_prefix("best.") {
-                weights.insert(name.to_owned(), tensor);
-            }
+            let (part, name) = name.split_once('.').unwrap_or_default();
+            let to = match part {
+                "network" => &mut network,
+                "best" => &mut weights,
+                "mean" => &mut means,
+                "square" => &mut squares,
+                _ => continue,
+            };
+            to.insert(name.to_owned(), tensor);
         }
+        let moments = [means, squares];
         let best = Best { epoch: note.best, weights, logits };
         Ok(Self { epoch: note.epoch, network, moments, best })
     }
@@ -120,7 +121,7 @@ mod tests {
         let weights = |value| Tensors::from([("blocks.0.weight".to_owned(), tensor(value))]);
         let epoch = Epoch { epoch: 3, train_loss: 0.1 + 0.2, loss: 0.3, accuracy: 1.0 / 3.0, macro_f1: 0.0 };
         let best = Best { epoch, weights: weights(0.5), logits: vec![1.0, 2.0] };
-        Midway { epoch: 7, network: weights(0.25), moments: vec![[tensor(1e-30), tensor(3.0)]], best }
+        Midway { epoch: 7, network: weights(0.25), moments: [weights(1e-30), weights(3.0)], best }
     }
 
     #[test]
@@ -136,10 +137,10 @@ mod tests {
         let plain = tensors::encode(&Tensors::new()).unwrap();
         assert!(matches!(Midway::decode(&plain), Err(MidwayError::Note(None))));
         let note =
-            r#"{"version":2,"epoch":1,"best":{"epoch":1,"train_loss":1,"loss":1,"accuracy":0,"macro_f1":0}}"#;
+            r#"{"version":3,"epoch":1,"best":{"epoch":1,"train_loss":1,"loss":1,"accuracy":0,"macro_f1":0}}"#;
         let newer = tensors::encode_with_note(&Tensors::new(), note).unwrap();
-        assert!(matches!(Midway::decode(&newer), Err(MidwayError::Version(2))));
-        let note = note.replace(":2,", ":1,");
+        assert!(matches!(Midway::decode(&newer), Err(MidwayError::Version(3))));
+        let note = note.replace(":3,", ":2,");
         let empty = tensors::encode_with_note(&Tensors::new(), &note).unwrap();
         assert!(matches!(Midway::decode(&empty), Err(MidwayError::Missing("best"))));
     }

@@ -3,6 +3,7 @@
 //! - [`batches`]: which rows come when, their targets and their dropout masks; [`views`]: in which view.
 //! - [`augmentation`]: what is done to their features.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
+//! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
 //! - [`midway`]: what a run has come to, for an attempt that goes on from there.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
@@ -14,18 +15,19 @@ use earshot_common::{
     job::{Epoch, Job, Keep},
     tensors::{Tensor as Values, Tensors},
 };
-use tch::{Device, Kind, Reduction, TchError, Tensor};
+use tch::{Device, TchError};
 
 use crate::{
     control::{Control, State},
     features::Features,
-    network::{Mode, Network, NetworkError},
+    network::{NetworkError, fresh_weights},
     training::{
-        batches::{Batch, Batches},
+        batches::Batches,
         best::Best,
-        evaluation::evaluate,
+        device::DeviceLearner,
+        evaluation::Evaluation,
+        host::HostLearner,
         midway::Midway,
-        optimiser::Adam,
         schedule::{Pace, Schedule},
     },
 };
@@ -33,7 +35,9 @@ use crate::{
 pub mod augmentation;
 pub mod batches;
 pub mod best;
+pub mod device;
 pub mod evaluation;
+pub mod host;
 pub mod midway;
 pub mod optimiser;
 pub mod schedule;
@@ -113,20 +117,18 @@ pub fn train(
     mut observer: impl Observer,
 ) -> Result<Trained, TrainError> {
     let recipe = &job.recipe;
-    let network = match start {
-        Start::Fresh => Network::fresh(&job.model, recipe.seed, device)?,
-        Start::Weights(checkpoint) => Network::from_checkpoint(&job.model, checkpoint, device)?,
-        Start::Midway(midway) => Network::from_checkpoint(&job.model, &midway.network, device)?,
+    let fresh;
+    let weights = match start {
+        Start::Weights(checkpoint) => checkpoint,
+        Start::Midway(midway) => &midway.network,
+        Start::Fresh => {
+            fresh = fresh_weights(&job.model, recipe.seed)?;
+            &fresh
+        }
     };
-    let batches = Batches::new(job, features, &network, device)?;
-    let mut trainer = Trainer {
-        network: &network,
-        adam: Adam::new(&network.parameters(), recipe)?,
-        schedule: Schedule::new(recipe, batches.count()),
-        label_smoothing: recipe.label_smoothing,
-        batches,
-        steps: 0,
-    };
+    let mut learner = Learner::new(job, features, weights, device)?;
+    let schedule = Schedule::new(recipe, learner.batches().count());
+    let mut trainer = Trainer { learner: &mut learner, schedule, steps: 0 };
     let labels = features.validation_labels();
     let mut best: Option<Best> = None;
     let mut first = 1;
@@ -140,7 +142,7 @@ pub fn train(
         let Some(train_loss) = trainer.epoch(control)? else {
             break;
         };
-        let evaluation = evaluate(&network, features, &labels)?;
+        let evaluation = Evaluation::new(trainer.learner.logits()?, &labels);
         if !train_loss.is_finite() || !evaluation.loss.is_finite() {
             return Err(TrainError::Diverged { epoch });
         }
@@ -153,7 +155,7 @@ pub fn train(
         };
         let so_far = match best.take() {
             Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => best,
-            _ => Best::new(epoch, &network, evaluation.logits)?,
+            _ => Best { epoch, weights: trainer.learner.values()?, logits: evaluation.logits },
         };
         let is_final = so_far.is_final(&epoch, recipe.patience) || epoch.epoch == recipe.epochs;
         let midway = !is_final && observer.wants_midway();
@@ -170,80 +172,120 @@ pub fn train(
     }
 }
 
+/// A network in training, where it is computed.
+enum Learner<'a> {
+    /// With the losses of the epoch so far.
+    Host(Box<HostLearner<'a>>, f64),
+    Device(Box<DeviceLearner<'a>>),
+}
+
+impl<'a> Learner<'a> {
+    fn new(
+        job: &'a Job,
+        features: &'a Features,
+        weights: &Tensors,
+        device: Device,
+    ) -> Result<Self, NetworkError> {
+        Ok(match device {
+            Device::Cpu => Self::Host(Box::new(HostLearner::new(job, features, weights)?), 0.0),
+            device => Self::Device(Box::new(DeviceLearner::new(job, features, weights, device)?)),
+        })
+    }
+
+    fn batches(&mut self) -> &mut Batches<'a> {
+        match self {
+            Self::Host(learner, _) => learner.batches(),
+            Self::Device(learner) => learner.batches(),
+        }
+    }
+
+    fn step(&mut self, index: usize, pace: Pace) -> Result<(), TchError> {
+        match self {
+            Self::Host(learner, total) => *total += learner.step(index, pace),
+            Self::Device(learner) => learner.step(index, pace)?,
+        }
+        Ok(())
+    }
+
+    /// Losses of all clips since the last call, in sum.
+    fn take_total(&mut self) -> Result<f64, TchError> {
+        match self {
+            Self::Host(_, total) => Ok(std::mem::take(total)),
+            Self::Device(learner) => learner.take_total(),
+        }
+    }
+
+    fn logits(&mut self) -> Result<Vec<f32>, TchError> {
+        match self {
+            Self::Host(learner, _) => Ok(learner.logits()),
+            Self::Device(learner) => learner.logits(),
+        }
+    }
+
+    fn values(&self) -> Result<Tensors, TchError> {
+        match self {
+            Self::Host(learner, _) => Ok(learner.values()),
+            Self::Device(learner) => learner.values(),
+        }
+    }
+
+    /// The optimiser's moving means, of gradients and of their squares, by the checkpoint's names.
+    fn moments(&self) -> Result<[Tensors; 2], TchError> {
+        match self {
+            Self::Host(learner, _) => Ok(learner.moments()),
+            Self::Device(learner) => learner.moments(),
+        }
+    }
+
+    /// Goes on from these moments, after so many steps.
+    fn resume(&mut self, moments: &[Tensors; 2], steps: u64) -> Result<(), TchError> {
+        match self {
+            Self::Host(learner, _) => learner.resume(moments, steps),
+            Self::Device(learner) => learner.resume(moments, steps)?,
+        }
+        Ok(())
+    }
+}
+
 /// What changes from step to step.
-struct Trainer<'a> {
-    network: &'a Network,
-    adam: Adam,
+struct Trainer<'a, 'b> {
+    learner: &'b mut Learner<'a>,
     schedule: Schedule,
-    label_smoothing: f64,
-    batches: Batches<'a>,
     /// Taken so far.
     steps: u64,
 }
 
-impl Trainer<'_> {
+impl Trainer<'_, '_> {
     /// What the run has come to after this epoch.
     fn midway(&self, epoch: u32, best: &Best) -> Result<Midway, TchError> {
-        let (network, moments) = (self.network.values()?, self.adam.moments()?);
+        let (network, moments) = (self.learner.values()?, self.learner.moments()?);
         Ok(Midway { epoch, network, moments, best: best.clone() })
     }
 
     /// Goes on after what an earlier attempt has come to; the network has its weights already.
     fn resume(&mut self, midway: &Midway) -> Result<(), TchError> {
+        let batches = self.learner.batches();
         for _ in 0..midway.epoch {
-            self.batches.skip_epoch();
+            batches.skip_epoch();
         }
-        self.steps = u64::from(midway.epoch) * self.batches.count() as u64;
-        self.adam.resume(&midway.moments, self.steps)
+        self.steps = u64::from(midway.epoch) * batches.count() as u64;
+        self.learner.resume(&midway.moments, self.steps)
     }
 
     /// One pass over the training rows: the mean loss per clip as it was seen, or nothing when told to end.
     fn epoch(&mut self, control: &Control) -> Result<Option<f64>, TrainError> {
-        // Summed on the device: asking for each batch's loss would make a GPU wait at every step.
-        let mut total: Option<Tensor> = None;
-        self.batches.shuffle()?;
-        for index in 0..self.batches.count() {
+        let batches = self.learner.batches();
+        batches.shuffle();
+        let (count, rows) = (batches.count(), batches.rows());
+        for index in 0..count {
             if control.state() > State::Running {
                 return Ok(None);
             }
-            let batch = self.batches.get(index)?;
-            let pace = self.schedule.pace(self.steps);
-            let loss = step(self.network, &mut self.adam, &batch, pace, self.label_smoothing)?;
+            self.learner.step(index, self.schedule.pace(self.steps))?;
             self.steps += 1;
-            let clips = batch.targets.size().first().copied().unwrap_or(0);
-            let sum = loss.f_to_kind(Kind::Double)?.f_mul_scalar(clips)?;
-            total = Some(match total {
-                Some(total) => total.f_add(&sum)?,
-                None => sum,
-            });
         }
-        let total = total.map_or(Ok(0.0), |total| total.f_double_value(&[]))?;
-        Ok(Some(total / self.batches.rows() as f64))
+        Ok(Some(self.learner.take_total()? / rows as f64))
     }
-}
-
-/// One step on one batch: forward, backward, Adam. The mean loss over the batch, before the step.
-///
-/// # Errors
-/// libtorch refuses.
-pub fn step(
-    network: &Network,
-    adam: &mut Adam,
-    batch: &Batch,
-    pace: Pace,
-    label_smoothing: f64,
-) -> Result<Tensor, TchError> {
-    let logits = network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() })?;
-    let loss = logits.f_cross_entropy_loss::<Tensor>(
-        &batch.targets,
-        None,
-        Reduction::Mean,
-        -100,
-        label_smoothing,
-    )?;
-    let gradients = Tensor::f_run_backward(&[&loss], &network.parameters(), false, false)?;
-    adam.step(&gradients, pace)?;
-    loss.f_detach()
 }
 
 fn finish(best: Best, features: &Features) -> Result<Trained, TrainError> {

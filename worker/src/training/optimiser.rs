@@ -1,14 +1,14 @@
 //! Adam, with PyTorch's defaults and PyTorch's arithmetic (Kingma and Ba 2015, algorithm 1), and AdamW (Loshchilov and
 //! Hutter 2019, algorithm 2).
 //!
-//! A step over a large tensor is bound by memory, not by arithmetic. So it goes in pieces that stay in the core's cache
-//! through all of the step's operations, instead of one operation after another over the whole tensor.
+//! [`Rule`] says what the numbers of a step are, whoever computes it: [`Adam`] for tensors of libtorch, [`crate::cpu`] for its
+//! own.
 
 use earshot_common::{
     job::{Optimizer, Recipe},
     tensors::Tensor as Values,
 };
-use tch::{Device, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 use super::schedule::Pace;
 use crate::network::copy_out;
@@ -18,16 +18,12 @@ const BETA_2: f64 = 0.999;
 /// Added to the denominator.
 const EPSILON: f64 = 1e-8;
 
-/// Elements of one piece on the CPU: five arrays of it fill about a megabyte, an ordinary core's second-level cache.
-const PIECE: usize = 48 * 1024;
-
-/// The optimiser's state for one network.
-#[derive(Debug)]
-pub struct Adam {
+/// The numbers of the steps of one run.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
     decay: Decay,
     /// Steps taken.
     steps: i32,
-    parameters: Vec<Parameter>,
 }
 
 /// What weight decay does.
@@ -40,30 +36,71 @@ enum Decay {
     Decoupled(f64),
 }
 
-/// The numbers of one step.
-#[derive(Debug, Clone, Copy)]
-struct Numbers {
-    pace: Pace,
-    decay: Decay,
-    /// Of the denominator.
-    scale: f64,
-    epsilon: f64,
+/// The numbers of one step: `gradient += coupled_decay · value`, `mean += rates[0] · (gradient - mean)`,
+/// `square += rates[1] · (gradient² - square)`, `value = value · shrink + mean / (√square · scale + epsilon)`.
+///
+/// That is PyTorch's `value - (lr / c₁) · mean / (√square / √c₂ + ε)`, with the scalars drawn into the denominator.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Numbers {
+    /// Adam's weight decay.
+    pub coupled_decay: f64,
+    /// AdamW's: 1 where there is none.
+    pub shrink: f64,
+    /// 1 - β₁ and 1 - β₂.
+    pub rates: [f64; 2],
+    /// Of the denominator; negative, as the step goes down.
+    pub scale: f64,
+    /// Added to it; negative likewise.
+    pub epsilon: f64,
 }
 
-/// One trained tensor, in pieces along its first dimension.
+impl Rule {
+    /// Of this recipe, before its first step.
+    pub fn new(recipe: &Recipe) -> Self {
+        let decay = match recipe.optimizer {
+            _ if recipe.weight_decay == 0.0 => Decay::None,
+            Optimizer::Adam => Decay::Coupled(recipe.weight_decay),
+            Optimizer::AdamW => Decay::Decoupled(recipe.weight_decay),
+        };
+        Self { decay, steps: 0 }
+    }
+
+    /// Goes on after so many steps.
+    pub fn resume(&mut self, steps: u64) {
+        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
+    }
+
+    /// The next step's numbers.
+    pub fn next(&mut self, pace: Pace) -> Numbers {
+        self.steps = self.steps.saturating_add(1);
+        let correction_1 = 1.0 - pace.beta_1.powi(self.steps);
+        let correction_2 = 1.0 - BETA_2.powi(self.steps);
+        let step = -pace.learning_rate / correction_1;
+        let (coupled_decay, shrink) = match self.decay {
+            Decay::None => (0.0, 1.0),
+            Decay::Coupled(decay) => (decay, 1.0),
+            Decay::Decoupled(decay) => (0.0, 1.0 - pace.learning_rate * decay),
+        };
+        Numbers {
+            coupled_decay,
+            shrink,
+            rates: [1.0 - pace.beta_1, 1.0 - BETA_2],
+            scale: 1.0 / (step * correction_2.sqrt()),
+            epsilon: EPSILON / step,
+        }
+    }
+}
+
+/// The optimiser's state for one network in libtorch.
+#[derive(Debug)]
+pub struct Adam {
+    rule: Rule,
+    parameters: Vec<Parameter>,
+}
+
+/// One trained tensor.
 #[derive(Debug)]
 struct Parameter {
-    mean: Tensor,
-    square: Tensor,
-    /// Of the tensor and of both means.
-    pieces: Vec<Piece>,
-}
-
-/// Views of one piece of a tensor and of its state.
-#[derive(Debug)]
-struct Piece {
-    start: i64,
-    length: i64,
     value: Tensor,
     /// Moving mean of gradients.
     mean: Tensor,
@@ -81,12 +118,7 @@ impl Adam {
     pub fn new(parameters: &[&Tensor], recipe: &Recipe) -> Result<Self, TchError> {
         let _no_grad = tch::no_grad_guard();
         let parameters = parameters.iter().map(|tensor| Parameter::new(tensor)).collect::<Result<_, _>>()?;
-        let decay = match recipe.optimizer {
-            _ if recipe.weight_decay == 0.0 => Decay::None,
-            Optimizer::Adam => Decay::Coupled(recipe.weight_decay),
-            Optimizer::AdamW => Decay::Decoupled(recipe.weight_decay),
-        };
-        Ok(Self { decay, steps: 0, parameters })
+        Ok(Self { rule: Rule::new(recipe), parameters })
     }
 
     /// A copy of both moving means of every tensor.
@@ -98,13 +130,17 @@ impl Adam {
         moments.map(|parameter| Ok([copy_out(&parameter.mean)?, copy_out(&parameter.square)?])).collect()
     }
 
-    /// Goes on from these moments, after so many steps.
+    /// Goes on after so many steps, from these moments in the order of the tensors.
     ///
     /// # Errors
     /// libtorch refuses: they are another network's.
-    pub fn resume(&mut self, moments: &[[Values; 2]], steps: u64) -> Result<(), TchError> {
+    pub fn resume<'a>(
+        &mut self,
+        moments: impl IntoIterator<Item = [&'a Values; 2]>,
+        steps: u64,
+    ) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
-        self.steps = i32::try_from(steps).unwrap_or(i32::MAX);
+        self.rule.resume(steps);
         for (parameter, [mean, square]) in self.parameters.iter_mut().zip(moments) {
             for (tensor, values) in [(&mut parameter.mean, mean), (&mut parameter.square, square)] {
                 let values = Tensor::f_from_slice(&values.values)?.f_view(tensor.size().as_slice())?;
@@ -120,18 +156,9 @@ impl Adam {
     /// libtorch refuses.
     pub fn step(&mut self, gradients: &[Tensor], pace: Pace) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
-        self.steps = self.steps.saturating_add(1);
-        let correction_1 = 1.0 - pace.beta_1.powi(self.steps);
-        let correction_2 = 1.0 - BETA_2.powi(self.steps);
-        // PyTorch's value - (lr / c1) · mean / (√square / √c2 + ε), with the scalars drawn into the denominator so that one
-        // in-place division does the rest.
-        let step = -pace.learning_rate / correction_1;
-        let scale = 1.0 / (step * correction_2.sqrt());
-        let numbers = Numbers { pace, decay: self.decay, scale, epsilon: EPSILON / step };
+        let numbers = self.rule.next(pace);
         for (parameter, gradient) in self.parameters.iter_mut().zip(gradients) {
-            for piece in &mut parameter.pieces {
-                piece.step(gradient, numbers)?;
-            }
+            parameter.step(gradient, numbers)?;
         }
         Ok(())
     }
@@ -140,44 +167,24 @@ impl Adam {
 impl Parameter {
     fn new(tensor: &Tensor) -> Result<Self, TchError> {
         let value = tensor.f_detach()?;
-        let (mean, square) = (value.f_zeros_like()?, value.f_zeros_like()?);
-        let rows = value.size().first().copied().unwrap_or(1).max(1);
-        let rows_of_piece = match value.device() {
-            Device::Cpu => (PIECE as i64 * rows / value.numel().max(1) as i64).clamp(1, rows),
-            // A GPU would rather start few kernels.
-            _ => rows,
-        };
-        let mut pieces = Vec::new();
-        let mut start = 0;
-        while start < rows {
-            let length = rows_of_piece.min(rows - start);
-            let part = |tensor: &Tensor| tensor.f_narrow(0, start, length);
-            let value = part(&value)?;
-            let scratch = value.f_zeros_like()?;
-            pieces.push(Piece { start, length, value, mean: part(&mean)?, square: part(&square)?, scratch });
-            start += length;
-        }
-        Ok(Self { mean, square, pieces })
+        let zeros = || value.f_zeros_like();
+        let (mean, square, scratch) = (zeros()?, zeros()?, zeros()?);
+        Ok(Self { value, mean, square, scratch })
     }
-}
 
-impl Piece {
     fn step(&mut self, gradient: &Tensor, numbers: Numbers) -> Result<(), TchError> {
-        let Numbers { pace, decay, scale, epsilon } = numbers;
-        let mut gradient = gradient.f_narrow(0, self.start, self.length)?;
-        match decay {
-            Decay::None => {}
-            Decay::Coupled(decay) => {
-                let _ = self.value.f_mul_scalar_out(&self.scratch, decay)?;
-                let _ = gradient.f_add_(&self.scratch)?;
-            }
-            Decay::Decoupled(decay) => {
-                let _ = self.value.f_mul_scalar_(1.0 - pace.learning_rate * decay)?;
-            }
+        let Numbers { coupled_decay, shrink, rates: [rate_1, rate_2], scale, epsilon } = numbers;
+        let mut gradient = gradient.shallow_clone();
+        if coupled_decay != 0.0 {
+            let _ = self.value.f_mul_scalar_out(&self.scratch, coupled_decay)?;
+            let _ = gradient.f_add_(&self.scratch)?;
         }
-        let _ = self.mean.f_lerp_(&gradient, 1.0 - pace.beta_1)?;
+        if (1.0 - shrink) != 0.0 {
+            let _ = self.value.f_mul_scalar_(shrink)?;
+        }
+        let _ = self.mean.f_lerp_(&gradient, rate_1)?;
         let _ = gradient.f_square_out(&self.scratch)?;
-        let _ = self.square.f_lerp_(&self.scratch, 1.0 - BETA_2)?;
+        let _ = self.square.f_lerp_(&self.scratch, rate_2)?;
         let _ = self.square.f_sqrt_out(&self.scratch)?;
         let _ = self.scratch.f_mul_scalar_(scale)?;
         let _ = self.scratch.f_add_scalar_(epsilon)?;

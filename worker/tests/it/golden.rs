@@ -7,7 +7,11 @@ use earshot_common::{
 use tch::{Device, Tensor};
 use worker::{
     network::Network,
-    training::{batches::Batch, optimiser::Adam, schedule::Schedule, step},
+    training::{
+        device::{Batch, step},
+        optimiser::Adam,
+        schedule::Schedule,
+    },
 };
 
 use crate::jobs::example;

@@ -11,7 +11,11 @@ use serde::Deserialize;
 use tch::{Device, Tensor};
 use worker::{
     network::{Mode, Network},
-    training::{batches::Batch, optimiser::Adam, schedule::Schedule, step},
+    training::{
+        device::{Batch, step},
+        optimiser::Adam,
+        schedule::Schedule,
+    },
 };
 
 use crate::golden::{assert_near, part, tensor};

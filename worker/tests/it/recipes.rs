@@ -8,14 +8,15 @@ use earshot_common::{
 };
 use tch::{Device, Kind, Tensor};
 use worker::{
+    cpu::{self, Targets},
     features::InputStats,
     network::Network,
     training::{
         augmentation::{Augmenter, Draw, Mix, Span},
-        batches::{Batch, Batches},
-        optimiser::Adam,
+        batches::Batches,
+        device::{Batch, DeviceAugmentation, DeviceBatches, blend, step},
+        optimiser::{Adam, Rule},
         schedule::Schedule,
-        step,
     },
 };
 
@@ -60,8 +61,33 @@ fn mix() -> Mix {
     Mix { lambda: 0.3, partners: vec![3, 0, 2, 1, 7, 4, 5, 6] }
 }
 
-/// Ten steps on blended clips and smoothed targets.
+/// Ten steps on blended clips and smoothed targets, on the CPU.
 fn check_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrScheduler)) {
+    let golden = golden(&format!("{name}/{}/", schedule.0));
+    let recipe = Recipe { optimizer, weight_decay: 0.05, label_smoothing: 0.1, ..recipe(schedule.1, 10) };
+    let spec = example(0).job.model;
+    let mut network = cpu::Network::new(&spec, &part(&golden, "initial.")).unwrap();
+    let (mut rule, paces) = (Rule::new(&recipe), Schedule::new(&recipe, 1));
+    let mut features = golden["features"].values.clone();
+    let labels = &golden["labels"].values;
+    let mut probabilities: Vec<f32> =
+        labels.iter().flat_map(|&label| (0..CLASSES).map(move |c| f32::from(c == label as usize))).collect();
+    mix().blend(&mut features, &mut vec![]);
+    mix().blend(&mut probabilities, &mut vec![]);
+    let targets = Targets::Probabilities(&probabilities);
+    let batch = cpu::Batch { features: &features, targets, mask: None };
+    let losses: Vec<f64> =
+        (0..10).map(|s| network.step(batch, rule.next(paces.pace(s)), recipe.label_smoothing)).collect();
+    let losses = Tensor::from_slice(&losses).to_kind(Kind::Float);
+    assert_near(&format!("{name}: losses"), &losses, &golden["losses"]);
+    let values = network.values();
+    for (tensor, expected) in part(&golden, "final.") {
+        assert_near(&format!("{name}: {tensor}"), &Tensor::from_slice(&values[&tensor].values), &expected);
+    }
+}
+
+/// The same in libtorch.
+fn check_device_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrScheduler)) {
     let golden = golden(&format!("{name}/{}/", schedule.0));
     let recipe = Recipe { optimizer, weight_decay: 0.05, label_smoothing: 0.1, ..recipe(schedule.1, 10) };
     let spec = example(0).job.model;
@@ -70,8 +96,8 @@ fn check_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrScheduler)) 
     let paces = Schedule::new(&recipe, 1);
     let classes = tensor(&golden, "labels").to_kind(Kind::Int64).one_hot(CLASSES as i64).to_kind(Kind::Float);
     let batch = Batch {
-        features: mix().apply(&tensor(&golden, "features")).unwrap(),
-        targets: mix().apply(&classes).unwrap(),
+        features: blend(&mix(), &tensor(&golden, "features")).unwrap(),
+        targets: blend(&mix(), &classes).unwrap(),
         mask: None,
     };
     let losses: Vec<Tensor> = (0..10)
@@ -89,6 +115,8 @@ fn weight_decay_mixup_and_smoothing_step_as_in_pytorch() {
     for schedule in [SCHEDULERS[0], SCHEDULERS[2]] {
         check_steps("adam", Optimizer::Adam, schedule);
         check_steps("adamw", Optimizer::AdamW, schedule);
+        check_device_steps("adam", Optimizer::Adam, schedule);
+        check_device_steps("adamw", Optimizer::AdamW, schedule);
     }
 }
 
@@ -119,11 +147,15 @@ fn augmentation_does_to_standardised_features_what_its_definition_does_to_raw_on
         let stats = InputStats { mean: golden["mean"].values.clone(), std: golden["std"].values.clone() };
         let mut job = example(1).job;
         job.model.input = input;
-        let augmenter = Augmenter::new(&job, &stats, Device::Cpu).unwrap();
+        let augmenter = Augmenter::new(&job, &stats);
+        let on_device = DeviceAugmentation::new(&augmenter, Device::Cpu).unwrap();
         for (name, draw) in &draws {
             let clip = tensor(&golden, "clip");
-            augmenter.apply(&clip, draw).unwrap();
+            on_device.apply(&clip, draw).unwrap();
             assert_near(&format!("{kind}: {name}"), &clip, &golden[*name]);
+            let mut clip = golden["clip"].values.clone();
+            augmenter.apply(&mut clip, draw);
+            assert_near(&format!("{kind}: {name}"), &Tensor::from_slice(&clip), &golden[*name]);
         }
     }
 }
@@ -146,7 +178,7 @@ fn draws_cover_their_ranges_and_no_more() {
         mixup_alpha: 0.0,
     };
     let example = augmented(augmentation);
-    let mut augmenter = Augmenter::new(&example.job, example.features().input(), Device::Cpu).unwrap();
+    let mut augmenter = Augmenter::new(&example.job, example.features().input());
     assert!(augmenter.is_active() && augmenter.mix(8).is_none());
     let draws: Vec<Draw> = (0..2000).map(|_| augmenter.draw()).collect();
     let extent =
@@ -177,15 +209,58 @@ fn augmentation_leaves_the_resident_features_and_validation_alone() {
     };
     let example = augmented(augmentation);
     let features = example.features();
-    let before = features.matrix.copy();
-    let network = Network::fresh(&example.job.model, 1, Device::Cpu).unwrap();
-    let mut batches = Batches::new(&example.job, &features, &network, Device::Cpu).unwrap();
-    batches.shuffle().unwrap();
-    let batch = batches.get(0).unwrap();
-    assert_eq!(batch.targets.size(), [16, CLASSES as i64]);
-    let sums = batch.targets.sum_dim_intlist([1_i64].as_slice(), false, Kind::Float);
-    assert!((sums - 1.0).abs().max().double_value(&[]) < 1e-6);
-    assert!(features.matrix.equal(&before));
+    let everything: Vec<i64> = (0..features.classes().len() as i64).collect();
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    features.gather(&everything, &mut before);
+    let mut batches = Batches::new(&example.job, &features, 5);
+    batches.shuffle();
+    let batch = batches.get(0);
+    let Targets::Probabilities(probabilities) = batch.targets else {
+        panic!("mixup leaves no classes");
+    };
+    assert_eq!((probabilities.len(), batch.mask.map(<[f32]>::len)), (16 * CLASSES, Some(16 * 5)));
+    for line in probabilities.chunks(CLASSES) {
+        assert!((line.iter().sum::<f32>() - 1.0).abs() < 1e-6, "{line:?}");
+    }
+    features.gather(&everything, &mut after);
+    assert_eq!(before, after);
+}
+
+#[test]
+fn batches_are_the_same_on_the_cpu_and_in_libtorch() {
+    let augmentation = FeatureAugmentation {
+        gain: 2.0,
+        roll: 0.5,
+        time_masks: 2,
+        time_mask_param: 4,
+        freq_masks: 2,
+        freq_mask_param: 2,
+        mixup_alpha: 0.2,
+    };
+    for augmentation in [augmentation, FeatureAugmentation::default()] {
+        let example = augmented(augmentation);
+        let features = example.features();
+        let network = Network::fresh(&example.job.model, 1, Device::Cpu).unwrap();
+        let mut on_device = DeviceBatches::new(&example.job, &features, &network, Device::Cpu).unwrap();
+        let mut batches = Batches::new(&example.job, &features, network.features() as usize);
+        on_device.plan().shuffle();
+        batches.shuffle();
+        for index in 0..batches.count() {
+            let (batch, tensors) = (batches.get(index), on_device.get(index).unwrap());
+            let near = |what: &str, values: &[f32], tensor: &Tensor| {
+                let shape = vec![values.len()];
+                assert_near(what, tensor, &tensors::Tensor { shape, values: values.to_vec() });
+            };
+            near("features", batch.features, &tensors.features);
+            near("mask", batch.mask.unwrap(), &tensors.mask.unwrap());
+            match batch.targets {
+                Targets::Probabilities(values) => near("targets", values, &tensors.targets),
+                Targets::Classes(classes) => {
+                    assert_eq!(classes, Vec::<i64>::try_from(tensors.targets).unwrap());
+                }
+            }
+        }
+    }
 }
 
 #[test]

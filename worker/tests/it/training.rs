@@ -12,8 +12,15 @@ use earshot_common::{
 use tch::{Device, Tensor};
 use worker::{
     control::{Control, State},
-    network::Network,
-    training::{self, Start, TrainError, Trained, evaluation::evaluate},
+    cpu,
+    network::{Network, fresh_weights},
+    training::{
+        self, Start, TrainError, Trained,
+        device::DeviceLearner,
+        evaluation::Evaluation,
+        host::{HostLearner, logits},
+        schedule::Schedule,
+    },
 };
 
 use crate::jobs::{CLASSES, Example, FRAMES, example};
@@ -68,10 +75,10 @@ fn the_best_epochs_weights_and_logits_are_left() {
 
     let bytes = encode(&trained.checkpoint).unwrap();
     let checkpoint = decode_checkpoint(&bytes, &example.job.model).unwrap();
-    let network = Network::from_checkpoint(&example.job.model, &checkpoint, Device::Cpu).unwrap();
+    let mut network = cpu::Network::new(&example.job.model, &checkpoint).unwrap();
     let features = example.features();
     let labels = features.validation_labels();
-    let again = evaluate(&network, &features, &labels).unwrap();
+    let again = Evaluation::new(logits(&mut network, &features), &labels);
     let logits = &trained.logits["logits"];
     assert_eq!(logits.shape, [labels.len(), CLASSES]);
     assert_eq!(again.logits, logits.values);
@@ -92,10 +99,8 @@ fn the_last_epochs_weights_are_left_where_the_recipe_keeps_them() {
     assert_eq!((&again, Some(&last.best)), (&epochs, epochs.last()));
     assert!(best.best.epoch < 12, "the fault did not fire: the last epoch was the best");
     assert_ne!(last.checkpoint, best.checkpoint);
-    let network = Network::from_checkpoint(&example.job.model, &last.checkpoint, Device::Cpu).unwrap();
-    let features = example.features();
-    let logits = evaluate(&network, &features, &features.validation_labels()).unwrap().logits;
-    assert_eq!(logits, last.logits["logits"].values);
+    let mut network = cpu::Network::new(&example.job.model, &last.checkpoint).unwrap();
+    assert_eq!(logits(&mut network, &example.features()), last.logits["logits"].values);
 }
 
 #[test]
@@ -127,6 +132,30 @@ fn the_same_job_gives_the_same_bits_whatever_the_other_slots_do() {
         assert_eq!(trained.logits, alone.1.logits);
     }
     assert_ne!(trained(&example(8)).0, alone.0);
+}
+
+#[test]
+fn an_epoch_without_dropout_is_the_same_on_the_cpu_and_in_libtorch() {
+    let mut example = example(10);
+    example.job.model.head.dropout = 0.0;
+    let features = example.features();
+    let weights = fresh_weights(&example.job.model, 1).unwrap();
+    let mut host = HostLearner::new(&example.job, &features, &weights).unwrap();
+    let mut device = DeviceLearner::new(&example.job, &features, &weights, Device::Cpu).unwrap();
+    host.batches().shuffle();
+    device.batches().shuffle();
+    let schedule = Schedule::new(&example.job.recipe, host.batches().count());
+    let mut total = 0.0;
+    for index in 0..host.batches().count() {
+        let pace = schedule.pace(index as u64);
+        total += host.step(index, pace);
+        device.step(index, pace).unwrap();
+    }
+    let expected = device.take_total().unwrap();
+    assert!((total / expected - 1.0).abs() < 1e-5, "{total} {expected}");
+    for (ours, theirs) in host.logits().iter().zip(device.logits().unwrap()) {
+        assert!((ours - theirs).abs() < 1e-4, "{ours} {theirs}");
+    }
 }
 
 #[test]
@@ -193,7 +222,7 @@ fn the_input_is_standardised_by_the_training_clips_alone() {
         example.job.model.input = input;
         let features = example.features();
         // Of every row over the training clips: mean 0, deviation 1.
-        let train = features.matrix.index_select(0, &Tensor::from_slice(features.train()));
+        let train = features.matrix().unwrap().index_select(0, &Tensor::from_slice(features.train()));
         let (mean, std) =
             (train.mean_dim([0, 2].as_slice(), false, None), train.std_dim([0, 2].as_slice(), false, false));
         assert!(mean.abs().max().double_value(&[]) < 1e-4, "{input:?}: {mean:?}");
@@ -227,7 +256,7 @@ fn mel_bands_are_the_inverse_dct_of_the_coefficients() {
     example.job.model.input = Input::Mel;
     let features = example.features();
     let stats = features.input();
-    let found = features.matrix.double_value(&[row as i64, 0, 5]) * f64::from(stats.std[0])
+    let found = features.matrix().unwrap().double_value(&[row as i64, 0, 5]) * f64::from(stats.std[0])
         + f64::from(stats.mean[0]);
     assert!((found - expected).abs() < 1e-3, "{found} is not {expected}");
 }

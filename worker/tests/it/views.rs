@@ -48,22 +48,22 @@ fn a_range_without_views_trains_as_if_there_were_none() {
 fn clean_rows_and_their_statistics_are_the_same_with_views() {
     let (clean, views) = (example(1).features(), augmented(0.5, ALL).features());
     assert_eq!(clean.input(), views.input());
-    let rows = |features: &worker::features::Features| features.matrix.narrow(0, 0, 96);
+    let rows = |features: &worker::features::Features| features.matrix().unwrap().narrow(0, 0, 96);
     assert_eq!(rows(&clean), rows(&views));
-    assert_eq!(views.matrix.size()[0], 96 + clean.train().len() as i64);
+    assert_eq!(views.matrix().unwrap().size()[0], 96 + clean.train().len() as i64);
 }
 
 #[test]
 fn a_chosen_view_is_of_the_same_clip() {
     let example = augmented(1.0, ALL);
     let features = example.features();
-    let labels = Vec::<i64>::try_from(&features.labels).unwrap();
-    let raised = |row: i64| f64::try_from(features.matrix.get(row).mean(None)).unwrap();
+    let labels = Vec::<i64>::try_from(&features.labels().unwrap()).unwrap();
+    let raised = |row: i64| f64::try_from(features.matrix().unwrap().get(row).mean(None)).unwrap();
     for (clean, view) in chosen(&example, 1) {
         assert_ne!(clean, view);
         assert_eq!(labels[clean as usize], labels[view as usize]);
         // Standardised by the clean rows, a view's features are above its own clip's by the same at every number.
-        let difference = features.matrix.get(view) - features.matrix.get(clean);
+        let difference = features.matrix().unwrap().get(view) - features.matrix().unwrap().get(clean);
         let spread = f64::try_from(difference.std(false)).unwrap();
         assert!(raised(view) > raised(clean) + 0.5 && spread < 1.0, "row {clean}: {spread}");
     }
