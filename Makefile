@@ -48,8 +48,9 @@ audit: tools ## the dependencies against the advisory database (needs the networ
 	cargo deny check
 
 .PHONY: bench
-bench: build ## measure against librosa, and Optuna with PyTorch (DATA=folder as in demo), ending in tables of ratios
+bench: build ## measure against PyTorch, librosa, and Optuna (DATA=folder as in demo), ending in tables of ratios
 	python3 benches/run.py $(if $(DATA),--data "$(DATA)")
+	python3 benches/training.py
 	python3 benches/front_end.py $(if $(DATA),--data "$(DATA)")
 
 .PHONY: clean

@@ -1,4 +1,4 @@
-"""The second half of `make bench`: the front end against librosa 0.11 on the same clips, in turn.
+"""Part of `make bench`: the front end against librosa 0.11 on the same clips, in turn.
 
     python3 benches/front_end.py [--data DIR] [--pairs N] [--clips N]
 

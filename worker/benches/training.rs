@@ -1,17 +1,29 @@
-//! Samples a second of the reference model (13 × 431, 50 classes, batch 32) in one slot's training step, and where they go.
+//! Samples a second of training steps in one slot or several, and where a step's time goes.
 //!
-//!     cargo bench -p worker --bench training                  # one slot
-//!     cargo bench -p worker --bench training -- --slots 4     # as many at once
-//!     cargo bench -p worker --bench training -- --malloc      # without our allocator settings
+//!     cargo bench -p worker --bench training                                    # the reference model, one slot
+//!     cargo bench -p worker --bench training -- --model five-block --slots 4    # another model, slots at once
+//!     cargo bench -p worker --bench training -- --malloc                        # without our allocator settings
+//!     cargo bench -p worker --bench training -- --curve 300 --seeds 3           # losses step by step instead
+//!     cargo bench -p worker --bench training -- --curve 300 --libtorch             # the same as a GPU trains them
+//!     cargo bench -p worker --bench training -- --write DIR                     # the clips, for the peer
+//!
+//! `--format json` prints one object; `benches/training.py` sets it beside PyTorch's.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout)] // a measurement may stop at the first surprise
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a measurement may stop at the first surprise"
+)]
 
-use std::{hint::black_box, thread, time::Duration};
+use std::{fs, hint::black_box, path::Path, sync::Barrier, thread, time::Duration};
 
 use earshot_common::{
     ids::BlobId,
-    job::{Job, Recipe},
-    model::AudioCnn,
+    job::{Job, LrScheduler, Optimizer, Recipe},
+    model::{AudioCnn, Block, Head, Reduction},
 };
 use earshot_data::{
     shard::{Shard, View},
@@ -21,44 +33,52 @@ use tch::Device;
 use worker::{
     features::{Features, FeaturesError},
     memory,
-    network::{Mode, Network},
+    network::fresh_weights,
     randomness::Weights,
-    training::{batches::Batches, evaluation::evaluate, optimiser::Adam, schedule::Schedule, step},
+    training::{device::DeviceLearner, host::HostLearner, schedule::Schedule},
 };
 
 /// Clips of the made-up dataset: one shard, as many as a shard holds.
 const CLIPS: usize = 128;
+const CLASSES: usize = 50;
 const FRAMES: usize = 431;
-const N_MFCC: usize = 13;
 /// Measured this many times; the fastest counts, the others had company.
-const ROUNDS: usize = 12;
+const ROUNDS: usize = 6;
 /// Steps of one round, and of the warm-up.
-const STEPS: usize = 12;
+const STEPS: usize = 8;
+/// Of the five-block model's one-cycle schedule, in batches of 32; more than are taken.
+const SCHEDULED_EPOCHS: u32 = 750;
 
 fn main() {
     if cfg!(debug_assertions) {
         return; // built as a test; it would measure nothing of interest
     }
     let args: Vec<String> = std::env::args().collect();
-    let value = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).and_then(|n| n.parse().ok());
-    let slots: usize = value("--slots").unwrap_or(1);
+    let text = |name: &str| args.iter().skip_while(|arg| *arg != name).nth(1).cloned();
+    let value = |name: &str| text(name).and_then(|n| n.parse().ok());
+    let is_json = text("--format").is_some_and(|format| format == "json");
+    let model = text("--model").unwrap_or_else(|| "reference".to_owned());
     if !args.iter().any(|arg| arg == "--malloc") {
         assert!(memory::keep_freed());
     }
     tch::set_num_interop_threads(1);
     tch::set_num_threads(1);
 
-    let rates: Vec<Rates> = thread::scope(|scope| {
-        let slots: Vec<_> = (0..slots).map(|_| scope.spawn(measure)).collect();
-        slots.into_iter().map(|slot| slot.join().expect("a slot")).collect()
-    });
-    let sum = |rate: fn(&Rates) -> f64| rates.iter().map(rate).sum::<f64>();
-    println!("reference AudioCNN, batch 32, {slots} slot(s), samples/s in sum");
-    println!("  training    {:8.0}", sum(|rates| rates.training));
-    println!("  evaluation  {:8.0}", sum(|rates| rates.evaluation));
-    println!("milliseconds of some of a step's parts, first slot");
-    for (name, time) in rates.iter().take(1).flat_map(|rates| &rates.parts) {
-        println!("  {name:<11} {:8.2}", time.as_secs_f64() * 1e3);
+    if let Some(folder) = text("--write") {
+        write_clips(&model, Path::new(&folder));
+    } else if let Some(steps) = value("--curve") {
+        let curve = if args.iter().any(|arg| arg == "--libtorch") { libtorch_curve } else { curve };
+        let losses: Vec<Vec<f64>> =
+            (0..value("--seeds").unwrap_or(3)).map(|seed| curve(&model, steps, seed as u64)).collect();
+        println!("{}", serde_json::json!({ "losses": losses }));
+    } else {
+        let slots = value("--slots").unwrap_or(1);
+        let start = Barrier::new(slots);
+        let rates: Vec<Rates> = thread::scope(|scope| {
+            let slots: Vec<_> = (0..slots).map(|_| scope.spawn(|| measure(&model, &start))).collect();
+            slots.into_iter().map(|slot| slot.join().expect("a slot")).collect()
+        });
+        print_rates(&model, &rates, is_json);
     }
 }
 
@@ -68,54 +88,99 @@ struct Rates {
     parts: Vec<(&'static str, Duration)>,
 }
 
-fn measure() -> Rates {
-    tch::set_num_threads(1);
-    let (job, features) = example();
-    let network = Network::fresh(&job.model, 1, Device::Cpu).unwrap();
-    let mut adam = Adam::new(&network.parameters(), &job.recipe).unwrap();
-    let mut batches = Batches::new(&job, &features, &network, Device::Cpu).unwrap();
-    batches.shuffle().unwrap();
-    let pace = Schedule::new(&job.recipe, batches.count()).pace(0);
-    let batch_count = batches.count();
-    let labels = features.validation_labels();
+fn print_rates(model: &str, rates: &[Rates], is_json: bool) {
+    let of = |rate: fn(&Rates) -> f64| rates.iter().map(rate).collect::<Vec<_>>();
+    let (training, evaluation) = (of(|rates| rates.training), of(|rates| rates.evaluation));
+    if is_json {
+        println!("{}", serde_json::json!({ "training": training, "evaluation": evaluation }));
+        return;
+    }
+    println!("{model}, batch 32, {} slot(s), samples/s in sum", rates.len());
+    println!("  training    {:8.0}", training.iter().sum::<f64>());
+    println!("  evaluation  {:8.0}", evaluation.iter().sum::<f64>());
+    println!("milliseconds of some of a step's parts, first slot");
+    for (name, time) in rates.iter().take(1).flat_map(|rates| &rates.parts) {
+        println!("  {name:<11} {:8.2}", time.as_secs_f64() * 1e3);
+    }
+}
 
+fn measure(model: &str, start: &Barrier) -> Rates {
+    let (job, features) = example(model, 1);
+    let mut learner = learner(&job, &features, 1);
+    learner.batches().shuffle();
+    let batch_count = learner.batches().count();
+    let pace = Schedule::new(&job.recipe, batch_count).pace(0);
+
+    start.wait();
     let training = fastest(ROUNDS, || {
         for index in 0..STEPS {
-            let batch = batches.get(index % batch_count).unwrap();
-            drop(black_box(step(&network, &mut adam, &batch, pace, 0.0).unwrap()));
+            black_box(learner.step(index % batch_count, pace));
         }
     });
-    let evaluation = fastest(ROUNDS, || {
-        black_box(evaluate(&network, &features, &labels).unwrap());
+    let evaluation = fastest(ROUNDS, || drop(black_box(learner.logits())));
+    let batches = fastest(ROUNDS, || {
+        for index in 0..STEPS {
+            black_box(learner.batches().get(index % batch_count));
+        }
     });
-
-    let batch = batches.get(0).unwrap();
-    let gradients: Vec<_> = network.parameters().iter().map(|tensor| tensor.ones_like()).collect();
-    // The scheduler counts in ticks of milliseconds, so each part is repeated.
-    let part = |work: &mut dyn FnMut()| {
-        fastest(ROUNDS, || {
-            for _ in 0..STEPS {
-                work();
-            }
-        }) / STEPS as u32
-    };
-    let parts = vec![
-        ("batch", part(&mut || drop(black_box(batches.get(0).unwrap())))),
-        (
-            "forward",
-            part(&mut || {
-                drop(black_box(
-                    network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() }).unwrap(),
-                ));
-            }),
-        ),
-        ("adam", part(&mut || adam.step(&gradients, pace).unwrap())),
-    ];
     Rates {
         training: (STEPS * 32) as f64 / training.as_secs_f64(),
-        evaluation: labels.len() as f64 / evaluation.as_secs_f64(),
-        parts,
+        evaluation: features.validation().len() as f64 / evaluation.as_secs_f64(),
+        parts: vec![("step", training / STEPS as u32), ("its batch", batches / STEPS as u32)],
     }
+}
+
+/// Loss of every step of a run with this seed.
+fn curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
+    let (job, features) = example(model, seed);
+    let mut learner = learner(&job, &features, seed);
+    let schedule = Schedule::new(&job.recipe, learner.batches().count());
+    let mut losses = Vec::new();
+    while losses.len() < steps {
+        learner.batches().shuffle();
+        for index in 0..learner.batches().count() {
+            let clips = learner.batches().indices(index).len();
+            losses.push(learner.step(index, schedule.pace(losses.len() as u64)) / clips as f64);
+        }
+    }
+    losses.truncate(steps);
+    losses
+}
+
+/// As [`curve`], by the steps that a GPU would take.
+fn libtorch_curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
+    let (job, features) = example(model, seed);
+    let weights = fresh_weights(&job.model, seed).unwrap();
+    let mut learner = DeviceLearner::new(&job, &features, &weights, Device::Cpu).unwrap();
+    let schedule = Schedule::new(&job.recipe, learner.batches().count());
+    let mut losses = Vec::new();
+    while losses.len() < steps {
+        learner.batches().shuffle();
+        for index in 0..learner.batches().count() {
+            let clips = learner.batches().indices(index).len();
+            learner.step(index, schedule.pace(losses.len() as u64)).unwrap();
+            losses.push(learner.take_total().unwrap() / clips as f64);
+        }
+    }
+    losses.truncate(steps);
+    losses
+}
+
+fn learner<'a>(job: &'a Job, features: &'a Features, seed: u64) -> HostLearner<'a> {
+    HostLearner::new(job, features, &fresh_weights(&job.model, seed).unwrap()).unwrap()
+}
+
+/// What the network sees, standardised, and the classes: raw, little-endian.
+fn write_clips(model: &str, folder: &Path) {
+    let (_, features) = example(model, 1);
+    fs::create_dir_all(folder).unwrap();
+    let rows: Vec<i64> = (0..CLIPS as i64).collect();
+    let mut values = Vec::new();
+    features.gather(&rows, &mut values);
+    let bytes = values.into_iter().flat_map(f32::to_le_bytes).collect::<Vec<_>>();
+    fs::write(folder.join("features.f32"), bytes).unwrap();
+    let bytes = features.classes().iter().flat_map(|class| class.to_le_bytes()).collect::<Vec<_>>();
+    fs::write(folder.join("labels.i64"), bytes).unwrap();
 }
 
 /// The least time of several rounds that this thread was on a core: the same as the clock's on an idle machine, and much the
@@ -132,16 +197,52 @@ fn fastest(rounds: usize, mut work: impl FnMut()) -> Duration {
 
 /// Time that this thread has spent on a core: the first of the scheduler's three numbers.
 fn on_core() -> Duration {
-    let numbers = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    let numbers = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(numbers.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap())
 }
 
-fn example() -> (Job, Features) {
+/// The model's spec and recipe by its name; `benches/pytorch_peer.py` has the same two.
+fn spec(model: &str, seed: u64) -> (AudioCnn, Recipe) {
+    match model {
+        "reference" => {
+            (AudioCnn::reference(13, FRAMES as u32, CLASSES as u32), Recipe::plain(1e-3, 32, 1, seed))
+        }
+        "five-block" => {
+            let block = |filters| Block { batch_norm: true, ..Block::new(filters, 3) };
+            let head = Head { reduction: Reduction::Mean, dropout: 0.3, fc_units: None };
+            let blocks = [16, 32, 48, 64, 96].map(block).to_vec();
+            let spec = AudioCnn::reference(40, FRAMES as u32, CLASSES as u32);
+            let recipe = Recipe {
+                optimizer: Optimizer::AdamW,
+                weight_decay: 1e-2,
+                lr_scheduler: LrScheduler::OneCycle,
+                ..Recipe::plain(3e-3, 32, SCHEDULED_EPOCHS, seed)
+            };
+            (AudioCnn { blocks, head, ..spec }, recipe)
+        }
+        other => panic!("--model is reference or five-block, not {other}"),
+    }
+}
+
+/// A job with made-up clips: noise, and every class its own rows that are louder.
+fn example(model: &str, seed: u64) -> (Job, Features) {
+    let (model, recipe) = spec(model, seed);
+    let rows = model.n_mfcc as usize;
+    let mut values = Weights::new(1).uniform(50.0, CLIPS * rows * FRAMES);
+    let labels: Vec<u16> = (0..CLIPS).map(|clip| (clip % CLASSES) as u16).collect();
+    for (line, values) in values.chunks_exact_mut(FRAMES).enumerate() {
+        let (class, row) = (usize::from(labels[line / rows]), line % rows);
+        if class >> (row % 6) & 1 == 1 {
+            for value in values {
+                *value += 10.0;
+            }
+        }
+    }
     let shard = Shard {
-        n_mfcc: N_MFCC,
+        n_mfcc: rows,
         frames: FRAMES,
-        labels: (0..CLIPS).map(|clip| (clip % 50) as u16).collect(),
-        features: Weights::new(1).uniform(50.0, CLIPS * N_MFCC * FRAMES),
+        labels,
+        features: values,
         front_end: BlobId::of(b"front end"),
         view: View::Clean,
         draws: vec![],
@@ -149,8 +250,8 @@ fn example() -> (Job, Features) {
     let clips = CLIPS as u32;
     let split = TrainSplit { train: (0..clips).collect(), validation: (0..clips).collect() };
     let job = Job {
-        model: AudioCnn::reference(N_MFCC as u32, FRAMES as u32, 50),
-        recipe: Recipe::plain(1e-3, 32, 1, 1),
+        model,
+        recipe,
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,
