@@ -42,6 +42,7 @@ impl Measured {
             bytes: self.bytes,
             latency_ms: self.deployed.latency.p50_ms,
             accuracy: self.scored.reported().accuracy(),
+            validation_accuracy: self.scored.validation.accuracy(),
         }
     }
 }
