@@ -225,7 +225,7 @@ impl Bundle {
         parse(&path, &read(&path)?)
     }
 
-    /// Names of all exported files but the provenance.
+    /// Names of all exported files but the provenance itself.
     pub fn files(&self) -> impl Iterator<Item = &str> {
         self.record.files.keys().map(String::as_str)
     }
