@@ -110,9 +110,10 @@ pub(crate) fn check_export(site: &Site) {
 
 #[test]
 fn onnx_runtime_gives_what_the_worker_recorded() {
-    // Batch norm and a larger step, so that eight epochs teach it something that noise can take away.
-    let space = "filters = [16, 32]\nbatch_norm = true\nlearning_rate = { choice = [3e-3, 1e-3] }\n";
-    let site = Site::with(space, 8);
+    // Small batches, so that sixteen epochs teach it something that noise can take away.
+    let space =
+        "filters = [16, 32]\nbatch_norm = true\nbatch_size = 8\nlearning_rate = { choice = [2e-3, 1e-3] }\n";
+    let site = Site::with(space, 16);
     let coordinator = site.coordinator("127.0.0.1:0");
     let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
     site.completes(coordinator, workers);
@@ -133,7 +134,7 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
     assert!((0.2..0.3).contains(&ratio), "the int8 file is {ratio} of the float one");
     let report: Value = serde_json::from_slice(&fs::read(exported.out.join("report.json")).unwrap()).unwrap();
     let curve = report["learning_curve"].as_array().unwrap();
-    assert_eq!(curve.len(), 8);
+    assert_eq!(curve.len(), 16);
     let robustness = report["robustness"].as_array().unwrap();
     let accuracy = |index: usize| robustness[index]["accuracy"].as_f64().unwrap();
     assert_eq!(
@@ -146,7 +147,7 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
         (accuracy(0) - report[kind]["test"]["accuracy"].as_f64().unwrap()).abs() < 0.051,
         "{robustness:?}"
     );
-    assert!(accuracy(0) > 0.4, "it learnt nothing: {robustness:?}");
+    assert!(accuracy(0) > 0.3, "it learnt nothing: {robustness:?}");
     // A little gain is taken back by the normalisation; noise as loud as the clip is not.
     assert!((accuracy(6) - accuracy(0)).abs() < 0.051 && accuracy(5) < accuracy(0), "{robustness:?}");
     for name in ["labels.txt", "front_end.json", "report.md", "report.json", "confusion.svg"] {
