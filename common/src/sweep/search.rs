@@ -15,6 +15,15 @@ pub enum Search {
     },
     /// Points drawn evenly, each without regard to the others but that none comes twice.
     Random,
+    /// Points of Sobol's sequence, scrambled: more evenly spread than drawn ones.
+    Sobol,
+    /// The tree-structured Parzen estimator.
+    Tpe {
+        /// Trials that have to end before results are heeded; until then points are Sobol's.
+        startup: u32,
+        /// Points that are weighed against each other for a proposal.
+        candidates: u32,
+    },
 }
 
 impl Search {
@@ -23,6 +32,8 @@ impl Search {
         match self {
             Self::Grid { .. } => "grid",
             Self::Random => "random",
+            Self::Sobol => "sobol",
+            Self::Tpe { .. } => "tpe",
         }
     }
 }

@@ -98,6 +98,6 @@ fn the_sweeps_that_ship_are_sound() {
         names.push((sweep.name.clone(), sweep.trials()));
     }
     names.sort();
-    let expected = [("demo", 8), ("grid", 24), ("random", 40), ("views", 16)];
+    let expected = [("demo", 8), ("grid", 24), ("random", 40), ("sobol", 32), ("tpe", 100), ("views", 16)];
     assert_eq!(names, expected.map(|(name, trials)| (name.to_owned(), trials)));
 }

@@ -1,20 +1,26 @@
 //! Search: history in, proposals out.
 //!
-//! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly.
+//! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
+//! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
+//! - `axes`: the space as a cube.
 //! - `dice`: where chance comes from.
 //!
 //! A search is a pure function of the method, the space, the sweep's seed and the trials so far, pending ones included; it
 //! keeps no state of its own, so a restart at any proposal changes nothing.
 
+mod axes;
 mod dice;
 mod grid;
+mod parzen;
 mod random;
+mod sobol;
 #[cfg(test)]
 mod tests;
+mod tpe;
 
 use earshot_common::sweep::{Point, Search, Space, Sweep};
 
-use self::dice::dice;
+use self::{dice::dice, tpe::Tpe};
 
 /// A trial as a search sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,6 +51,10 @@ pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -
         Search::Grid { shuffle: false } => space.point(number),
         Search::Grid { shuffle: true } => grid::shuffled(space, seed, number),
         Search::Random => random::draw(space, history, &mut dice(seed, number)),
+        Search::Sobol => sobol::propose(space, seed, history, &mut dice(seed, number)),
+        Search::Tpe { startup, candidates } => {
+            Tpe { startup, candidates }.propose(space, seed, history, &mut dice(seed, number))
+        }
     }
 }
 

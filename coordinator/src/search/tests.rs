@@ -25,7 +25,13 @@ const ENDLESS: &str = "learning_rate = { float = [1e-4, 1e-2], log = true }\n\
     weight_decay = { float = [1e-5, 1e-1], log = true, when = { optimizer = \"adamw\" } }\n";
 
 /// Every method that proposes points of a finite space.
-const METHODS: [&str; 3] = ["method = \"grid\"", "method = \"grid\"\nshuffle = true", "method = \"random\""];
+const METHODS: [&str; 5] = [
+    "method = \"grid\"",
+    "method = \"grid\"\nshuffle = true",
+    "method = \"random\"",
+    "method = \"sobol\"",
+    "method = \"tpe\"\nstartup = 5",
+];
 
 /// What becomes of trials: made up from their points, with some pending, failed and infeasible.
 fn standing(number: usize, point: &Point) -> Standing {
@@ -125,5 +131,65 @@ proptest! {
             let again = propose(sweep.search, &sweep.space, sweep.seed, &history);
             prop_assert_eq!(again.as_ref(), points.get(restart), "{}", method);
         }
+    }
+}
+
+/// The distance from the best point after so many trials, all completed, of a made-up objective with a condition in it.
+fn regret(sweep: &Sweep, trials: usize) -> f64 {
+    let score = |point: &Point| {
+        let float = |name| match point.get(name) {
+            Value::Float(number) => number,
+            _ => f64::NAN,
+        };
+        let head = if point.get(Hyperparameter::Head) == Value::Text("mean".into()) { 0.0 } else { 0.3 };
+        let adam = if point.get(Hyperparameter::Optimizer) == Value::Text("adam".into()) { 0.5 } else { 0.0 };
+        let rate = (float(Hyperparameter::LearningRate).log10() + 2.5).powi(2);
+        let decay = (float(Hyperparameter::WeightDecay).max(1e-6).log10() + 2.0).powi(2) * 0.1;
+        -(rate + decay.min(0.5) + head + adam)
+    };
+    let mut points: Vec<(Point, f64)> = Vec::new();
+    while points.len() < trials {
+        let past = |(point, score)| Past { point, standing: Standing::Completed(score) };
+        let history: Vec<Past<'_>> = points.iter().map(|(point, score)| past((point, *score))).collect();
+        let point = propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap();
+        let score = score(&point);
+        points.push((point, score));
+    }
+    -points.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// On the mean of ten seeds, so that no lucky draw decides.
+fn mean_regret(method: &str, trials: usize) -> f64 {
+    let regrets = (0..10).map(|seed| regret(&Sweep { seed, ..sweep(ENDLESS, method) }, trials));
+    regrets.sum::<f64>() / 10.0
+}
+
+#[test]
+fn results_are_heeded() {
+    let random = mean_regret("method = \"random\"", 60);
+    let tpe = mean_regret("method = \"tpe\"", 60);
+    assert!(tpe < 0.5 * random, "{tpe} of TPE, {random} of random search");
+}
+
+/// A liar keeps workers apart: with no result in between, a hundred proposals are a hundred places.
+#[test]
+fn proposals_without_results_keep_apart() {
+    for method in ["method = \"tpe\"\nstartup = 5"] {
+        let sweep = sweep(ENDLESS, method);
+        let mut points = run(&sweep, 20);
+        let completed = points.len();
+        while points.len() < completed + 40 {
+            let history: Vec<Past<'_>> = points
+                .iter()
+                .enumerate()
+                .map(|(number, point)| {
+                    let standing =
+                        if number < completed { standing(number, point) } else { Standing::Pending };
+                    Past { point, standing }
+                })
+                .collect();
+            points.push(propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap());
+        }
+        assert_eq!(different(&points), points.len());
     }
 }

@@ -10,7 +10,16 @@ use crate::sweep::{Budget, Domain, Search, Space};
 pub(super) struct RawSearch {
     method: RawMethod,
     shuffle: Option<bool>,
+    startup: Option<u32>,
+    candidates: Option<u32>,
 }
+
+/// Trials that have to end before results are heeded, where the file does not say: Optuna's number.
+const STARTUP_DEFAULT: u32 = 10;
+/// Points weighed for a proposal, where the file does not say: Optuna's number.
+const CANDIDATES_DEFAULT: u32 = 24;
+/// More would hold up the coordinator, which serves nobody while it weighs them.
+const CANDIDATES_MAX: u32 = 1_000;
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
 #[serde(rename_all = "snake_case")]
@@ -18,22 +27,37 @@ enum RawMethod {
     #[default]
     Grid,
     Random,
+    Sobol,
+    Tpe,
 }
 
 /// The search, if it has the keys that it needs and no others.
 pub(super) fn search(raw: &RawSearch) -> Result<Search, Complaint> {
-    let method = match raw.method {
-        RawMethod::Grid => Search::Grid { shuffle: raw.shuffle.unwrap_or_default() },
-        RawMethod::Random => Search::Random,
+    let startup = raw.startup.unwrap_or(STARTUP_DEFAULT);
+    let candidates = raw.candidates.unwrap_or(CANDIDATES_DEFAULT);
+    let (search, meant): (_, &[&str]) = match raw.method {
+        RawMethod::Grid => (Search::Grid { shuffle: raw.shuffle.unwrap_or_default() }, &["search.shuffle"]),
+        RawMethod::Random => (Search::Random, &[]),
+        RawMethod::Sobol => (Search::Sobol, &[]),
+        RawMethod::Tpe => (Search::Tpe { startup, candidates }, &["search.startup", "search.candidates"]),
     };
-    let given = [("search.shuffle", raw.shuffle.is_some(), raw.method == RawMethod::Grid)];
-    match given.iter().find(|(_, is_given, is_meant)| *is_given && !is_meant) {
-        None => Ok(method),
-        Some((key, ..)) => {
-            let name = key.trim_start_matches("search.");
-            Err((key, format!("{name} has no meaning for method = {:?}; remove it", method.name())))
-        }
+    let given = [
+        ("search.shuffle", raw.shuffle.is_some()),
+        ("search.startup", raw.startup.is_some()),
+        ("search.candidates", raw.candidates.is_some()),
+    ];
+    if let Some((key, _)) = given.iter().find(|(key, is_given)| *is_given && !meant.contains(key)) {
+        let name = key.trim_start_matches("search.");
+        return Err((key, format!("{name} has no meaning for method = {:?}; remove it", search.name())));
     }
+    if startup < 2 {
+        return Err(("search.startup", format!("startup must be at least 2, got {startup}")));
+    }
+    if !(1..=CANDIDATES_MAX).contains(&candidates) {
+        let message = format!("candidates must be from 1 to {CANDIDATES_MAX}, got {candidates}");
+        return Err(("search.candidates", message));
+    }
+    Ok(search)
 }
 
 /// A grid needs points to count; whatever else has no end needs a budget.
