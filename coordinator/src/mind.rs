@@ -85,11 +85,12 @@ impl Mind {
     /// [`Refusal::UnknownWorker`].
     pub fn ask(&mut self, worker: WorkerId, now_ms: u64) -> Result<Asked, Refusal> {
         let has_room = self.state.present(worker)?.has_room();
-        if has_room
-            && self.state.has_work()
-            && let Decision::Granted(grant) = self.apply(EventKind::Asked { worker }, now_ms)?
-        {
-            return Ok(Asked::Granted(grant));
+        if has_room && self.state.has_work() {
+            let proposed = self.state.proposals();
+            let asked = EventKind::Asked { worker, proposed };
+            if let Decision::Granted(grant) = self.apply(asked, now_ms)? {
+                return Ok(Asked::Granted(grant));
+            }
         }
         Ok(if self.state.is_done() { Asked::Done } else { Asked::NoWork })
     }

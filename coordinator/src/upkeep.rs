@@ -105,7 +105,9 @@ mod tests {
         let worker = WorkerId(0);
         tell(EventKind::Submitted { sweep, dataset });
         tell(EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None });
-        let Decision::Granted(grant) = tell(EventKind::Asked { worker }) else { panic!("no grant") };
+        let Decision::Granted(grant) = tell(EventKind::Asked { worker, proposed: vec![] }) else {
+            panic!("no grant")
+        };
         let token = grant.token;
         let epoch = Epoch { epoch: 1, train_loss: 0.5, loss: 0.5, accuracy: 0.5, macro_f1: 0.5 };
         tell(EventKind::Reported { worker, token, epoch, midway: None });

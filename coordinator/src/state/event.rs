@@ -3,7 +3,7 @@
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
-    sweep::Sweep,
+    sweep::{Point, Sweep},
 };
 use serde::{Deserialize, Serialize};
 
@@ -68,6 +68,12 @@ pub enum EventKind {
     Asked {
         /// Which.
         worker: WorkerId,
+        /// What the search of the sweep that is served next proposed for it, the last point a feasible one if there was one:
+        /// [`super::State::proposals`]. Searches compute in floating point, which rounds otherwise on another machine; what they
+        /// proposed must not change with it. Empty where no search was asked, for a grid, and in old logs: then it is asked
+        /// when the event is applied.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        proposed: Vec<Point>,
     },
     /// A worker handed in an epoch.
     Reported {

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, RunResult, Verdict},
+    sweep::Point,
 };
 use serde::Serialize;
 
@@ -103,7 +104,7 @@ impl State {
             EventKind::Joined { name, slots, device, by } => {
                 self.join(name, *slots, device, by.as_deref())?
             }
-            EventKind::Asked { worker } => self.grant(*worker, at_ms)?,
+            EventKind::Asked { worker, proposed } => self.grant(*worker, proposed, at_ms)?,
             EventKind::Reported { worker, token, epoch, midway } => {
                 let task = self.live(*worker, *token)?;
                 let verdict = self.report(task, epoch, *midway)?;
@@ -275,11 +276,12 @@ impl State {
         Ok(Decision::Joined(id))
     }
 
-    fn grant(&mut self, id: WorkerId, at_ms: u64) -> Result<Decision, Refusal> {
+    fn grant(&mut self, id: WorkerId, proposed: &[Point], at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
         self.present(id)?;
         // Somebody waits for a replay, and it is a trial long at most.
-        let grant = self.grant_replay(id, token, at_ms).or_else(|| self.grant_fairly(id, token, at_ms));
+        let grant = self.grant_replay(id, token, at_ms);
+        let grant = grant.or_else(|| self.grant_fairly(id, proposed, token, at_ms));
         let Some(grant) = grant else { return Ok(Decision::NothingLeft) };
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
@@ -304,11 +306,36 @@ impl State {
     }
 
     /// Takes a run of the sweep that has the fewest at work; of equals, of the oldest.
-    fn grant_fairly(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
+    fn grant_fairly(
+        &mut self,
+        worker: WorkerId,
+        proposed: &[Point],
+        token: Token,
+        at_ms: u64,
+    ) -> Option<Grant> {
+        // The proposals are those of the first; if its search has run out, the others' are asked.
+        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Point]));
+        let sweeps = self.by_share().into_iter().zip(proposed);
+        sweeps
+            .into_iter()
+            .find_map(|(id, proposed)| self.sweeps.get_mut(&id)?.grant(worker, proposed, token, at_ms))
+    }
+
+    /// Sweeps with work in the order in which they are served.
+    fn by_share(&self) -> Vec<SweepId> {
         let with_work = self.sweeps.iter().filter(|(_, sweep)| sweep.has_work());
         let mut shares: Vec<(usize, SweepId)> = with_work.map(|(&id, sweep)| (sweep.leased(), id)).collect();
         shares.sort_unstable();
-        shares.into_iter().find_map(|(_, id)| self.sweeps.get_mut(&id)?.grant(worker, token, at_ms))
+        shares.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// What a search would propose if a worker asked now, to be written into [`EventKind::Asked`].
+    pub fn proposals(&self) -> Vec<Point> {
+        if self.next_replay().is_some() {
+            return Vec::new();
+        }
+        let next = self.by_share().first().and_then(|id| self.sweeps.get(id));
+        next.map_or_else(Vec::new, SweepState::proposals)
     }
 
     fn running(&mut self, id: SweepId) -> Result<&mut SweepState, Refusal> {

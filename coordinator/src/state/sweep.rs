@@ -8,8 +8,8 @@ use std::{
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
-    model::Cost,
-    sweep::Sweep,
+    model::{AudioCnn, Cost},
+    sweep::{Point, Search, Sweep},
 };
 use serde::Serialize;
 
@@ -213,9 +213,19 @@ impl SweepState {
         ended
     }
 
-    pub(super) fn grant(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
+    pub(super) fn grant(
+        &mut self,
+        worker: WorkerId,
+        proposed: &[Point],
+        token: Token,
+        at_ms: u64,
+    ) -> Option<Grant> {
+        let mut proposed = proposed.iter().cloned();
         while self.waiting.is_empty() && !self.is_exhausted() {
-            self.propose();
+            match proposed.next().or_else(|| self.propose(&[])) {
+                Some(point) => self.admit(point),
+                None => self.is_searched = true,
+            }
         }
         self.plan_refit();
         let (trial, fold) = self.waiting.pop_first()?;
@@ -227,20 +237,43 @@ impl SweepState {
         Some(Grant { token, run: run_id, attempt, replay: None, job })
     }
 
-    /// Adds the search's next trial, and its runs to the queue unless the point cannot be built or the constraints rule it
-    /// out.
-    fn propose(&mut self) {
-        let Sweep { search, space, seed, constraints, .. } = &self.sweep;
-        let history: Vec<Past<'_>> = self.trials.iter().map(|trial| self.past(trial)).collect();
-        let Some(point) = search::propose(*search, space, *seed, &history) else {
-            self.is_searched = true;
-            return;
-        };
+    /// What the search proposes until a point is feasible, if it has to be asked at all. A grid's are not worth writing down.
+    pub(super) fn proposals(&self) -> Vec<Point> {
+        let mut proposed = Vec::new();
+        let is_known = matches!(self.sweep.search, Search::Grid { .. }) || !self.waiting.is_empty();
+        while !is_known && ((self.trials.len() + proposed.len()) as u64) < self.trials_total() {
+            let Some(point) = self.propose(&proposed) else { break };
+            let is_feasible = self.verdict(&point).2.is_none();
+            proposed.push(point);
+            if is_feasible {
+                break;
+            }
+        }
+        proposed
+    }
+
+    /// The search's next point after the trials and these infeasible ones.
+    fn propose(&self, infeasible: &[Point]) -> Option<Point> {
+        let trials = self.trials.iter().map(|trial| self.past(trial));
+        let infeasible = infeasible.iter().map(|point| Past { point, standing: Standing::Infeasible });
+        let history: Vec<Past<'_>> = trials.chain(infeasible).collect();
+        let Sweep { search, space, seed, .. } = &self.sweep;
+        search::propose(*search, space, *seed, &history)
+    }
+
+    /// A point's model and what it costs, and why it is not to be trained if it cannot be built or the constraints rule it out.
+    fn verdict(&self, point: &Point) -> (AudioCnn, Cost, Option<String>) {
         let model = point.model(self.dataset.frames, self.dataset.labels.len() as u32);
         let (cost, infeasible) = match model.cost() {
-            Ok(cost) => (cost, constraints.broken_by(&cost)),
+            Ok(cost) => (cost, self.sweep.constraints.broken_by(&cost)),
             Err(error) => (Cost::default(), Some(error.to_string())),
         };
+        (model, cost, infeasible)
+    }
+
+    /// Adds a trial, and its runs to the queue unless it is infeasible.
+    fn admit(&mut self, point: Point) {
+        let (model, cost, infeasible) = self.verdict(&point);
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);
         self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));

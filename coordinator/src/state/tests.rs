@@ -81,7 +81,7 @@ impl Cluster {
     }
 
     fn ask(&mut self, worker: WorkerId) -> Option<Grant> {
-        match self.does(EventKind::Asked { worker }) {
+        match self.does(EventKind::Asked { worker, proposed: self.state.proposals() }) {
             Decision::Granted(grant) => Some(*grant),
             Decision::NothingLeft => None,
             other => panic!("{other:?}"),
@@ -277,7 +277,10 @@ fn a_worker_that_leaves_gives_back_what_it_holds_and_it_does_not_count() {
     let (mut cluster, first) = Cluster::new(sweep("[1]", "[budget]\nattempts = 1\n"));
     let grant = cluster.ask(first).unwrap();
     cluster.does(EventKind::Left { worker: first });
-    assert_eq!(cluster.says(EventKind::Asked { worker: first }), Err(Refusal::UnknownWorker(first)));
+    assert_eq!(
+        cluster.says(EventKind::Asked { worker: first, proposed: vec![] }),
+        Err(Refusal::UnknownWorker(first))
+    );
     let second = cluster.join();
     let again = cluster.ask(second).unwrap();
     assert_eq!(again.run, grant.run);
@@ -305,6 +308,35 @@ fn points_that_cannot_be_built_are_infeasible() {
     assert_eq!((sweep.trials().len(), trained, sweep.count(TrialStatus::Infeasible)), (18, 12, 6));
     let reasons = sweep.trials().filter_map(|(_, trial)| trial.infeasible.clone());
     assert!(reasons.into_iter().all(|reason| reason.contains("pools 1×5 features to nothing")));
+}
+
+/// A search is asked before the event is applied, so that the log keeps what it said; asked by the event, it says the same.
+#[test]
+fn what_a_search_proposed_stands_in_the_log() {
+    let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[search]\nmethod = \"random\"\n[space]\n\
+                filters = { choice = [[4, 8], [8, 16]] }\ndropout = { float = [0.1, 0.5] }\n\
+                [schedule]\nepochs = 2\n[budget]\ntrials = 12\n[constraints]\nmax_params = 20000\n";
+    let (mut cluster, worker) = Cluster::new(Sweep::parse(text, Path::new("t.toml"), &[]).unwrap());
+    while cluster.state.has_work() {
+        if let Some(grant) = cluster.ask(worker) {
+            cluster.train(worker, grant.token, 0.5);
+        }
+    }
+    let sweep = cluster.only();
+    assert!(sweep.count(TrialStatus::Infeasible) > 0 && sweep.count(TrialStatus::Completed) > 0);
+    let proposed = cluster.log.iter().map(|event| match &event.kind {
+        EventKind::Asked { proposed, .. } => proposed.len(),
+        _ => 0,
+    });
+    assert_eq!(proposed.sum::<usize>(), 12);
+    let mut without = State::default();
+    for event in &mut cluster.log {
+        if let EventKind::Asked { proposed, .. } = &mut event.kind {
+            proposed.clear();
+        }
+        without.apply(event).unwrap();
+    }
+    assert_eq!(without, cluster.state);
 }
 
 /// The forbidden pairs leave two points of what would be far too many to count.
@@ -405,7 +437,7 @@ fn event(step: &Step, state: &State) -> EventKind {
     let pick = |number: u64| live.get(number as usize % (live.len() + 1)).copied().unwrap_or(Token(number));
     match *step {
         Step::Join => EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None },
-        Step::Ask(worker) => EventKind::Asked { worker: WorkerId(worker) },
+        Step::Ask(worker) => EventKind::Asked { worker: WorkerId(worker), proposed: vec![] },
         Step::Report(worker, token, number) => EventKind::Reported {
             worker: WorkerId(worker),
             token: pick(token),

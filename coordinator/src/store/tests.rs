@@ -79,6 +79,9 @@ const FORMAT_2: &str = include_str!("golden/format_2.jsonl");
 /// The entries that format 3 added, to follow those of format 1.
 const FORMAT_3: &str = include_str!("golden/format_3.jsonl");
 
+/// A sweep over ranges, with a condition and a forbidden combination, and with what its search proposed: format 5.
+const FORMAT_5: &str = include_str!("golden/format_5.jsonl");
+
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
@@ -104,6 +107,24 @@ fn a_log_of_an_older_format_is_read_and_marked() {
     let beginning: String = FORMAT_1.split_inclusive('\n').take(2).collect();
     check_older(2, &(beginning + FORMAT_2), [0, 0, 0, 0]);
     check_older(3, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
+    check_older(4, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
+}
+
+#[test]
+fn proposals_are_read_as_they_were_written() {
+    check_older(5, FORMAT_5, [0, 1, 0, 0]);
+    let mut state = State::default();
+    for line in FORMAT_5.lines() {
+        let event: Event = serde_json::from_str(line).unwrap();
+        state.apply(&event).unwrap();
+        assert_eq!(
+            serde_json::to_value(&event).unwrap(),
+            serde_json::from_str::<serde_json::Value>(line).unwrap()
+        );
+    }
+    let (_, sweep) = state.newest_sweep().unwrap();
+    let points: Vec<String> = sweep.trials().map(|(_, trial)| format!("{:?}", trial.point)).collect();
+    assert!(points.len() == 2 && points[0].contains("0.0012") && points[1].contains("0.05"), "{points:?}");
 }
 
 #[test]

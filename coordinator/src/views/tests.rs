@@ -41,7 +41,7 @@ impl Story {
     }
 
     fn ask(&mut self) -> Token {
-        match self.tell(EventKind::Asked { worker: self.worker }) {
+        match self.tell(EventKind::Asked { worker: self.worker, proposed: vec![] }) {
             Decision::Granted(grant) => grant.token,
             other => panic!("{other:?}"),
         }
@@ -150,7 +150,10 @@ fn a_trial_shows_what_failed_and_where() {
 #[test]
 fn an_infeasible_trial_says_which_constraint() {
     let mut story = Story::new("[constraints]\nmax_params = 10\n");
-    assert_eq!(story.tell(EventKind::Asked { worker: story.worker }), Decision::NothingLeft);
+    assert_eq!(
+        story.tell(EventKind::Asked { worker: story.worker, proposed: vec![] }),
+        Decision::NothingLeft
+    );
     let shown = trial(&story.state, TrialId(0)).unwrap();
     assert!(shown.state == "infeasible" && shown.reason.contains("constraints allow 10"), "{shown:?}");
     let status = story.status();

@@ -180,7 +180,7 @@ impl Oracle {
 
     fn observe(&mut self, event: &Event, decision: &Decision) {
         match (&event.kind, decision) {
-            (EventKind::Asked { worker }, Decision::Granted(grant)) => self.observe_grant(*worker, grant),
+            (EventKind::Asked { worker, .. }, Decision::Granted(grant)) => self.observe_grant(*worker, grant),
             (EventKind::Reported { worker, token, epoch, midway }, Decision::Verdict(verdict)) => {
                 let alive = self.alive.get_mut(token).expect("a report of a dead attempt was taken");
                 assert_eq!(alive.worker, *worker, "a report for another's attempt was taken");
