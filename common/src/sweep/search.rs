@@ -24,6 +24,11 @@ pub enum Search {
         /// Points that are weighed against each other for a proposal.
         candidates: u32,
     },
+    /// Bayesian optimisation with a Gaussian process.
+    Bayes {
+        /// As for the estimator.
+        startup: u32,
+    },
 }
 
 impl Search {
@@ -34,6 +39,7 @@ impl Search {
             Self::Random => "random",
             Self::Sobol => "sobol",
             Self::Tpe { .. } => "tpe",
+            Self::Bayes { .. } => "bayes",
         }
     }
 }

@@ -98,6 +98,14 @@ fn the_sweeps_that_ship_are_sound() {
         names.push((sweep.name.clone(), sweep.trials()));
     }
     names.sort();
-    let expected = [("demo", 8), ("grid", 24), ("random", 40), ("sobol", 32), ("tpe", 100), ("views", 16)];
+    let expected = [
+        ("bayes", 60),
+        ("demo", 8),
+        ("grid", 24),
+        ("random", 40),
+        ("sobol", 32),
+        ("tpe", 100),
+        ("views", 16),
+    ];
     assert_eq!(names, expected.map(|(name, trials)| (name.to_owned(), trials)));
 }

@@ -2,6 +2,7 @@
 //!
 //! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
 //! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
+//! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement`.
 //! - `axes`: the space as a cube.
 //! - `dice`: where chance comes from.
 //!
@@ -9,8 +10,12 @@
 //! keeps no state of its own, so a restart at any proposal changes nothing.
 
 mod axes;
+mod bayes;
 mod dice;
+mod fit;
+mod gaussian;
 mod grid;
+mod improvement;
 mod parzen;
 mod random;
 mod sobol;
@@ -20,7 +25,7 @@ mod tpe;
 
 use earshot_common::sweep::{Point, Search, Space, Sweep};
 
-use self::{dice::dice, tpe::Tpe};
+use self::{bayes::Bayes, dice::dice, tpe::Tpe};
 
 /// A trial as a search sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -55,6 +60,7 @@ pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -
         Search::Tpe { startup, candidates } => {
             Tpe { startup, candidates }.propose(space, seed, history, &mut dice(seed, number))
         }
+        Search::Bayes { startup } => Bayes { startup }.propose(space, seed, history, &mut dice(seed, number)),
     }
 }
 

@@ -25,12 +25,13 @@ const ENDLESS: &str = "learning_rate = { float = [1e-4, 1e-2], log = true }\n\
     weight_decay = { float = [1e-5, 1e-1], log = true, when = { optimizer = \"adamw\" } }\n";
 
 /// Every method that proposes points of a finite space.
-const METHODS: [&str; 5] = [
+const METHODS: [&str; 6] = [
     "method = \"grid\"",
     "method = \"grid\"\nshuffle = true",
     "method = \"random\"",
     "method = \"sobol\"",
     "method = \"tpe\"\nstartup = 5",
+    "method = \"bayes\"\nstartup = 5",
 ];
 
 /// What becomes of trials: made up from their points, with some pending, failed and infeasible.
@@ -158,23 +159,26 @@ fn regret(sweep: &Sweep, trials: usize) -> f64 {
     -points.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// On the mean of ten seeds, so that no lucky draw decides.
-fn mean_regret(method: &str, trials: usize) -> f64 {
-    let regrets = (0..10).map(|seed| regret(&Sweep { seed, ..sweep(ENDLESS, method) }, trials));
-    regrets.sum::<f64>() / 10.0
+/// On the mean of some seeds, so that no lucky draw decides.
+fn mean_regret(method: &str, trials: usize, seeds: u64) -> f64 {
+    let regrets = (0..seeds).map(|seed| regret(&Sweep { seed, ..sweep(ENDLESS, method) }, trials));
+    regrets.sum::<f64>() / seeds as f64
 }
 
 #[test]
 fn results_are_heeded() {
-    let random = mean_regret("method = \"random\"", 60);
-    let tpe = mean_regret("method = \"tpe\"", 60);
+    let random = mean_regret("method = \"random\"", 60, 10);
+    let tpe = mean_regret("method = \"tpe\"", 60, 10);
     assert!(tpe < 0.5 * random, "{tpe} of TPE, {random} of random search");
+    let (random, bayes) =
+        (mean_regret("method = \"random\"", 30, 10), mean_regret("method = \"bayes\"", 30, 3));
+    assert!(bayes < 0.5 * random, "{bayes} of Bayesian optimisation, {random} of random search");
 }
 
 /// A liar keeps workers apart: with no result in between, a hundred proposals are a hundred places.
 #[test]
 fn proposals_without_results_keep_apart() {
-    for method in ["method = \"tpe\"\nstartup = 5"] {
+    for method in ["method = \"tpe\"\nstartup = 5", "method = \"bayes\"\nstartup = 5"] {
         let sweep = sweep(ENDLESS, method);
         let mut points = run(&sweep, 20);
         let completed = points.len();

@@ -29,6 +29,7 @@ enum RawMethod {
     Random,
     Sobol,
     Tpe,
+    Bayes,
 }
 
 /// The search, if it has the keys that it needs and no others.
@@ -40,6 +41,7 @@ pub(super) fn search(raw: &RawSearch) -> Result<Search, Complaint> {
         RawMethod::Random => (Search::Random, &[]),
         RawMethod::Sobol => (Search::Sobol, &[]),
         RawMethod::Tpe => (Search::Tpe { startup, candidates }, &["search.startup", "search.candidates"]),
+        RawMethod::Bayes => (Search::Bayes { startup }, &["search.startup"]),
     };
     let given = [
         ("search.shuffle", raw.shuffle.is_some()),

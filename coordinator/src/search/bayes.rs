@@ -1,0 +1,250 @@
+//! Bayesian optimisation: a Gaussian process is fitted to what is known, and the next point is where it expects the largest
+//! improvement.
+//!
+//! Runs under way are taken to turn out as the process believes (the kriging believer of Ginsbourger, Le Riche and Carraro
+//! 2010), so that nobody else is sent there; failed and infeasible trials count as the worst score seen. A look at many places
+//! comes first, Sobol's and some beside the best points; from the most promising ones L-BFGS climbs over the dimensions
+//! without steps.
+
+use earshot_common::sweep::{Point, Space};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use super::{
+    Past, Standing,
+    axes::{Axes, Place},
+    fit::{fit, minimise},
+    gaussian::{Evidence, Gaussian, Metric},
+    improvement::{log_improvement, slope},
+    is_new,
+    parzen::normal,
+    random,
+    sobol::{self, Sequence},
+};
+
+/// Observations that the kernel is fitted to: the best half of them and the newest. A fit costs their cube, many times over; all
+/// observations count afterwards.
+const FITTED_MAX: usize = 120;
+/// Observations that count at all: the best half and the newest. Later ones change little, and their cube costs too much.
+const KNOWN_MAX: usize = 600;
+/// Places of Sobol's sequence that are looked at.
+const SPREAD: u64 = 192;
+/// Points of the best, and places beside each that are looked at.
+const BEST: usize = 4;
+const BESIDE: usize = 24;
+/// How far beside, as a deviation; for each place one of these.
+const STEPS: [f64; 3] = [0.02, 0.07, 0.2];
+/// Places from which to climb, and steps of each climb.
+const CLIMBS: usize = 3;
+const CLIMB_STEPS: u64 = 10;
+
+/// Settings of the method.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bayes {
+    /// Trials that have to end before results are heeded.
+    pub(super) startup: u32,
+}
+
+/// A place with its score, of variance 1 over all.
+type Known = (Place, f64);
+
+impl Bayes {
+    pub(super) fn propose(
+        self,
+        space: &Space,
+        seed: u64,
+        history: &[Past<'_>],
+        dice: &mut ChaCha8Rng,
+    ) -> Option<Point> {
+        let axes = Axes::new(space);
+        let known = known(&axes, history).filter(|known| known.len() >= self.startup as usize);
+        let Some(known) = known.filter(|_| axes.len() > 0) else {
+            return sobol::propose(space, seed, history, dice);
+        };
+        let metric = Metric::new(&axes);
+        let pending = history.iter().filter(|past| past.standing == Standing::Pending);
+        let pending: Vec<Place> = pending.map(|past| axes.place(past.point)).collect();
+        let best = believer(&metric, &known, pending).and_then(|(gaussian, best)| {
+            let candidates = candidates(&axes, &known, dice);
+            choose(&axes, &gaussian, best, candidates, history)
+        });
+        best.or_else(|| random::draw(space, history, dice))
+    }
+}
+
+/// Places that are done with, oldest first, and their scores of mean 0 and variance 1; none as long as none has completed.
+fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
+    let completed = history.iter().filter_map(|past| match past.standing {
+        Standing::Completed(score) => Some(score),
+        Standing::Pending | Standing::Failed | Standing::Infeasible => None,
+    });
+    let worst = completed.reduce(f64::min)?;
+    let scored = history.iter().filter_map(|past| match past.standing {
+        Standing::Completed(score) => Some((past, score)),
+        Standing::Failed | Standing::Infeasible => Some((past, worst)),
+        Standing::Pending => None,
+    });
+    let scored = best_and_newest(scored.collect(), KNOWN_MAX, |(_, score)| *score);
+    let count = scored.len() as f64;
+    let mean = scored.iter().map(|(_, score)| score).sum::<f64>() / count;
+    let variance = scored.iter().map(|(_, score)| (score - mean).powi(2)).sum::<f64>() / count;
+    // Scores that are all the same say nothing either way.
+    let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
+    let standard = |(past, score): (&Past<'_>, f64)| (axes.place(past.point), (score - mean) / deviation);
+    Some(scored.into_iter().map(standard).collect())
+}
+
+/// Of more than `most`, the best half of as many and the newest, in their order.
+fn best_and_newest<T>(all: Vec<T>, most: usize, score: impl Fn(&T) -> f64) -> Vec<T> {
+    if all.len() <= most {
+        return all;
+    }
+    let mut numbers: Vec<usize> = (0..all.len()).collect();
+    let score_of = |number: &usize| all.get(*number).map_or(f64::NEG_INFINITY, &score);
+    numbers.sort_by(|one, other| score_of(other).total_cmp(&score_of(one)));
+    let mut is_taken = vec![false; all.len()];
+    let newest = (0..all.len()).rev();
+    let mut left = most;
+    for (turn, number) in numbers.into_iter().take(most / 2).chain(newest).enumerate() {
+        if let Some(taken) =
+            is_taken.get_mut(number).filter(|taken| !**taken && (turn < most / 2 || left > 0))
+        {
+            *taken = true;
+            left -= 1;
+        }
+    }
+    all.into_iter().zip(is_taken).filter_map(|(item, taken)| taken.then_some(item)).collect()
+}
+
+/// The process that is fitted to the known places and believes what it says of the pending ones, and its best belief.
+fn believer(metric: &Metric, known: &[Known], pending: Vec<Place>) -> Option<(Gaussian, f64)> {
+    let fitted = best_and_newest(known.iter().collect(), FITTED_MAX, |(_, score)| *score);
+    let (places, scores): (Vec<Place>, Vec<f64>) = fitted.into_iter().cloned().unzip();
+    let kernel = fit(&Evidence::new(metric, &places, &scores), metric.len());
+    let (mut places, mut scores): (Vec<Place>, Vec<f64>) = known.iter().cloned().unzip();
+    let gaussian = Gaussian::new(metric, kernel.clone(), places.clone(), &scores)?;
+    let best = places.iter().map(|place| gaussian.mean(place)).reduce(f64::max)?;
+    if pending.is_empty() {
+        return Some((gaussian, best));
+    }
+    scores.extend(pending.iter().map(|place| gaussian.mean(place)));
+    places.extend(pending);
+    let best = scores.iter().skip(known.len()).copied().fold(best, f64::max);
+    Some((Gaussian::new(metric, kernel, places, &scores)?, best))
+}
+
+/// Points worth a look: spread over the space, and beside the best known places.
+fn candidates(axes: &Axes<'_>, known: &[Known], dice: &mut ChaCha8Rng) -> Vec<Point> {
+    let sequence = Sequence::new(axes.len(), dice);
+    let mut coordinates: Vec<Vec<f64>> = (0..SPREAD).map(|number| sequence.point(number)).collect();
+    let mut best: Vec<&Known> = known.iter().collect();
+    best.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    for (place, _) in best.into_iter().take(BEST) {
+        for step in STEPS.iter().cycle().take(BESIDE) {
+            coordinates.push(beside(axes, place, *step, dice));
+        }
+    }
+    coordinates.iter().filter_map(|coordinates| axes.point(coordinates)).collect()
+}
+
+/// Coordinates near a place; choices stay as they are but for one in four.
+fn beside(axes: &Axes<'_>, place: &Place, step: f64, dice: &mut ChaCha8Rng) -> Vec<f64> {
+    let near = axes.iter().zip(place).map(|(axis, at)| match (at, axis.choices) {
+        (None, _) => dice.random(),
+        (Some(at), Some(_)) => {
+            if dice.random_bool(0.25) {
+                dice.random()
+            } else {
+                *at
+            }
+        }
+        // A step of a coarse range is at least as wide as one of its values now and then.
+        (Some(at), None) => (at + step.max(0.6 * axis.cell) * normal(dice)).clamp(0.0, 1.0),
+    });
+    near.collect()
+}
+
+/// The candidate, or what is found by climbing from one, that is new and promises most.
+fn choose(
+    axes: &Axes<'_>,
+    gaussian: &Gaussian,
+    best: f64,
+    candidates: Vec<Point>,
+    history: &[Past<'_>],
+) -> Option<Point> {
+    let places: Vec<Place> = candidates.iter().map(|point| axes.place(point)).collect();
+    let beliefs = gaussian.beliefs(&places).into_iter();
+    let promises = beliefs.map(|belief| log_improvement(belief, best));
+    let mut promising: Vec<(f64, Point, Place)> = promises
+        .zip(candidates)
+        .zip(places)
+        .map(|((promise, point), place)| (promise, point, place))
+        .collect();
+    let by_promise = |one: &(f64, Point, Place), other: &(f64, Point, Place)| other.0.total_cmp(&one.0);
+    promising.sort_by(by_promise);
+    let climbed: Vec<Point> = promising
+        .iter()
+        .take(CLIMBS)
+        .filter_map(|(_, _, place)| axes.point(&climb(axes, gaussian, best, place)?))
+        .collect();
+    let places: Vec<Place> = climbed.iter().map(|point| axes.place(point)).collect();
+    for ((belief, point), place) in gaussian.beliefs(&places).into_iter().zip(climbed).zip(places) {
+        promising.push((log_improvement(belief, best), point, place));
+    }
+    promising.sort_by(by_promise);
+    promising.into_iter().map(|(_, point, _)| point).find(|point| is_new(point, history))
+}
+
+/// Uphill from a place over the active dimensions without steps; none where there are none. The search goes over angles, of
+/// which coordinates are the sines, so that it cannot leave the cube.
+fn climb(axes: &Axes<'_>, gaussian: &Gaussian, best: f64, place: &Place) -> Option<Vec<f64>> {
+    let is_free: Vec<bool> =
+        axes.iter().zip(place).map(|(axis, at)| axis.cell == 0.0 && at.is_some()).collect();
+    let start: Vec<f64> = place
+        .iter()
+        .zip(&is_free)
+        .filter(|(_, is_free)| **is_free)
+        // Not quite at the end, where the sine is flat.
+        .map(|(at, _)| (2.0 * at.unwrap_or(0.5) - 1.0).clamp(-0.999, 0.999).asin())
+        .collect();
+    if start.is_empty() {
+        return None;
+    }
+    let at = |angles: &[f64]| -> Place {
+        let mut angles = angles.iter();
+        let moved = place.iter().zip(&is_free).map(|(at, is_free)| match is_free {
+            true => angles.next().map(|angle| 0.5 * (1.0 + angle.sin())),
+            false => *at,
+        });
+        moved.collect()
+    };
+    let descent = |angles: &[f64]| {
+        let (belief, slopes) = gaussian.slopes(&at(angles));
+        let free = slopes.iter().zip(&is_free).filter(|(_, is_free)| **is_free).map(|(slopes, _)| *slopes);
+        let gradient =
+            free.zip(angles).map(|(slopes, angle)| -slope(belief, best, slopes) * 0.5 * angle.cos());
+        Some((-log_improvement(belief, best), gradient.collect()))
+    };
+    let (_, angles) = minimise(descent, start, CLIMB_STEPS);
+    Some(at(&angles).into_iter().map(|at| at.unwrap_or(0.5)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_the_best_and_the_newest_are_kept() {
+        let all: Vec<(usize, f64)> = (0..100).map(|n| (n, if n % 10 == 0 { 5.0 } else { 0.0 })).collect();
+        let kept = best_and_newest(all.clone(), 20, |(_, score)| *score);
+        let numbers: Vec<usize> = kept.iter().map(|(n, _)| *n).collect();
+        assert_eq!(numbers.len(), 20);
+        assert!(
+            (0..10).all(|ten| numbers.contains(&(10 * ten)))
+                && numbers.contains(&99)
+                && numbers.contains(&97)
+        );
+        assert!(numbers.is_sorted());
+        assert_eq!(best_and_newest(all.clone(), 100, |(_, score)| *score), all);
+    }
+}
