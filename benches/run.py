@@ -99,11 +99,17 @@ def choose_data(given: Path | None) -> Path:
 
 
 def run_earshot(data: Path, processed: Path, folder: Path) -> Outcome:
-    """A coordinator and one worker with a slot a core, from start to the coordinator's end."""
+    """The grid on a coordinator and one worker with a slot a core, from start to the coordinator's end."""
+    seconds, database = run_sweep(SWEEP, {"data.root": data, "data.processed": processed}, folder)
+    return outcome_of_leaderboard(seconds, database)
+
+
+def run_sweep(sweep: Path, settings: dict[str, object], folder: Path) -> tuple[float, Path]:
+    """Runs a sweep to its end in this folder: its wall time, and its database."""
     database = folder / "sweep.redb"
     address_file = folder / "address"
-    serve = [str(COORDINATOR), "start", "--sweep", str(SWEEP), "--exit-when-done"]
-    serve += ["--set", f"data.root={data}", "--set", f"data.processed={processed}"]
+    serve = [str(COORDINATOR), "start", "--sweep", str(sweep), "--exit-when-done"]
+    serve += [part for name, value in settings.items() for part in ("--set", f"{name}={value}")]
     serve += ["--listen", "127.0.0.1:0", "--address-file", str(address_file), "--db", str(database)]
     log = (folder / "log").open("w")
     started = time.monotonic()
@@ -123,7 +129,7 @@ def run_earshot(data: Path, processed: Path, folder: Path) -> Outcome:
         log.close()
     if code != 0:
         sys.exit(f"bench: the coordinator ended with {code}, see {folder / 'log'}")
-    return outcome_of_leaderboard(seconds, database)
+    return seconds, database
 
 
 def wait_for_address(address_file: Path, coordinator: subprocess.Popen[bytes]) -> str:
