@@ -101,6 +101,7 @@ fn the_sweeps_that_ship_are_sound() {
     let expected = [
         ("bayes", 60),
         ("demo", 8),
+        ("esc10", 10),
         ("grid", 24),
         ("random", 40),
         ("sobol", 32),
