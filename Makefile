@@ -51,6 +51,7 @@ audit: tools ## the dependencies against the advisory database (needs the networ
 bench: build ## measure against PyTorch, librosa, and Optuna (DATA=folder as in demo), ending in tables of ratios
 	python3 benches/run.py $(if $(DATA),--data "$(DATA)")
 	python3 benches/training.py
+	python3 benches/search.py
 	python3 benches/front_end.py $(if $(DATA),--data "$(DATA)")
 	$(if $(DATA),python3 benches/accuracy.py --data "$(DATA)")
 
