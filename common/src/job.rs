@@ -187,12 +187,15 @@ pub struct Job {
     /// What an earlier attempt at the run had come to; the next epoch is trained from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<BlobId>,
+    /// Epochs after which the run may have to wait for others: what it has come to by then is handed in with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rungs: Vec<u32>,
 }
 
 impl Job {
     /// Every blob that a worker needs for it.
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
-        let Self { model: _, recipe: _, shards, augment, split, initial_weights, resume } = self;
+        let Self { model: _, recipe: _, shards, augment, split, initial_weights, resume, rungs: _ } = self;
         let views = augment.iter().flat_map(|augment| augment.levels.iter().flatten());
         let others = [Some(*split), *initial_weights, *resume].into_iter().flatten();
         shards.iter().chain(views).copied().chain(others)
@@ -275,6 +278,8 @@ pub enum Verdict {
     Continue,
     /// End the attempt with what it has.
     Stop,
+    /// End the attempt without a result: others are tried first. The run may go on later from what was kept of it.
+    Pause,
 }
 
 /// The seed of a run: the same for every attempt of it, different for every other run.

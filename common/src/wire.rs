@@ -144,7 +144,7 @@ twins! {
     LrScheduler: "the recipe's lr_scheduler", Constant | Cosine | OneCycle;
     Keep: "the recipe's keep", Best | Last;
     Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Drained;
-    Verdict: "the verdict", Continue | Stop;
+    Verdict: "the verdict", Continue | Stop | Pause;
 }
 
 impl From<&Recipe> for proto::Recipe {
@@ -270,6 +270,7 @@ impl From<&Job> for proto::Job {
             initial_weights: job.initial_weights.map(blob_bytes),
             resume: job.resume.map(blob_bytes),
             augment: job.augment.iter().map(Into::into).collect(),
+            rungs: job.rungs.clone(),
         }
     }
 }
@@ -297,6 +298,7 @@ impl TryFrom<proto::Job> for Job {
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
             resume,
+            rungs: job.rungs,
         })
     }
 }
@@ -383,6 +385,7 @@ mod tests {
             split: BlobId::of(b"split"),
             initial_weights: None,
             resume: Some(BlobId::of(b"midway")),
+            rungs: vec![1, 3],
             augment: vec![Augment {
                 augmentation: Augmentation::PitchShift,
                 p: 0.5,

@@ -55,6 +55,7 @@ pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Stat
         trials_completed: sweep.count(TrialStatus::Completed),
         trials_failed: sweep.count(TrialStatus::Failed),
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
+        trials_stopped: sweep.count(TrialStatus::Stopped),
         trials_running: sweep.count(TrialStatus::Running),
         runs_waiting: runs_waiting(sweep) as u32,
         runs_leased: sweep.leased() as u32,
@@ -106,6 +107,7 @@ pub fn sweep_view(sweep: &SweepState) -> proto::Sweep {
         trials_completed: sweep.count(TrialStatus::Completed),
         trials_failed: sweep.count(TrialStatus::Failed),
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
+        trials_stopped: sweep.count(TrialStatus::Stopped),
         runs_leased: sweep.leased() as u32,
     }
 }
@@ -248,6 +250,7 @@ fn trial_state(trial: &Trial) -> &'static str {
     match trial.status() {
         TrialStatus::Waiting => "waiting",
         TrialStatus::Running => "running",
+        TrialStatus::Stopped => "stopped",
         TrialStatus::Completed => "completed",
         TrialStatus::Failed => "failed",
         TrialStatus::Infeasible => "infeasible",
@@ -262,6 +265,7 @@ fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
             RunStatus::Waiting => "waiting",
             RunStatus::Leased(_) => "leased",
             RunStatus::Completed(_) => "completed",
+            RunStatus::Held => "held",
             RunStatus::Failed => "failed",
         }
         .to_owned(),
@@ -292,7 +296,11 @@ fn failure(end: &AttemptEnd) -> Option<String> {
     match end {
         AttemptEnd::Failed(failure) => Some(format!("{}: {}", reason(failure.reason), failure.message)),
         AttemptEnd::Expired => Some("the worker fell silent".to_owned()),
-        AttemptEnd::Completed | AttemptEnd::Unclaimed | AttemptEnd::Left | AttemptEnd::Abandoned => None,
+        AttemptEnd::Completed
+        | AttemptEnd::Held
+        | AttemptEnd::Unclaimed
+        | AttemptEnd::Left
+        | AttemptEnd::Abandoned => None,
     }
 }
 

@@ -256,6 +256,7 @@ fn example(model: &str, seed: u64) -> (Job, Features) {
         split: BlobId::of(b"split"),
         initial_weights: None,
         resume: None,
+        rungs: vec![],
         augment: vec![],
     };
     let features =

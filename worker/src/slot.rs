@@ -170,21 +170,24 @@ fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, Att
         }
         (None, None) => Start::Fresh,
     };
-    let teller = Teller { events, timer: Timer::start(*midway_every), last: Weak::new() };
+    let timer = Timer::start(*midway_every);
+    let teller = Teller { events, rungs: &job.rungs, timer, last: Weak::new() };
     encode(&training::train(job, &features, start, device, control, teller)?)
 }
 
 /// Passes on what training says.
 struct Teller<'a> {
     events: &'a UnboundedSender<Event>,
+    /// Epochs after which the run may have to wait.
+    rungs: &'a [u32],
     timer: Timer,
     /// What was last passed on; while it waits to be handed in there is no room for another.
     last: Weak<Vec<u8>>,
 }
 
 impl Observer for Teller<'_> {
-    fn wants_midway(&mut self) -> bool {
-        self.last.strong_count() == 0 && self.timer.is_due()
+    fn wants_midway(&mut self, epoch: u32) -> bool {
+        self.rungs.contains(&epoch) || (self.last.strong_count() == 0 && self.timer.is_due())
     }
 
     fn epoch(&mut self, epoch: Epoch, midway: Option<Midway>) {

@@ -4,7 +4,7 @@
 //! - [`hyperparameter`]: the table of what may be varied; [`value`]: what it may be given.
 //! - [`domain`]: the values of one hyperparameter; [`space`]: all of them, conditions, what is forbidden, and the grid;
 //!   [`point`]: one point, and how it becomes a model spec and a recipe.
-//! - [`search`]: the method and its own settings.
+//! - [`search`]: the method and its own settings; [`stop`]: which trials get more epochs.
 //! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
@@ -19,6 +19,7 @@ pub mod point;
 mod raw;
 pub mod search;
 pub mod space;
+pub mod stop;
 pub mod value;
 
 use std::path::{Path, PathBuf};
@@ -32,6 +33,7 @@ pub use self::{
     point::Point,
     search::Search,
     space::{Combination, Space},
+    stop::{Halving, Stop},
     value::Value,
 };
 use crate::{frontend::FrontEnd, ids::BlobId, model::Cost};
@@ -58,6 +60,9 @@ pub struct Sweep {
     pub search: Search,
     /// How long a run trains.
     pub schedule: Schedule,
+    /// Which trials are stopped before; none: all train to their end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
     /// What makes a trial the best.
     pub objective: Objective,
     /// What a trial must fit in to be trained at all.

@@ -1,9 +1,11 @@
 //! The sweep file as it is written, and the checks that make a [`Sweep`] of it.
 //!
-//! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; the other sections here.
+//! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; `stop`: `[stop]`; the other
+//!   sections here.
 
 mod search;
 mod space;
+mod stop;
 #[cfg(test)]
 mod tests;
 
@@ -48,6 +50,7 @@ struct RawSweep {
     #[serde(default)]
     search: search::RawSearch,
     schedule: RawSchedule,
+    stop: Option<stop::RawStop>,
     #[serde(default)]
     objective: RawObjective,
     #[serde(default)]
@@ -211,6 +214,8 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         .map_err(|(field, message)| (front_end_key(field), format!("{field} {message}")))?;
     check_points(&space, &raw.front_end)?;
     let budget = budget(&raw.budget)?;
+    let schedule = schedule(&raw.schedule)?;
+    let stop = raw.stop.map(|raw| stop::stop(raw, &schedule)).transpose()?;
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
@@ -220,7 +225,8 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         space,
         views: views(&raw.views)?,
         search: search::search(&raw.search)?,
-        schedule: schedule(&raw.schedule)?,
+        schedule,
+        stop,
         objective: raw.objective.metric,
         constraints: constraints(&raw.constraints)?,
         budget,

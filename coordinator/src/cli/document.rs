@@ -24,6 +24,7 @@ pub(super) fn status(status: &Status) -> anyhow::Result<Document> {
         ("trials_completed", status.trials_completed.to_string()),
         ("trials_failed", status.trials_failed.to_string()),
         ("trials_infeasible", status.trials_infeasible.to_string()),
+        ("trials_stopped", status.trials_stopped.to_string()),
         ("trials_running", status.trials_running.to_string()),
         ("runs_waiting", status.runs_waiting.to_string()),
         ("runs_leased", status.runs_leased.to_string()),
@@ -44,6 +45,7 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
         "trials_completed",
         "trials_failed",
         "trials_infeasible",
+        "trials_stopped",
         "runs_leased",
     ]);
     grid.rows.extend(list.sweeps.iter().map(|sweep| {
@@ -52,6 +54,7 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
             sweep.trials_completed,
             sweep.trials_failed,
             sweep.trials_infeasible,
+            sweep.trials_stopped,
             sweep.runs_leased,
         ];
         let words = [sweep.sweep.clone(), sweep.state.clone()];

@@ -176,7 +176,8 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
         let Ok(Ok((status, board))) = engine.read(look).await else {
             return;
         };
-        let ended = status.trials_completed + status.trials_failed + status.trials_infeasible;
+        let ended =
+            status.trials_completed + status.trials_failed + status.trials_infeasible + status.trials_stopped;
         let workers = status.workers.iter().filter(|worker| worker.state == "present").count();
         let best = best(&board);
         bar.set_length(u64::from(status.trials_total));
@@ -187,7 +188,7 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
             let (total, failed) = (status.trials_total, status.trials_failed);
             tracing::info!(failed, "{ended}/{total} trials, {best}");
         }
-        if ended == status.trials_total {
+        if matches!(status.state.as_str(), "completed" | "cancelled") {
             return;
         }
         // Looking costs time of the engine's thread, so not after every commit.

@@ -3,7 +3,7 @@
 //! - [`event`]: everything that can happen, every answer, every refusal.
 //! - [`dataset`]: the features of a sweep, as its jobs name them.
 //! - [`trial`]: trials, runs and attempts, with the run's life as a picture; `worker`: who trains them.
-//! - `sweep`: one sweep's trials, its queue, and its search.
+//! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped.
 //! - [`replay`]: completed trials that are trained again, to be compared.
 //!
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
@@ -18,6 +18,7 @@ pub mod replay;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod thinning;
 pub mod trial;
 mod worker;
 
@@ -294,7 +295,7 @@ impl State {
     fn grant_replay(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
         let (id, run) = self.next_replay()?;
         let resume = self.replays.run(id, run.fold).and_then(Run::kept);
-        let job = Job { resume, ..self.sweeps.get(&run.sweep)?.job(run)? };
+        let job = Job { resume, rungs: Vec::new(), ..self.sweeps.get(&run.sweep)?.job(run)? };
         let attempt = self.replays.lease(id, run.fold, token, worker, at_ms)?;
         Some(Grant { token, run, attempt, replay: Some(id), job })
     }
@@ -356,10 +357,14 @@ impl State {
 
     fn report(&mut self, task: Task, epoch: &Epoch, midway: Option<BlobId>) -> Result<Verdict, Refusal> {
         match task {
-            Task::Run(run) => match self.sweeps.get_mut(&run.sweep) {
-                Some(sweep) => sweep.report(run, epoch, midway),
-                None => Ok(Verdict::Stop),
-            },
+            Task::Run(run) => {
+                let Some(sweep) = self.sweeps.get_mut(&run.sweep) else { return Ok(Verdict::Stop) };
+                let (verdict, ended) = sweep.report(run, epoch, midway)?;
+                for token in ended {
+                    self.release(token);
+                }
+                Ok(verdict)
+            }
             Task::Replay(id, run) => {
                 let Some(sweep) = self.sweeps.get(&run.sweep) else { return Ok(Verdict::Stop) };
                 let Some(original) = sweep.run(run) else { return Ok(Verdict::Stop) };

@@ -5,7 +5,10 @@ use std::{cmp::Ordering, collections::BTreeSet};
 use earshot_common::{ids::TrialId, job::Epoch, sweep::Objective};
 use serde::Serialize;
 
-use super::trial::Trial;
+use super::{
+    thinning::best_so_far,
+    trial::{Run, Trial},
+};
 
 /// Means over a trial's runs, each at its best epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +28,30 @@ impl MeanMetrics {
     pub(super) fn of(trial: &Trial) -> Option<Self> {
         let epochs: Vec<&Epoch> =
             trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
+        Self::over(&epochs)
+    }
+
+    /// Of a trial whose runs have all come to this epoch or completed before, as if they had ended with it.
+    pub(super) fn at(trial: &Trial, epoch: u32) -> Option<Self> {
+        let best = |run: &'_ Run| match run.completed() {
+            Some((_, best)) => Some(*best),
+            None => best_so_far(run.epochs.get(..epoch as usize)?).copied(),
+        };
+        let epochs: Vec<Epoch> = trial.runs.values().map(best).collect::<Option<_>>()?;
+        Self::over(&epochs.iter().collect::<Vec<_>>())
+    }
+
+    /// Of a trial that was stopped, over the runs that were begun.
+    pub(super) fn so_far(trial: &Trial) -> Option<Self> {
+        let best = |run: &'_ Run| {
+            run.completed().map(|(_, best)| *best).or_else(|| best_so_far(&run.epochs).copied())
+        };
+        let epochs: Vec<Epoch> = trial.runs.values().filter_map(best).collect();
+        Self::over(&epochs.iter().collect::<Vec<_>>())
+    }
+
+    /// Over these epochs, one of each run.
+    pub(super) fn over(epochs: &[&Epoch]) -> Option<Self> {
         let mean = |metric: fn(&Epoch) -> f64| {
             epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64
         };
@@ -54,11 +81,12 @@ pub(super) struct Ranking {
     places: BTreeSet<Place>,
 }
 
+/// A trial's place among others: the best is the least.
 #[derive(Debug, Clone, Copy, Serialize)]
-struct Place {
-    score: f64,
-    loss: f64,
-    trial: TrialId,
+pub(super) struct Place {
+    pub(super) score: f64,
+    pub(super) loss: f64,
+    pub(super) trial: TrialId,
 }
 
 impl Ranking {

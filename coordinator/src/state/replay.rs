@@ -74,7 +74,8 @@ impl ReplayedRun {
     pub fn finding(&self, original: &Run) -> Finding {
         match self.run.status {
             RunStatus::Leased(_) => Finding::Leased,
-            RunStatus::Waiting => Finding::Waiting,
+            // A replay is never held.
+            RunStatus::Waiting | RunStatus::Held => Finding::Waiting,
             _ if self.difference.is_some() => Finding::Different,
             RunStatus::Failed => Finding::Failed,
             RunStatus::Completed(_) if self.run.status == original.status => Finding::Identical,

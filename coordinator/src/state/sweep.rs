@@ -1,4 +1,6 @@
-//! One sweep: its trials, the runs that wait, and its search.
+//! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs.
+
+mod thinned;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,6 +19,7 @@ use super::{
     dataset::Dataset,
     event::{Grant, Refusal},
     ranking::{MeanMetrics, Ranking},
+    thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 use crate::search::{self, Past, Standing};
@@ -51,6 +54,7 @@ pub struct SweepState {
     /// Trials of each status, so that counting them need not look at them all.
     tally: BTreeMap<TrialStatus, u32>,
     ranking: Ranking,
+    thinning: Thinning,
 }
 
 impl SweepState {
@@ -66,6 +70,7 @@ impl SweepState {
             leased: BTreeSet::new(),
             tally: BTreeMap::new(),
             ranking: Ranking::default(),
+            thinning: Thinning::default(),
         }
     }
 
@@ -79,7 +84,8 @@ impl SweepState {
         &self.dataset
     }
 
-    /// Every blob that its jobs and its results name; of what attempts left that came to nothing, what the next ones go on from.
+    /// Every blob that its jobs and its results name; of what attempts left that came to nothing, what the next ones go on from,
+    /// if there may be any.
     pub fn blobs(&self) -> BTreeSet<BlobId> {
         let Dataset { shards, views, splits, manifest, .. } = &self.dataset;
         let runs = || self.trials.iter().flat_map(Trial::all_runs).map(|(_, run)| run);
@@ -87,7 +93,8 @@ impl SweepState {
         let results = results.flat_map(|(result, _)| [result.checkpoint, result.logits]);
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
-        inputs.chain(results).chain(runs().filter_map(Run::kept)).collect()
+        let kept = runs().filter(|_| !self.has_ended()).filter_map(Run::kept);
+        inputs.chain(results).chain(kept).collect()
     }
 
     /// Trials proposed so far, in order.
@@ -142,7 +149,7 @@ impl SweepState {
 
     /// Whether there are runs that were not handed out.
     fn is_unfinished(&self) -> bool {
-        !self.waiting.is_empty() || !self.is_exhausted()
+        !self.waiting.is_empty() || !self.is_exhausted() || self.has_promotable()
     }
 
     fn is_exhausted(&self) -> bool {
@@ -164,6 +171,7 @@ impl SweepState {
             split: *self.dataset.splits.get(&run.fold)?,
             initial_weights: None,
             resume: None,
+            rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),
         })
     }
@@ -221,11 +229,18 @@ impl SweepState {
         at_ms: u64,
     ) -> Option<Grant> {
         let mut proposed = proposed.iter().cloned();
+        if self.waiting.is_empty() {
+            self.promote();
+        }
         while self.waiting.is_empty() && !self.is_exhausted() {
             match proposed.next().or_else(|| self.propose(&[])) {
                 Some(point) => self.admit(point),
                 None => self.is_searched = true,
             }
+        }
+        if self.waiting.is_empty() {
+            // The search has run out, which leaves the last word to the best of those that are held.
+            self.promote();
         }
         self.plan_refit();
         let (trial, fold) = self.waiting.pop_first()?;
@@ -240,7 +255,9 @@ impl SweepState {
     /// What the search proposes until a point is feasible, if it has to be asked at all. A grid's are not worth writing down.
     pub(super) fn proposals(&self) -> Vec<Point> {
         let mut proposed = Vec::new();
-        let is_known = matches!(self.sweep.search, Search::Grid { .. }) || !self.waiting.is_empty();
+        let is_known = matches!(self.sweep.search, Search::Grid { .. })
+            || !self.waiting.is_empty()
+            || self.has_promotable();
         while !is_known && ((self.trials.len() + proposed.len()) as u64) < self.trials_total() {
             let Some(point) = self.propose(&proposed) else { break };
             let is_feasible = self.verdict(&point).2.is_none();
@@ -288,7 +305,8 @@ impl SweepState {
         let standing = match trial.status() {
             TrialStatus::Waiting | TrialStatus::Running => Standing::Pending,
             // A loss or an accuracy that is no number is no better than a failure.
-            TrialStatus::Completed => MeanMetrics::of(trial)
+            // A stopped one was worse than others at its epoch, which is what its score says.
+            TrialStatus::Completed | TrialStatus::Stopped => MeanMetrics::so_far(trial)
                 .map(|mean| mean.score(self.sweep.objective))
                 .filter(|score| score.is_finite())
                 .map_or(Standing::Failed, Standing::Completed),
@@ -303,16 +321,17 @@ impl SweepState {
         run_id: RunId,
         epoch: &Epoch,
         midway: Option<BlobId>,
-    ) -> Result<Verdict, Refusal> {
+    ) -> Result<(Verdict, Vec<Token>), Refusal> {
         let last = self.recipe(run_id).map_or(0, |recipe| recipe.epochs);
-        let Some(run) = self.run_mut(run_id) else { return Ok(Verdict::Stop) };
+        let Some(run) = self.run_mut(run_id) else { return Ok((Verdict::Stop, Vec::new())) };
         run.take(epoch, midway, last)?;
-        Ok(if epoch.epoch < last { Verdict::Continue } else { Verdict::Stop })
+        Ok(if epoch.epoch < last { self.thin(run_id, epoch.epoch) } else { (Verdict::Stop, Vec::new()) })
     }
 
     pub(super) fn complete(&mut self, run_id: RunId, result: RunResult) -> Result<(), Refusal> {
         self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
+        self.come_through(run_id.trial);
         Ok(())
     }
 
@@ -338,7 +357,7 @@ impl SweepState {
                 return abandoned;
             }
             Some(RunStatus::Waiting) => drop(self.waiting.insert(key)),
-            Some(RunStatus::Completed(_) | RunStatus::Leased(_)) | None => {}
+            Some(RunStatus::Completed(_) | RunStatus::Leased(_) | RunStatus::Held) | None => {}
         }
         self.plan_refit();
         Vec::new()
@@ -362,6 +381,7 @@ impl SweepState {
     fn abandon(&mut self, id: TrialId) -> Vec<Token> {
         let Some(trial) = self.trials.get_mut(id.0 as usize) else { return Vec::new() };
         let mut ended = Vec::new();
+        self.thinning.forget(id);
         for (&fold, run) in &mut trial.runs {
             self.waiting.remove(&(id, fold));
             self.leased.remove(&(id, fold));
@@ -371,7 +391,7 @@ impl SweepState {
                     run.end(token, AttemptEnd::Abandoned);
                     run.status = RunStatus::Failed;
                 }
-                RunStatus::Waiting => run.status = RunStatus::Failed,
+                RunStatus::Waiting | RunStatus::Held => run.status = RunStatus::Failed,
                 RunStatus::Completed(_) | RunStatus::Failed => {}
             }
         }

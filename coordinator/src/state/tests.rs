@@ -1,5 +1,6 @@
 mod midway;
 mod replay;
+mod stopped;
 
 use std::path::Path;
 

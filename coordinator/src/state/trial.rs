@@ -5,9 +5,12 @@
 //! ```text
 //!            asked                     finished
 //!  waiting ──────────▶ leased(token) ───────────▶ completed
-//!     ▲                     │
-//!     │ expired, left,      │ diverged, or attempts used up
-//!     └── failed (retryable)┴───────────────────▶ failed
+//!   ▲   ▲                 │     │
+//!   │   │ expired, left,  │     │ at a rung where it is not among the best
+//!   │   └─ failed ────────┤     └──────────────────────────────▶ held
+//!   │     (retryable)     │ diverged, or attempts used up         │
+//!   │                     └──────────────────────▶ failed         │ promoted
+//!   └─────────────────────────────────────────────────────────────┘
 //! ```
 
 use std::collections::BTreeMap;
@@ -47,6 +50,8 @@ pub enum TrialStatus {
     Waiting,
     /// Some run was.
     Running,
+    /// None is trained now, for others were better; it may still be promoted while its sweep goes on.
+    Stopped,
     /// Every run completed.
     Completed,
     /// A run failed for good.
@@ -87,6 +92,8 @@ pub enum RunStatus {
     Leased(Token),
     /// Trained.
     Completed(RunResult),
+    /// Not trained on unless its trial is promoted.
+    Held,
     /// Given up.
     Failed,
 }
@@ -109,6 +116,8 @@ pub struct Attempt {
 pub enum AttemptEnd {
     /// With the run's result.
     Completed,
+    /// At a rung where the trial was not among the best, or below the median.
+    Held,
     /// The worker said why not.
     Failed(Failure),
     /// The worker fell silent.
@@ -147,6 +156,10 @@ impl Trial {
             TrialStatus::Failed
         } else if self.runs.values().all(|run| matches!(run.status, RunStatus::Completed(_))) {
             TrialStatus::Completed
+        } else if any(|run| run.status == RunStatus::Held)
+            && !any(|run| matches!(run.status, RunStatus::Waiting | RunStatus::Leased(_)))
+        {
+            TrialStatus::Stopped
         } else if any(|run| !run.attempts.is_empty()) {
             TrialStatus::Running
         } else {
@@ -236,7 +249,11 @@ impl Run {
         let spent = |end: &AttemptEnd| match end {
             AttemptEnd::Expired => true,
             AttemptEnd::Failed(failure) => failure.reason != Reason::Drained,
-            AttemptEnd::Completed | AttemptEnd::Unclaimed | AttemptEnd::Left | AttemptEnd::Abandoned => false,
+            AttemptEnd::Completed
+            | AttemptEnd::Held
+            | AttemptEnd::Unclaimed
+            | AttemptEnd::Left
+            | AttemptEnd::Abandoned => false,
         };
         self.attempts.iter().filter_map(|attempt| attempt.end.as_ref()).filter(|end| spent(end)).count()
     }

@@ -47,6 +47,7 @@ impl Snapshot {
         let statuses = [
             ("waiting", TrialStatus::Waiting),
             ("running", TrialStatus::Running),
+            ("stopped", TrialStatus::Stopped),
             ("completed", TrialStatus::Completed),
             ("failed", TrialStatus::Failed),
             ("infeasible", TrialStatus::Infeasible),

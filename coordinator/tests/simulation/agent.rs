@@ -45,6 +45,8 @@ struct Work {
     fate: Fate,
     /// The worker is not told; what it does must not depend on it.
     is_replay: bool,
+    /// Epochs after which it may be held.
+    rungs: Vec<u32>,
     /// From this epoch on its numbers are not those of others.
     odd_from: Option<u32>,
 }
@@ -208,7 +210,8 @@ impl Agent {
         let is_replay = grant.replay.is_some();
         let done = grant.job.resume.map_or(0, done);
         stage.covered.resumed_attempts += u64::from(done > 0);
-        self.slots[slot] = Some(Work { token, run, epochs, done, fate, is_replay, odd_from });
+        let rungs = grant.job.rungs.clone();
+        self.slots[slot] = Some(Work { token, run, epochs, done, fate, is_replay, rungs, odd_from });
         let timer = match fate {
             Fate::Trains | Fate::StopsAt(_) => Timer::Epoch(slot, token),
             Fate::FailsFor(_) | Fate::Kills => Timer::End(slot, token),
@@ -222,7 +225,7 @@ impl Agent {
         work.done += 1;
         let epoch = epoch(work);
         let is_final = work.done == work.epochs || work.fate == Fate::StopsAt(work.done);
-        let keeps = !is_final && stage.dice.chance(0.3);
+        let keeps = !is_final && (work.rungs.contains(&work.done) || stage.dice.chance(0.3));
         let midway = keeps.then(|| midway(token, work.done));
         self.go(Errand::Report(slot, token, epoch, midway), stage);
     }
@@ -230,6 +233,10 @@ impl Agent {
     fn reported(&mut self, slot: usize, token: Token, epoch: Epoch, verdict: Verdict, stage: &mut Stage) {
         let Some(work) = self.slots[slot].as_ref().filter(|work| work.token == token) else { return };
         let is_last = epoch.epoch == work.epochs;
+        if verdict == Verdict::Pause {
+            assert!(!is_last && !work.is_replay, "held at epoch {} of {}", epoch.epoch, work.epochs);
+            return self.drop_work(slot, token, stage);
+        }
         let is_stopped = verdict == Verdict::Stop;
         let is_expected = is_last || (work.is_replay && is_stopped);
         assert_eq!(is_stopped, is_expected, "stopped at epoch {} of {}", epoch.epoch, work.epochs);

@@ -34,6 +34,8 @@ coverage!(
     cancelled_attempts,
     abandoned_attempts,
     refits_granted,
+    held_runs,
+    promoted_runs,
     resumed_attempts,
     replays_asked,
     replays_joined,

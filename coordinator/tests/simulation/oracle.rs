@@ -2,6 +2,7 @@
 //! the decision that a second state machine made of the entry's bytes, and looks at the live one after every step.
 
 mod conclusion;
+mod thinned;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +16,8 @@ use coordinator::{
 };
 use earshot_common::{
     ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Job, Outcome, Reason, RunResult, derive_seed},
-    sweep::Search,
+    job::{Epoch, Job, Outcome, Reason, RunResult, Verdict, derive_seed},
+    sweep::{Search, Stop},
 };
 
 use crate::{
@@ -45,6 +46,8 @@ pub(crate) struct Oracle {
     kept: BTreeMap<(RunId, Option<ReplayId>), (BlobId, Vec<Epoch>)>,
     replays: Replays,
     failed_trials: BTreeSet<(SweepId, TrialId)>,
+    /// Runs that wait for their trial to be promoted.
+    held: BTreeSet<RunId>,
     paused: BTreeSet<SweepId>,
     cancelled: BTreeSet<SweepId>,
     /// Results of replays.
@@ -191,7 +194,11 @@ impl Oracle {
                 if let Some(blob) = midway {
                     self.kept.insert((alive.run, alive.replay), (*blob, alive.epochs.clone()));
                 }
-                if let Some(replay) = alive.replay {
+                let run = alive.run;
+                if *verdict == Verdict::Pause {
+                    assert_eq!(alive.replay, None, "a replay was held");
+                    self.observe_hold(*token, run, epoch);
+                } else if let Some(replay) = alive.replay {
                     let original = self.completed[&alive.run].original();
                     let last = sweep(&self.shadow, alive.run.sweep).recipe(alive.run).unwrap().epochs;
                     self.replays.reported(replay, alive.run.fold, epoch, &original, last, *verdict);
@@ -272,6 +279,7 @@ impl Oracle {
         }
         let is_alive = self.alive.values().any(|alive| alive.run == *run);
         assert!(!is_alive, "run {run} is trained twice at once");
+        self.covered.promoted_runs += u64::from(self.held.remove(run));
         let history = self.runs.entry(*run).or_default();
         assert!(history.newest < Some(*token), "a newer attempt has a smaller token");
         history.newest = Some(*token);
@@ -286,7 +294,8 @@ impl Oracle {
         assert!(sweep.sweep().schedule.refit, "nobody wants the refit of sweep {}", run.sweep);
         assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "a refit before the last trial");
         let runs = sweep.trials().flat_map(|(_, trial)| trial.runs.values());
-        let has_ended = |run: &Run| matches!(run.status, RunStatus::Completed(_) | RunStatus::Failed);
+        let has_ended =
+            |run: &Run| matches!(run.status, RunStatus::Completed(_) | RunStatus::Held | RunStatus::Failed);
         assert!(runs.into_iter().all(has_ended), "a refit while runs of sweep {} are open", run.sweep);
         let best = sweep.ranking().next().map(|(id, ..)| id);
         assert_eq!(best, Some(run.trial), "the refit is not of the best trial");
@@ -317,6 +326,25 @@ impl Oracle {
         let waiting = self.shadow.sweeps().filter(|(_, sweep)| sweep.has_work() && sweep.waiting() > 0);
         for (id, _) in waiting {
             assert!(share(served) <= share(id), "sweep {served} was served where sweep {id} has less");
+        }
+    }
+
+    /// A run is held: by the median rule with its whole trial, else alone, at a rung.
+    fn observe_hold(&mut self, token: Token, run: RunId, epoch: &Epoch) {
+        let sweep = sweep(&self.shadow, run.sweep).sweep();
+        let stop = sweep.stop.expect("a run was held, and nobody wanted that");
+        assert!((stop.min_epochs()..sweep.schedule.epochs).contains(&epoch.epoch), "held out of time");
+        let is_median = matches!(stop, Stop::Median { .. });
+        let held = self.alive.iter().filter(|(_, alive)| {
+            is_median
+                && (alive.run.sweep, alive.run.trial) == (run.sweep, run.trial)
+                && alive.replay.is_none()
+        });
+        let held: BTreeSet<Token> = held.map(|(&token, _)| token).chain([token]).collect();
+        self.covered.held_runs += held.len() as u64;
+        for token in held {
+            let alive = self.ends(token).unwrap();
+            self.held.insert(alive.run);
         }
     }
 
@@ -482,7 +510,7 @@ fn check_runs(id: SweepId, sweep: &SweepState, live: &BTreeSet<Token>) {
                     assert_eq!(alive, [token], "sweep {id}: a leased run has one live attempt");
                     assert!(live.contains(&token), "sweep {id}: nobody holds attempt {token}");
                 }
-                RunStatus::Waiting | RunStatus::Completed(_) | RunStatus::Failed => {
+                RunStatus::Waiting | RunStatus::Completed(_) | RunStatus::Held | RunStatus::Failed => {
                     assert_eq!(alive, [], "sweep {id}: only a leased run has a live attempt");
                 }
             }

@@ -1,4 +1,5 @@
-//! Sweeps to simulate, parsed once: small grids with and without folds, budgets, constraints and a refit, and a random search.
+//! Sweeps to simulate, parsed once: small grids with and without folds, budgets, constraints and a refit, a random search,
+//! and some whose trials are stopped early.
 
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
@@ -8,7 +9,7 @@ use earshot_common::{
     sweep::Sweep,
 };
 
-const SMALL: [&str; 5] = [
+const SMALL: [&str; 8] = [
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
      [schedule]\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
@@ -21,6 +22,15 @@ const SMALL: [&str; 5] = [
      dropout = { float = [0.1, 0.5] }\noptimizer = { choice = [\"adam\", \"adamw\"] }\n\
      weight_decay = { float = [1e-4, 1e-2], log = true, when = { optimizer = \"adamw\" } }\n[schedule]\nepochs = 2\n\
      [budget]\ntrials = 6\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\nbatch_size = { choice = [8, 16, 32, 64] }\n\
+     dropout = { choice = [0.1, 0.2, 0.3] }\n[schedule]\nepochs = 4\nrefit = true\n\
+     [stop]\nmethod = \"asha\"\nreduction = 2\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[search]\nmethod = \"random\"\n[space]\n\
+     dropout = { float = [0.1, 0.5] }\n[schedule]\nepochs = 5\n[stop]\nmethod = \"hyperband\"\nreduction = 2\n\
+     [budget]\ntrials = 8\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 3]\n[space]\nbatch_size = { choice = [8, 16, 32] }\n\
+     dropout = { choice = [0.1, 0.2, 0.3] }\n[schedule]\nepochs = 3\n\
+     [stop]\nmethod = \"median\"\nstartup = 2\n",
 ];
 
 const LARGE: &str = "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[space]\n\

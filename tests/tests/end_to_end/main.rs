@@ -6,6 +6,7 @@
 //! - `access`: a sweep behind tokens and TLS.
 //! - `views`: a sweep that trains on augmented views.
 //! - `replay`: completed trials trained again, bit for bit.
+//! - `stopped`: trials that are held at rungs, and promoted.
 //! - `watch`: statuses, numbers and log lines, as machines read them.
 //! - `export`: the exported files in ONNX Runtime.
 //! - `predict`: the exported bundle in use, by the command line and by its own Python script.
@@ -25,6 +26,7 @@ mod harness;
 mod linkage;
 mod predict;
 mod replay;
+mod stopped;
 mod sweep;
 mod views;
 mod watch;

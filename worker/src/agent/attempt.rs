@@ -94,13 +94,19 @@ impl Attempts {
 impl Attempt<'_> {
     /// Reports epochs as they come, then the end. Epochs wait in the channel while the coordinator is away.
     async fn follow(self, inbox: &mut mpsc::UnboundedReceiver<Event>) {
+        let mut is_held = false;
         let end = loop {
             match inbox.recv().await {
                 Some(Event::Epoch(epoch, midway)) => {
                     self.line.epoch(&epoch);
                     // A dropped attempt still has to wait for its slot.
-                    if let Ok(Verdict::Stop) = self.report(epoch, midway).await {
-                        self.control.advance(State::Stopping);
+                    match self.report(epoch, midway).await {
+                        Ok(Verdict::Stop) => self.control.advance(State::Stopping),
+                        Ok(Verdict::Pause) => {
+                            is_held = true;
+                            self.control.advance(State::Revoked);
+                        }
+                        Ok(Verdict::Continue) | Err(Dropped) => {}
                     }
                 }
                 Some(Event::Ended(end)) => break end,
@@ -119,7 +125,11 @@ impl Attempt<'_> {
             End::Halted => "dropped: its lease has ended".to_owned(),
         };
         let handed_in = self.hand_in(end).await;
-        self.line.end(if handed_in.is_ok() { &said } else { "dropped: its lease has ended" });
+        self.line.end(match handed_in {
+            Ok(()) => &said,
+            Err(Dropped) if is_held => "held: other trials are better so far",
+            Err(Dropped) => "dropped: its lease has ended",
+        });
     }
 
     /// Brings the end to the coordinator.

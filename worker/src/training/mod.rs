@@ -87,15 +87,15 @@ pub enum Start<'a> {
 
 /// Who is told of every epoch.
 pub trait Observer {
-    /// Whether what the run has come to is wanted with the epoch that just ended.
-    fn wants_midway(&mut self) -> bool;
+    /// Whether what the run has come to is wanted with this epoch, which just ended.
+    fn wants_midway(&mut self, epoch: u32) -> bool;
 
     /// An epoch is over; with what the run has come to, if that was wanted and another epoch may follow.
     fn epoch(&mut self, epoch: Epoch, midway: Option<Midway>);
 }
 
 impl<F: FnMut(Epoch)> Observer for F {
-    fn wants_midway(&mut self) -> bool {
+    fn wants_midway(&mut self, _: u32) -> bool {
         false
     }
 
@@ -158,7 +158,7 @@ pub fn train(
             _ => Best { epoch, weights: trainer.learner.values()?, logits: evaluation.logits },
         };
         let is_final = so_far.is_final(&epoch, recipe.patience) || epoch.epoch == recipe.epochs;
-        let midway = !is_final && observer.wants_midway();
+        let midway = !is_final && observer.wants_midway(epoch.epoch);
         let midway = midway.then(|| trainer.midway(epoch.epoch, &so_far)).transpose()?;
         best = Some(so_far);
         observer.epoch(epoch, midway);

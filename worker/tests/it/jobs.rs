@@ -51,6 +51,7 @@ pub(crate) fn example(seed: u64) -> Example {
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
         resume: None,
+        rungs: vec![],
         augment: vec![],
     };
     Example { job, shards, split }

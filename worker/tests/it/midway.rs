@@ -22,7 +22,7 @@ struct Keeper {
 }
 
 impl Observer for &mut Keeper {
-    fn wants_midway(&mut self) -> bool {
+    fn wants_midway(&mut self, _: u32) -> bool {
         true
     }
 

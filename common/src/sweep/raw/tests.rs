@@ -1,4 +1,5 @@
 use super::*;
+use crate::sweep::{Halving, Stop};
 
 const GOOD: &str = r#"name = "grid"
 
@@ -204,5 +205,34 @@ proptest::proptest! {
     #[test]
     fn no_text_makes_it_panic(text in ".{0,200}") {
         let _ = parse(&text, Path::new("s.toml"), &[]);
+    }
+}
+
+#[test]
+fn trials_are_stopped_by_a_rule_that_can_stop_them() {
+    let rule = |lines: &str| parse(&format!("{GOOD}\n[stop]\n{lines}"), Path::new("s.toml"), &[]);
+    let stop = |lines| rule(lines).unwrap().stop;
+    let halving = |min_epochs, reduction| Halving { min_epochs, reduction };
+    assert_eq!(stop("method = \"asha\""), Some(Stop::Asha(halving(1, 3))));
+    assert_eq!(
+        stop("method = \"hyperband\"\nmin_epochs = 2\nreduction = 2"),
+        Some(Stop::Hyperband(halving(2, 2)))
+    );
+    assert_eq!(stop("method = \"median\"\nmin_epochs = 3"), Some(Stop::Median { min_epochs: 3, startup: 5 }));
+    assert_eq!(load(&[]).unwrap().stop, None);
+    let sweep = rule("method = \"asha\"").unwrap();
+    assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
+    for (lines, part) in [
+        ("method = \"ash\"", "did you mean \"asha\"?"),
+        ("method = \"asha\"\nstartup = 3", "no meaning"),
+        ("method = \"median\"\nreduction = 3", "no meaning"),
+        ("method = \"median\"\nstartup = 0", "at least 1"),
+        ("method = \"asha\"\nmin_epochs = 10", "below schedule.epochs = 10"),
+        ("method = \"asha\"\nmin_epochs = 0", "at least 1"),
+        ("method = \"asha\"\nreduction = 1", "from 2 to 16"),
+    ] {
+        let error = rule(lines).unwrap_err();
+        assert!(error.to_string().contains(part), "{lines}: {error}");
+        assert!(error.line().is_some(), "{lines}");
     }
 }

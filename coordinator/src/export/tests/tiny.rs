@@ -137,6 +137,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             split: BlobId::of(b"split"),
             initial_weights: None,
             resume: None,
+            rungs: vec![],
             augment: vec![],
         },
         best: Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy, macro_f1: accuracy },

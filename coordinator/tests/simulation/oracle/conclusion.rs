@@ -6,7 +6,7 @@ use earshot_common::{
     sweep::Search,
 };
 
-use super::{Completed, Oracle};
+use super::{Completed, Oracle, thinned};
 use crate::coverage::Coverage;
 
 impl Oracle {
@@ -50,6 +50,16 @@ impl Oracle {
                     let failures = |run: &Run| run.attempts_spent() > 0;
                     assert!(trial.runs.values().any(failures), "trial {trial_id} failed without a reason");
                 }
+                TrialStatus::Stopped => {
+                    assert!(!is_failed && sweep.sweep().stop.is_some());
+                    for (&fold, run) in trial.runs.iter().filter(|(_, run)| run.status == RunStatus::Held) {
+                        let run_id = RunId { sweep: id, trial: trial_id, fold };
+                        assert!(
+                            run.attempts.is_empty() || self.held.contains(&run_id),
+                            "run {run_id} is idle"
+                        );
+                    }
+                }
                 TrialStatus::Completed => {
                     assert!(!is_failed);
                     for (&fold, run) in &trial.runs {
@@ -64,8 +74,11 @@ impl Oracle {
                 status => panic!("trial {trial_id} is {status:?} at the end"),
             }
         }
+        thinned::check(sweep);
         let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
-        for status in [TrialStatus::Completed, TrialStatus::Failed, TrialStatus::Infeasible] {
+        for status in
+            [TrialStatus::Completed, TrialStatus::Stopped, TrialStatus::Failed, TrialStatus::Infeasible]
+        {
             assert_eq!(sweep.count(status), count(status), "miscounted {status:?} trials");
         }
         assert_eq!(sweep.ranking().count() as u32, count(TrialStatus::Completed));

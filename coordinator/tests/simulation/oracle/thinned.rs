@@ -1,0 +1,66 @@
+//! Whether the trials that were stopped were the right ones, counted out at the end by brute force.
+
+use coordinator::state::{Run, SweepState, Trial, TrialStatus};
+use earshot_common::{
+    ids::TrialId,
+    job::Epoch,
+    sweep::{Halving, Stop},
+};
+
+/// In every rung that trials came to, those that are held there were not among the best of them; of equal ones any may be.
+pub(super) fn check(sweep: &SweepState) {
+    let Some(stop @ (Stop::Asha(Halving { reduction, .. }) | Stop::Hyperband(Halving { reduction, .. }))) =
+        sweep.sweep().stop
+    else {
+        return;
+    };
+    let epochs = sweep.sweep().schedule.epochs;
+    let bracket = |id: &TrialId| stop.bracket(*id, epochs);
+    let sound = || {
+        sweep
+            .trials()
+            .filter(|(_, trial)| !matches!(trial.status(), TrialStatus::Failed | TrialStatus::Infeasible))
+    };
+    for of in 0..=sound().map(|(id, _)| bracket(&id)).max().unwrap_or(0) {
+        for rung in stop.rungs(of, epochs) {
+            let came: Vec<(f64, bool)> = sound()
+                .filter(|(id, _)| bracket(id) == of)
+                .filter_map(|(_, trial)| Some((score(trial, rung)?, waits_at(trial, rung))))
+                .collect();
+            let places = came.len() / reduction as usize;
+            for (score, _) in came.iter().filter(|(_, waits)| *waits) {
+                let no_worse = came.iter().filter(|(other, _)| other >= score).count();
+                assert!(
+                    no_worse > places,
+                    "one of the best {places} of {} waits at epoch {rung}",
+                    came.len()
+                );
+            }
+            assert!(came.is_empty() || came.iter().any(|(_, waits)| !waits), "nobody came past epoch {rung}");
+        }
+    }
+    if sound().next().is_some() {
+        assert!(sweep.ranking().next().is_some(), "no trial was trained to its end");
+    }
+}
+
+/// Mean accuracy over runs, each at its epoch of lowest loss until then; none if the trial never came so far.
+fn score(trial: &Trial, rung: u32) -> Option<f64> {
+    let accuracy = |run: &Run| {
+        let ended_before = run.completed().filter(|_| run.epochs.len() < rung as usize);
+        let best = ended_before.map(|(_, best)| *best).or_else(|| lowest(run.epochs.get(..rung as usize)?));
+        best.map(|best| best.accuracy)
+    };
+    let accuracies: Vec<f64> = trial.runs.values().map(accuracy).collect::<Option<_>>()?;
+    Some(accuracies.iter().sum::<f64>() / accuracies.len() as f64)
+}
+
+fn lowest(epochs: &[Epoch]) -> Option<Epoch> {
+    epochs.iter().min_by(|one, other| one.loss.total_cmp(&other.loss)).copied()
+}
+
+fn waits_at(trial: &Trial, rung: u32) -> bool {
+    let unfinished = trial.runs.values().filter(|run| run.completed().is_none());
+    trial.status() == TrialStatus::Stopped
+        && unfinished.map(|run| run.epochs.len()).min() == Some(rung as usize)
+}
