@@ -13,10 +13,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coordinator::state::{Dataset, Decision, Event, EventKind, Grant, Phase, State};
+use coordinator::state::{Dataset, Decision, Event, EventKind, Grant, Phase, State, TrialStatus};
 use earshot_common::{
     ids::{BlobId, FoldId, WorkerId},
-    job::{Epoch, Outcome, RunResult},
+    job::{Epoch, Outcome, RunResult, Verdict},
     sweep::{Hyperparameter, Point, Sweep, Value},
 };
 
@@ -94,12 +94,21 @@ impl Mind {
         }
     }
 
-    /// One epoch is enough for a result.
+    /// One epoch is enough for a result; where trials are stopped early, they train until they are told.
     fn train(&mut self, worker: WorkerId, grant: &Grant) {
-        let trial = self.state.newest_sweep().unwrap().1.trial(grant.run.trial).unwrap();
-        let accuracy = accuracy(&trial.point);
-        let epoch = Epoch { epoch: 1, train_loss: 1.0, loss: 1.0 - accuracy, accuracy, macro_f1: accuracy };
-        self.does(EventKind::Reported { worker, token: grant.token, epoch, midway: None });
+        let sweep = self.state.newest_sweep().unwrap().1;
+        let accuracy = accuracy(&sweep.trial(grant.run.trial).unwrap().point);
+        let known = sweep.run(grant.run).unwrap().epochs.len() as u32;
+        let last = if sweep.sweep().stop.is_some() { grant.job.recipe.epochs } else { 1 };
+        for number in known + 1..=last {
+            let epoch =
+                Epoch { epoch: number, train_loss: 1.0, loss: 1.0 - accuracy, accuracy, macro_f1: accuracy };
+            let midway = grant.job.rungs.contains(&number).then(|| BlobId::of(b"midway"));
+            let told = self.does(EventKind::Reported { worker, token: grant.token, epoch, midway });
+            if told == Decision::Verdict(Verdict::Pause) {
+                return;
+            }
+        }
         let blob = BlobId::of(b"weights");
         let outcome = Outcome::Completed(RunResult { best_epoch: 1, checkpoint: blob, logits: blob });
         self.does(EventKind::Finished { worker, token: grant.token, outcome });
@@ -146,6 +155,7 @@ fn every_example_comes_to_its_end() {
         assert_eq!(points.len() as u64, sweep.trials(), "{file:?}");
         let (_, best, _) = state.ranking().next().unwrap();
         assert!(accuracy(&best.point) > 0.8, "{file:?}: {:?}", best.point);
+        assert_eq!(state.count(TrialStatus::Stopped) > 0, sweep.stop.is_some(), "{file:?}");
     }
 }
 

@@ -99,6 +99,7 @@ fn the_sweeps_that_ship_are_sound() {
     }
     names.sort();
     let expected = [
+        ("asha", 60),
         ("bayes", 60),
         ("demo", 8),
         ("esc10", 10),
