@@ -204,6 +204,11 @@ impl Features {
         Ok(Self { shared: Arc::new(Shared::new(job, split, device, shard)?) })
     }
 
+    /// Whether both share one matrix.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The matrix `(rows, n_mfcc, frames)` on its device, standardised; behind the clean rows, those of the views.
     ///
     /// # Errors

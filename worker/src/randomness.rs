@@ -152,12 +152,26 @@ impl Masks {
         self.threshold > 0
     }
 
+    /// What a kept element is multiplied by.
+    pub fn scale(&self) -> f32 {
+        self.scale
+    }
+
     /// Fills the buffer with the next mask.
     pub fn fill(&mut self, mask: &mut [f32]) {
+        self.fill_with(mask, [0.0, self.scale]);
+    }
+
+    /// Fills the buffer with whether the next mask keeps an element: a quarter of the bytes.
+    pub fn fill_kept(&mut self, kept: &mut [bool]) {
+        self.fill_with(kept, [false, true]);
+    }
+
+    fn fill_with<T: Copy>(&mut self, mask: &mut [T], [dropped, kept]: [T; 2]) {
         for elements in mask.chunks_mut(4) {
             let mut bits = self.rng.next_u64();
             for element in elements {
-                *element = if (bits as u16) < self.threshold { 0.0 } else { self.scale };
+                *element = if (bits as u16) < self.threshold { dropped } else { kept };
                 bits >>= 16;
             }
         }

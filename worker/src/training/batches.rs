@@ -7,7 +7,10 @@ use crate::{
     cpu::{Batch, Targets},
     features::Features,
     randomness::{Masks, Order},
-    training::{augmentation::Augmenter, views::ViewChooser},
+    training::{
+        augmentation::{Augmenter, Draw, Mix},
+        views::ViewChooser,
+    },
 };
 
 /// The training rows of one run, batch by batch.
@@ -38,6 +41,15 @@ struct Room {
     /// Features or probabilities before they were blended.
     plain: Vec<f32>,
     mask: Vec<f32>,
+}
+
+/// What an epoch's clips go through.
+#[derive(Debug, Default)]
+pub struct Script {
+    /// By place in the epoch's order; empty when clips go through nothing.
+    pub draws: Vec<Draw>,
+    /// By batch; empty without mixup.
+    pub mixes: Vec<Mix>,
 }
 
 impl<'a> Batches<'a> {
@@ -80,6 +92,11 @@ impl<'a> Batches<'a> {
         &self.seen
     }
 
+    /// Clips of every batch but perhaps the last.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+
     /// Where the batch of this index begins in it.
     pub fn start(&self, index: usize) -> usize {
         index * self.size
@@ -100,9 +117,22 @@ impl<'a> Batches<'a> {
         &self.augmenter
     }
 
-    /// To draw from.
-    pub fn augmenter_mut(&mut self) -> &mut Augmenter {
-        &mut self.augmenter
+    /// Draws what [`Self::get`] would draw for the epoch's batches, one after another, dropout masks aside.
+    pub fn script(&mut self) -> Script {
+        let mut script = Script::default();
+        for clips in self.sizes() {
+            if self.augmenter.is_active() {
+                script.draws.extend((0..clips).map(|_| self.augmenter.draw()));
+            }
+            script.mixes.extend(self.augmenter.mix(clips));
+        }
+        script
+    }
+
+    /// Clips of each batch of an epoch.
+    fn sizes(&self) -> impl Iterator<Item = usize> + use<> {
+        let (rows, size) = (self.rows.len(), self.size);
+        (0..rows).step_by(size).map(move |start| size.min(rows - start))
     }
 
     /// The batch of this index, augmented anew and with a mask of its own.
@@ -144,15 +174,8 @@ impl<'a> Batches<'a> {
     /// Draws what an epoch draws, and makes nothing of it.
     pub fn skip_epoch(&mut self) {
         self.shuffle();
-        let rows = self.rows.len();
-        for start in (0..rows).step_by(self.size) {
-            let clips = self.size.min(rows - start);
-            if self.augmenter.is_active() {
-                for _ in 0..clips {
-                    self.augmenter.draw();
-                }
-            }
-            self.augmenter.mix(clips);
+        self.script();
+        for clips in self.sizes() {
             self.mask(clips);
         }
     }
@@ -165,5 +188,24 @@ impl<'a> Batches<'a> {
         self.room.mask.resize(clips * self.mask_width, 0.0);
         self.masks.fill(&mut self.room.mask);
         Some(&self.room.mask)
+    }
+
+    /// Appends the next mask as what is kept, without its scale; everything is, without dropout.
+    pub fn push_kept(&mut self, clips: usize, kept: &mut Vec<bool>) {
+        let start = kept.len();
+        kept.resize(start + clips * self.mask_width, true);
+        if self.masks.is_active() {
+            self.masks.fill_kept(kept.get_mut(start..).unwrap_or_default());
+        }
+    }
+
+    /// Whether there are masks.
+    pub fn has_dropout(&self) -> bool {
+        self.masks.is_active()
+    }
+
+    /// What a mask multiplies what it keeps by.
+    pub fn dropout_scale(&self) -> f32 {
+        self.masks.scale()
     }
 }

@@ -2,22 +2,25 @@
 //!
 //! Everything here runs on the CPU as well, which is how tests hold it to PyTorch and to [`super::host`].
 
+use std::slice;
+
 use earshot_common::{job::Job, tensors::Tensors};
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 use super::{
-    augmentation::{Augmenter, Bands, Draw, Mix, Span},
     batches::Batches,
     optimiser::Adam,
     schedule::Pace,
+    stack::{Stack, StackedBatch},
 };
 use crate::{
+    device::upload,
     features::Features,
     network::{Mode, Network, NetworkError, copy_out},
 };
 
-/// Rows of one forward pass without gradients.
-const ROWS: usize = 32;
+/// Rows of one forward pass without gradients: as few as keep a GPU busy, because their activations need memory.
+pub(crate) const ROWS: usize = 128;
 
 /// A network in training with its batches.
 #[derive(Debug)]
@@ -31,17 +34,11 @@ pub struct DeviceLearner<'a> {
     total: Option<Tensor>,
 }
 
-/// Batches gathered on the device.
+/// Batches of one run, gathered on the device.
 #[derive(Debug)]
 pub struct DeviceBatches<'a> {
     plan: Batches<'a>,
-    /// `(rows, n_mfcc, frames)` and `(rows)`.
-    matrix: Tensor,
-    labels: Tensor,
-    /// Rows of this epoch's order, once they are asked for.
-    order: Option<Tensor>,
-    augmentation: DeviceAugmentation,
-    device: Device,
+    stack: Stack,
 }
 
 /// What one step sees.
@@ -80,8 +77,7 @@ impl<'a> DeviceLearner<'a> {
 
     /// Which rows come when.
     pub fn batches(&mut self) -> &mut Batches<'a> {
-        self.batches.order = None;
-        &mut self.batches.plan
+        self.batches.plan()
     }
 
     /// One step on the batch of this index.
@@ -164,19 +160,13 @@ impl<'a> DeviceBatches<'a> {
         device: Device,
     ) -> Result<Self, TchError> {
         let plan = Batches::new(job, features, network.features() as usize);
-        Ok(Self {
-            augmentation: DeviceAugmentation::new(plan.augmenter(), device)?,
-            plan,
-            matrix: features.matrix()?,
-            labels: features.labels()?,
-            order: None,
-            device,
-        })
+        let stack = Stack::new(slice::from_ref(&plan), &[features], device)?;
+        Ok(Self { plan, stack })
     }
 
     /// The plan, for another epoch's order.
     pub fn plan(&mut self) -> &mut Batches<'a> {
-        self.order = None;
+        self.stack.next_epoch();
         &mut self.plan
     }
 
@@ -185,35 +175,10 @@ impl<'a> DeviceBatches<'a> {
     /// # Errors
     /// libtorch refuses.
     pub fn get(&mut self, index: usize) -> Result<Batch, TchError> {
-        let order = match &self.order {
-            Some(order) => order,
-            None => self.order.insert(Tensor::f_from_slice(self.plan.order())?.f_to_device(self.device)?),
-        };
-        let clips = self.plan.indices(index).len();
-        let rows = order.f_narrow(0, self.plan.start(index) as i64, clips as i64)?;
-        let features = self.matrix.f_index_select(0, &rows)?;
-        let labels = self.labels.f_index_select(0, &rows)?;
-        if self.plan.augmenter().is_active() {
-            for clip in 0..clips {
-                let draw = self.plan.augmenter_mut().draw();
-                self.augmentation.apply(&features.f_get(clip as i64)?, &draw)?;
-            }
-        }
-        let (features, targets) = match self.plan.augmenter_mut().mix(clips) {
-            Some(mix) => {
-                let targets = labels.f_one_hot(self.plan.classes() as i64)?.f_to_kind(Kind::Float)?;
-                (blend(&mix, &features)?, blend(&mix, &targets)?)
-            }
-            None => (features, labels),
-        };
-        let mask = match self.plan.mask(clips) {
-            Some(mask) => {
-                let mask = Tensor::f_from_slice(mask)?.f_view([clips as i64, -1])?;
-                Some(mask.f_to_device(self.device)?)
-            }
-            None => None,
-        };
-        Ok(Batch { features, targets, mask })
+        let StackedBatch { features, targets, mask } =
+            self.stack.get(slice::from_mut(&mut self.plan), index)?;
+        let mask = mask.map(|mask| mask.f_squeeze_dim(0)).transpose()?;
+        Ok(Batch { features: features.f_squeeze_dim(1)?, targets: targets.f_squeeze_dim(1)?, mask })
     }
 }
 
@@ -250,80 +215,8 @@ pub fn logits(network: &Network, features: &Features) -> Result<Vec<f32>, TchErr
     let matrix = features.matrix()?;
     let mut logits = Vec::new();
     for rows in features.validation().chunks(ROWS) {
-        let rows = Tensor::f_from_slice(rows)?.f_to_device(matrix.device())?;
-        let batch = matrix.f_index_select(0, &rows)?;
-        logits.extend(copy_out(&network.forward(&batch, Mode::Evaluation)?)?.values);
+        let batch = matrix.f_index_select(0, &upload(rows, matrix.device())?)?;
+        logits.push(network.forward(&batch, Mode::Evaluation)?);
     }
-    Ok(logits)
-}
-
-/// [`Augmenter::apply`] for tensors.
-#[derive(Debug)]
-pub struct DeviceAugmentation {
-    /// `(rows, 1)`: what a gain of 1 adds.
-    gain: Tensor,
-    /// `(bands, coefficients)` and `(coefficients, bands)`, see [`Bands`].
-    bands: Option<[Tensor; 2]>,
-}
-
-impl DeviceAugmentation {
-    /// The same on this device.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn new(augmenter: &Augmenter, device: Device) -> Result<Self, TchError> {
-        let rows = augmenter.gain().len() as i64;
-        let square = |values: &[f32]| Tensor::f_from_slice(values)?.f_view([rows, rows])?.f_to_device(device);
-        let bands = match augmenter.bands() {
-            Some(Bands { to, from }) => Some([square(to)?, square(from)?]),
-            None => None,
-        };
-        let gain = Tensor::f_from_slice(augmenter.gain())?.f_view([rows, 1])?.f_to_device(device)?;
-        Ok(Self { gain, bands })
-    }
-
-    /// Changes one clip, `(rows, frames)`, in place.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn apply(&self, clip: &Tensor, draw: &Draw) -> Result<(), TchError> {
-        let mut clip = clip.shallow_clone();
-        if draw.gain != 0.0 {
-            let _ = clip.f_add_(&self.gain.f_mul_scalar(draw.gain)?)?;
-        }
-        if draw.roll != 0 {
-            clip.f_copy_(&clip.f_roll([draw.roll], [1])?)?;
-        }
-        for mask in &draw.freq_masks {
-            self.mask_bands(&mut clip, *mask)?;
-        }
-        for mask in &draw.time_masks {
-            let _ = clip.f_narrow(1, mask.start, mask.width)?.f_zero_()?;
-        }
-        Ok(())
-    }
-
-    fn mask_bands(&self, clip: &mut Tensor, mask: Span) -> Result<(), TchError> {
-        match &self.bands {
-            None => {
-                let _ = clip.f_narrow(0, mask.start, mask.width)?.f_zero_()?;
-            }
-            Some([to, from]) if mask.width > 0 => {
-                let deviations = to.f_narrow(0, mask.start, mask.width)?.f_matmul(clip)?;
-                let _ = clip.f_sub_(&from.f_narrow(1, mask.start, mask.width)?.f_matmul(&deviations)?)?;
-            }
-            Some(_) => {}
-        }
-        Ok(())
-    }
-}
-
-/// Blends `(clips, …)` of features or of one-hot labels.
-///
-/// # Errors
-/// libtorch refuses.
-pub fn blend(mix: &Mix, batch: &Tensor) -> Result<Tensor, TchError> {
-    let partners = Tensor::f_from_slice(&mix.partners)?.f_to_device(batch.device())?;
-    let others = batch.f_index_select(0, &partners)?;
-    batch.f_mul_scalar(mix.lambda)?.f_add(&others.f_mul_scalar(1.0 - mix.lambda)?)
+    Ok(copy_out(&Tensor::f_cat(&logits, 0)?)?.values)
 }

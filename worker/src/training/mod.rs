@@ -1,7 +1,8 @@
 //! One job, from features to the best epoch's weights: a plain loop over epochs.
 //!
 //! - [`batches`]: which rows come when, their targets and their dropout masks; [`views`]: in which view.
-//! - [`augmentation`]: what is done to their features.
+//! - [`augmentation`]: what is done to their features; on a device, batch by batch: [`transform`].
+//! - [`stack`]: batches of several runs at once, on a device; [`drawn`]: what an epoch of them draws.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
@@ -36,11 +37,14 @@ pub mod augmentation;
 pub mod batches;
 pub mod best;
 pub mod device;
+pub mod drawn;
 pub mod evaluation;
 pub mod host;
 pub mod midway;
 pub mod optimiser;
 pub mod schedule;
+pub mod stack;
+pub mod transform;
 pub mod views;
 
 /// Why training ended without a result.
@@ -288,7 +292,8 @@ impl Trainer<'_, '_> {
     }
 }
 
-fn finish(best: Best, features: &Features) -> Result<Trained, TrainError> {
+/// What the best epoch leaves.
+pub(crate) fn finish(best: Best, features: &Features) -> Result<Trained, TrainError> {
     let finite = |tensors: &Tensors| {
         tensors.values().all(|tensor| tensor.values.iter().all(|value| value.is_finite()))
     };

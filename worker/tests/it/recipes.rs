@@ -13,10 +13,12 @@ use worker::{
     network::Network,
     training::{
         augmentation::{Augmenter, Draw, Mix, Span},
-        batches::Batches,
-        device::{Batch, DeviceAugmentation, DeviceBatches, blend, step},
+        batches::{Batches, Script},
+        device::{Batch, DeviceBatches, step},
+        drawn::Drawn,
         optimiser::{Adam, Rule},
         schedule::Schedule,
+        transform::Transform,
     },
 };
 
@@ -95,11 +97,11 @@ fn check_device_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrSched
     let mut adam = Adam::new(&network.parameters(), &recipe).unwrap();
     let paces = Schedule::new(&recipe, 1);
     let classes = tensor(&golden, "labels").to_kind(Kind::Int64).one_hot(CLASSES as i64).to_kind(Kind::Float);
-    let batch = Batch {
-        features: blend(&mix(), &tensor(&golden, "features")).unwrap(),
-        targets: blend(&mix(), &classes).unwrap(),
-        mask: None,
-    };
+    let script = Script { mixes: vec![mix()], ..Script::default() };
+    let drawn = Drawn::new(&[((0..8).collect(), script)], 8, Device::Cpu).unwrap();
+    let blend =
+        |batch: &Tensor| drawn.blend.as_ref().unwrap().apply(&batch.unsqueeze(1)).unwrap().squeeze_dim(1);
+    let batch = Batch { features: blend(&tensor(&golden, "features")), targets: blend(&classes), mask: None };
     let losses: Vec<Tensor> = (0..10)
         .map(|s| step(&network, &mut adam, &batch, paces.pace(s), recipe.label_smoothing).unwrap())
         .collect();
@@ -148,11 +150,15 @@ fn augmentation_does_to_standardised_features_what_its_definition_does_to_raw_on
         let mut job = example(1).job;
         job.model.input = input;
         let augmenter = Augmenter::new(&job, &stats);
-        let on_device = DeviceAugmentation::new(&augmenter, Device::Cpu).unwrap();
-        for (name, draw) in &draws {
-            let clip = tensor(&golden, "clip");
-            on_device.apply(&clip, draw).unwrap();
-            assert_near(&format!("{kind}: {name}"), &clip, &golden[*name]);
+        let transform = Transform::new([&augmenter].into_iter(), Device::Cpu).unwrap();
+        // All of them at once on the device, each for a clip of its own.
+        let all: Vec<Draw> = draws.iter().map(|(_, draw)| draw.clone()).collect();
+        let script = Script { draws: all, ..Script::default() };
+        let drawn = Drawn::new(&[((0..7).collect(), script)], 7, Device::Cpu).unwrap();
+        let clips = Tensor::stack(&[(); 7].map(|()| tensor(&golden, "clip")), 0).unsqueeze(1);
+        let clips = transform.apply(clips, &drawn).unwrap();
+        for (place, (name, draw)) in draws.iter().enumerate() {
+            assert_near(&format!("{kind}: {name}"), &clips.get(place as i64).get(0), &golden[*name]);
             let mut clip = golden["clip"].values.clone();
             augmenter.apply(&mut clip, draw);
             assert_near(&format!("{kind}: {name}"), &Tensor::from_slice(&clip), &golden[*name]);
