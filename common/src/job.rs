@@ -192,7 +192,33 @@ pub struct Job {
     pub rungs: Vec<u32>,
 }
 
+/// What runs have in common whose tensors have the same shapes from the first step to the last, so that they can be trained as
+/// one computation. How many rows train is in the split, and for the worker to look at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Shape {
+    /// Without its dropout, which multiplies numbers that are there anyway.
+    model: AudioCnn,
+    batch_size: u32,
+    epochs: u32,
+    shards: Vec<BlobId>,
+}
+
+impl Shape {
+    /// That of a run of this model and recipe on these shards.
+    pub fn new(model: &AudioCnn, recipe: &Recipe, shards: &[BlobId]) -> Self {
+        let mut model = model.clone();
+        model.head.dropout = 0.0;
+        let &Recipe { batch_size, epochs, .. } = recipe;
+        Self { model, batch_size, epochs, shards: shards.to_vec() }
+    }
+}
+
 impl Job {
+    /// Its shape; none for a run that goes on from where another attempt was kept: it is not at its first step.
+    pub fn shape(&self) -> Option<Shape> {
+        self.resume.is_none().then(|| Shape::new(&self.model, &self.recipe, &self.shards))
+    }
+
     /// Every blob that a worker needs for it.
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
         let Self { model: _, recipe: _, shards, augment, split, initial_weights, resume, rungs: _ } = self;
@@ -300,6 +326,49 @@ mod tests {
 
     use super::*;
     use crate::ids::{FoldId, SweepId, TrialId};
+
+    #[test]
+    fn runs_of_one_shape_differ_in_what_changes_no_tensor() {
+        let job = |change: fn(&mut Job)| {
+            let mut job = Job {
+                model: AudioCnn::reference(13, 431, 10),
+                recipe: Recipe::plain(1e-3, 32, 10, 1),
+                shards: vec![BlobId::of(b"shard")],
+                augment: vec![],
+                split: BlobId::of(b"fold 1"),
+                initial_weights: None,
+                resume: None,
+            };
+            change(&mut job);
+            job.shape()
+        };
+        let plain = job(|_| ());
+        assert!(plain.is_some());
+        let same: [fn(&mut Job); 6] = [
+            |job| {
+                job.recipe = Recipe { seed: 2, learning_rate: 1e-2, weight_decay: 0.1, ..job.recipe.clone() }
+            },
+            |job| job.recipe.optimizer = Optimizer::AdamW,
+            |job| job.recipe.augmentation.mixup_alpha = 0.2,
+            |job| job.recipe.patience = Some(3),
+            |job| job.model.head.dropout = 0.5,
+            |job| job.split = BlobId::of(b"fold 2"),
+        ];
+        for change in same {
+            assert_eq!(job(change), plain);
+        }
+        let other: [fn(&mut Job); 5] = [
+            |job| job.model.head.fc_units = None,
+            |job| job.model.n_mfcc = 20,
+            |job| job.recipe.batch_size = 16,
+            |job| job.recipe.epochs = 11,
+            |job| job.shards.clear(),
+        ];
+        for change in other {
+            assert_ne!(job(change), plain);
+        }
+        assert_eq!(job(|job| job.resume = Some(BlobId::of(b"midway"))), None);
+    }
 
     #[test]
     fn every_run_has_a_seed_of_its_own() {

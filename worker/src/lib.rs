@@ -8,6 +8,7 @@
 //! - [`blobs`]: content-addressed bytes, fetched once, kept on disk, verified always.
 //! - [`features`]: shards to one standardised matrix in memory, shared by the slots that want the same.
 //! - [`cpu`]: an AudioCNN on the CPU, with kernels of our own; [`network`]: in libtorch, for GPUs.
+//! - [`fused`]: several runs of the same shapes as one computation in libtorch.
 //! - [`training`]: the loop: epochs, optimiser, evaluation, the best weights.
 //! - [`randomness`]: every draw of a run, from the run's seed and nothing else.
 //! - [`device`], [`memory`]: CPU or GPU; how the process treats freed memory.
@@ -26,6 +27,7 @@ pub mod control;
 pub mod cpu;
 pub mod device;
 pub mod features;
+pub mod fused;
 pub mod memory;
 pub mod network;
 pub mod progress;

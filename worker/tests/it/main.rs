@@ -5,6 +5,7 @@
 
 mod agent;
 mod coordinator;
+mod fused;
 mod golden;
 mod jobs;
 mod midway;
