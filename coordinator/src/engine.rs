@@ -70,7 +70,7 @@ type Reader = Box<dyn FnOnce(&State) + Send>;
 
 enum Command {
     Submit(EventKind, oneshot::Sender<Result<Decision, Refusal>>),
-    Ask(WorkerId, oneshot::Sender<Result<Asked, Refusal>>),
+    Ask(WorkerId, usize, oneshot::Sender<Result<Asked, Refusal>>),
     Heartbeat(WorkerId, Vec<Token>, oneshot::Sender<Result<Vec<Token>, Refusal>>),
     Read(Reader),
     Tick,
@@ -117,12 +117,12 @@ impl Engine {
         self.call(|reply| Command::Submit(kind, reply)).await
     }
 
-    /// Asks for a run for this worker.
+    /// Asks for a run for this worker, or for several to train as one computation.
     ///
     /// # Errors
     /// The refusal, or [`EngineError::Stopped`].
-    pub async fn ask(&self, worker: WorkerId) -> Result<Asked, EngineError> {
-        self.call(|reply| Command::Ask(worker, reply)).await
+    pub async fn ask(&self, worker: WorkerId, runs: usize) -> Result<Asked, EngineError> {
+        self.call(|reply| Command::Ask(worker, runs, reply)).await
     }
 
     /// Renews the leases of these attempts and returns those that this worker no longer holds.
@@ -237,8 +237,8 @@ impl Shell {
                 let decision = self.mind.apply(kind, now_ms);
                 self.answer(reply, decision);
             }
-            Command::Ask(worker, reply) => {
-                let asked = self.mind.ask(worker, now_ms);
+            Command::Ask(worker, runs, reply) => {
+                let asked = self.mind.ask(worker, runs, now_ms);
                 self.answer(reply, asked);
             }
             Command::Heartbeat(worker, tokens, reply) => {

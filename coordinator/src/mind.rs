@@ -5,6 +5,8 @@
 //! with a made-up clock and a disk that fails. Both follow one rule: nothing is answered before what it depends on is
 //! committed, which is to say before [`Mind::committed`].
 
+use std::iter;
+
 use earshot_common::ids::{Token, WorkerId};
 
 use crate::{
@@ -15,8 +17,8 @@ use crate::{
 /// The answer to a worker that asks for a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
-    /// Train this.
-    Granted(Box<Grant>),
+    /// Train these: one run, or several whose tensors have the same shapes.
+    Granted(Vec<Grant>),
     /// Nothing to do now; ask again when something has changed.
     NoWork,
     /// Every run of every sweep has ended.
@@ -78,21 +80,42 @@ impl Mind {
         Ok(decision)
     }
 
-    /// Looks for a run for this worker. It gets none while it holds as many as it has slots: an answer that never reached
-    /// it has to be given up first.
+    /// Looks for a run for this worker, and for up to `runs` in all that can be trained as one computation. It never holds more
+    /// than it has slots: an answer that never reached it has to be given up first.
     ///
     /// # Errors
     /// [`Refusal::UnknownWorker`].
-    pub fn ask(&mut self, worker: WorkerId, now_ms: u64) -> Result<Asked, Refusal> {
+    pub fn ask(&mut self, worker: WorkerId, runs: usize, now_ms: u64) -> Result<Asked, Refusal> {
         let has_room = self.state.present(worker)?.has_room();
         if has_room && self.state.has_work() {
             let proposed = self.state.proposals();
             let asked = EventKind::Asked { worker, proposed };
             if let Decision::Granted(grant) = self.apply(asked, now_ms)? {
-                return Ok(Asked::Granted(grant));
+                let alike = self.ask_alike(worker, &grant, runs.saturating_sub(1), now_ms)?;
+                return Ok(Asked::Granted(iter::once(*grant).chain(alike).collect()));
             }
         }
         Ok(if self.state.is_done() { Asked::Done } else { Asked::NoWork })
+    }
+
+    /// Up to so many further runs of the shape of the one just granted. A replay is trained alone, as its original may have been,
+    /// and so is what goes on from where another attempt was kept.
+    fn ask_alike(
+        &mut self,
+        worker: WorkerId,
+        grant: &Grant,
+        runs: usize,
+        now_ms: u64,
+    ) -> Result<Vec<Grant>, Refusal> {
+        let mut alike = Vec::new();
+        let is_alone = grant.replay.is_some() || grant.job.resume.is_some();
+        while !is_alone && alike.len() < runs && self.state.present(worker)?.has_room() {
+            let Some(proposed) = self.state.proposals_alike(grant.run) else { break };
+            let asked = EventKind::AskedAlike { worker, like: grant.token, proposed };
+            let Decision::Granted(grant) = self.apply(asked, now_ms)? else { break };
+            alike.push(*grant);
+        }
+        Ok(alike)
     }
 
     /// Renews the leases of the attempts that a worker names, and returns those that it no longer holds.
@@ -154,16 +177,8 @@ mod tests {
         let text = "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\n\
                     dropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 2\n[budget]\nattempts = 1\n";
         let sweep = Box::new(Sweep::parse(text, Path::new("t.toml"), &[]).unwrap());
-        let dataset = Dataset {
-            labels: vec!["dog".into(), "rain".into()],
-            frames: 40,
-            shards: vec![BlobId::of(b"shard")],
-            views: vec![],
-            splits: [(FoldId(1), BlobId::of(b"split"))].into(),
-            manifest: BlobId::of(b"manifest"),
-        };
         let mut mind = Mind::wake(State::default(), LEASE_MS, 0);
-        mind.apply(EventKind::Submitted { sweep, dataset }, 0).unwrap();
+        mind.apply(EventKind::Submitted { sweep, dataset: dataset() }, 0).unwrap();
         let joined = EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None };
         match mind.apply(joined, 0) {
             Ok(Decision::Joined(worker)) => (mind, worker),
@@ -171,9 +186,20 @@ mod tests {
         }
     }
 
+    fn dataset() -> Dataset {
+        Dataset {
+            labels: vec!["dog".into(), "rain".into()],
+            frames: 40,
+            shards: vec![BlobId::of(b"shard")],
+            views: vec![],
+            splits: [(FoldId(1), BlobId::of(b"split"))].into(),
+            manifest: BlobId::of(b"manifest"),
+        }
+    }
+
     fn ask(mind: &mut Mind, worker: WorkerId, now_ms: u64) -> Grant {
-        match mind.ask(worker, now_ms) {
-            Ok(Asked::Granted(grant)) => *grant,
+        match mind.ask(worker, 1, now_ms) {
+            Ok(Asked::Granted(mut grants)) if grants.len() == 1 => grants.remove(0),
             other => panic!("{other:?}"),
         }
     }
@@ -182,8 +208,34 @@ mod tests {
     fn a_worker_holds_no_more_than_its_slots() {
         let (mut mind, worker) = mind();
         ask(&mut mind, worker, 0);
-        assert_eq!(mind.ask(worker, 1), Ok(Asked::NoWork));
-        assert_eq!(mind.ask(WorkerId(9), 1), Err(Refusal::UnknownWorker(WorkerId(9))));
+        assert_eq!(mind.ask(worker, 1, 1), Ok(Asked::NoWork));
+        assert_eq!(mind.ask(WorkerId(9), 1, 1), Err(Refusal::UnknownWorker(WorkerId(9))));
+    }
+
+    /// A worker of four slots that wants three runs at once, of a sweep over `space`: the trials of what it gets.
+    fn together(space: &str) -> Vec<u32> {
+        let text = format!(
+            "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\n{space}[schedule]\nepochs = 2\n"
+        );
+        let sweep = Box::new(Sweep::parse(&text, Path::new("t.toml"), &[]).unwrap());
+        let mut mind = Mind::wake(State::default(), LEASE_MS, 0);
+        mind.apply(EventKind::Submitted { sweep, dataset: dataset() }, 0).unwrap();
+        let joined = EventKind::Joined { name: "w".into(), slots: 4, device: "cuda".into(), by: None };
+        let Ok(Decision::Joined(worker)) = mind.apply(joined, 0) else { panic!() };
+        let Ok(Asked::Granted(grants)) = mind.ask(worker, 3, 0) else { panic!() };
+        assert!(grants.iter().all(|grant| grant.job.shape() == grants[0].job.shape()));
+        assert_eq!(mind.state().live_tokens().count(), grants.len());
+        grants.iter().map(|grant| grant.run.trial.0).collect()
+    }
+
+    #[test]
+    fn runs_of_one_shape_are_granted_together_and_the_others_wait() {
+        assert_eq!(together("dropout = { choice = [0.1, 0.2, 0.3, 0.4] }\n"), [0, 1, 2]);
+        assert_eq!(together("dropout = { choice = [0.1, 0.2] }\n"), [0, 1]);
+        assert_eq!(together("batch_size = { choice = [16, 32] }\n"), [0]);
+        let mixed = "batch_size = { choice = [16, 32] }\nlearning_rate = { choice = [1e-2, 1e-3, 1e-4] }\n";
+        let mixed = together(mixed);
+        assert!(mixed.len() == 3 && (mixed == [0, 1, 2] || mixed == [0, 2, 4]), "{mixed:?}");
     }
 
     #[test]

@@ -37,6 +37,12 @@ use crate::{
 /// Slots a worker has at most: far above any machine's cores, so that a slip of the finger does not start a million threads.
 const SLOTS_MAX: usize = 512;
 
+/// Runs a worker trains at once at most: the coordinator's limit.
+const RUNS_MAX: usize = 1024;
+
+/// Runs of one computation at most: beyond, a GPU gains nothing.
+const FUSE_MAX: usize = 64;
+
 /// The environment's say in what is logged; the first that is set counts.
 const LOG_VARIABLES: [&str; 2] = ["EARSHOT_LOG", "RUST_LOG"];
 
@@ -51,7 +57,7 @@ const IO_THREADS: usize = 2;
 
 /// Trains runs for a coordinator.
 ///
-/// A worker takes runs from a coordinator into its slots, trains each on one core or one GPU, and reports every epoch. Start
+/// A worker takes runs from a coordinator into its slots, trains each on one core, or several at a time on a GPU, and reports every epoch. Start
 /// as many workers as you have machines, in any order, before or after the coordinator: a worker waits for its coordinator,
 /// and goes on training while it is away.
 ///
@@ -63,6 +69,8 @@ const IO_THREADS: usize = 2;
     after_help = "Examples:
   worker --coordinator http://localhost:7070
       as many slots as there are cores, or GPUs
+  worker --coordinator http://localhost:7070 --device cuda --fuse 8
+      up to eight runs of one shape at a time, as one computation
   worker --coordinator http://localhost:7070 --slots 2 --device cpu --name attic
       two slots, so that two cores stay free
   worker --coordinator https://lab.example:7070 --tls-ca ca.pem --token-file worker.token
@@ -81,13 +89,19 @@ pub struct Args {
     #[command(flatten)]
     pub credentials: CredentialArgs,
 
-    /// Runs to train at once [default: one per core, or one per GPU]
+    /// Slots, each of which trains a run, or several fused ones, at a time [default: one per core; one to four per GPU, by its
+    /// memory]
     #[arg(long, value_name = "N", value_parser = slots)]
     pub slots: Option<NonZeroUsize>,
 
     /// What to train on; auto takes the GPUs if there are any that libtorch can use
     #[arg(long, value_enum, default_value = "auto")]
     pub device: DeviceChoice,
+
+    /// Runs of one shape that a slot trains as one computation at most: a number, auto or off. auto is up to 16 on a GPU, by its
+    /// memory, and off on a CPU, where each run alone is several times as fast: there, fused runs are trained by libtorch
+    #[arg(long, value_name = "N", default_value = "auto", value_parser = fuse)]
+    pub fuse: Fuse,
 
     /// What the coordinator's status calls this worker [default: host name and process number]
     #[arg(long, value_name = "NAME", value_parser = name)]
@@ -110,6 +124,15 @@ pub struct Args {
     /// How log lines look; json is one object a line, for machines, and shows no progress bars
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// What `--fuse` may say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fuse {
+    /// As many as suit the device.
+    Auto,
+    /// At most so many.
+    Runs(usize),
 }
 
 /// What `--log-format` may say.
@@ -141,8 +164,17 @@ fn run(args: Args) -> anyhow::Result<()> {
     let cuda = load_cuda();
     let devices = Devices::choose(args.device)?;
     let slots = args.slots.map_or_else(|| devices.slots_default(), NonZeroUsize::get);
+    let fuse = match args.fuse {
+        Fuse::Auto => devices.fuse_default(slots).min(RUNS_MAX / slots).max(1),
+        Fuse::Runs(runs) => runs,
+    };
+    anyhow::ensure!(
+        slots * fuse <= RUNS_MAX,
+        "--slots times --fuse is {}, more than {RUNS_MAX}",
+        slots * fuse
+    );
     let board = match args.log_format {
-        LogFormat::Text if std::io::stderr().is_terminal() => Board::bars(slots),
+        LogFormat::Text if std::io::stderr().is_terminal() => Board::bars(slots * fuse),
         LogFormat::Text | LogFormat::Json => Board::default(),
     };
     start_log(args.log_format, &board);
@@ -165,16 +197,17 @@ fn run(args: Args) -> anyhow::Result<()> {
         introduction: JoinRequest {
             protocol_version: PROTOCOL_VERSION,
             name: args.name.unwrap_or_else(default_name),
-            slots: u32::try_from(slots)?,
+            slots: u32::try_from(slots * fuse)?,
             device: devices.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
         slots: start_slots(slots, devices)?,
         board,
         midway_every: Duration::from_secs(args.keep_seconds),
+        fuse,
         when_done: if args.exit_when_done { WhenDone::Exit } else { WhenDone::Wait },
     };
-    tracing::info!(slots, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
+    tracing::info!(slots, fuse, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
     until_done(&runtime, agent)
 }
 
@@ -254,6 +287,17 @@ fn slots(text: &str) -> Result<NonZeroUsize, String> {
         .ok_or_else(|| format!("give a number from 1 to {SLOTS_MAX}"))
 }
 
+fn fuse(text: &str) -> Result<Fuse, String> {
+    match text {
+        "auto" => Ok(Fuse::Auto),
+        "off" => Ok(Fuse::Runs(1)),
+        number => {
+            let runs = number.parse().ok().filter(|runs| (1..=FUSE_MAX).contains(runs));
+            runs.map(Fuse::Runs).ok_or_else(|| format!("give a number from 1 to {FUSE_MAX}, auto or off"))
+        }
+    }
+}
+
 fn name(text: &str) -> Result<String, String> {
     const LENGTH_MAX: usize = 100;
     if text.trim().is_empty() || text.chars().count() > LENGTH_MAX || text.chars().any(char::is_control) {
@@ -294,6 +338,9 @@ mod tests {
         check(&with(&["--slots", "4", "--device", "cpu", "--name", "attic"]), Ok(()));
         check(&with(&["--slots", "0"]), Err("from 1 to 512"));
         check(&with(&["--slots", "many"]), Err("from 1 to 512"));
+        check(&with(&["--fuse", "8"]), Ok(()));
+        check(&with(&["--fuse", "off"]), Ok(()));
+        check(&with(&["--fuse", "65"]), Err("from 1 to 64, auto or off"));
         check(&with(&["--device", "tpu"]), Err("possible values: auto, cpu, cuda"));
         check(&with(&["--name", " "]), Err("printable"));
         check(&["--coordinator", "127.0.0.1:7070"], Err("http://HOST:PORT"));

@@ -1,4 +1,4 @@
-//! What a person at the terminal sees: a bar a slot. Elsewhere, one log line an epoch.
+//! What a person at the terminal sees: a bar a run. Elsewhere, one log line an epoch.
 
 use std::{
     io::{self, Write},
@@ -40,7 +40,7 @@ pub struct Line {
 }
 
 impl Board {
-    /// Bars on the terminal's error stream, one for each slot.
+    /// Bars on the terminal's error stream, one for each run that is trained at once.
     pub fn bars(slots: usize) -> Self {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr_with_hz(DRAWS_HZ));
         let style = ProgressStyle::with_template("slot {prefix:>2} {bar:16} {pos:>3}/{len} {msg}")

@@ -32,6 +32,11 @@ pub enum Search {
 }
 
 impl Search {
+    /// Whether what it proposes depends on what trials came to.
+    pub fn heeds_results(self) -> bool {
+        matches!(self, Self::Tpe { .. } | Self::Bayes { .. })
+    }
+
     /// As it stands in the sweep file.
     pub fn name(self) -> &'static str {
         match self {

@@ -82,16 +82,19 @@ impl cluster_server::Cluster for ClusterService {
     }
 
     async fn lease(&self, request: Request<LeaseRequest>) -> Answered<LeaseResponse> {
-        let (worker, _) = self.owned(request, |request| request.worker).await?;
-        let answer = tokio::select! {
-            answer = time::timeout(POLL, self.poll(worker)) => answer.unwrap_or(Ok(Answer::Idle(Idle {})))?,
+        let (worker, request) = self.owned(request, |request| request.worker).await?;
+        let runs = request.runs.max(1);
+        let response = tokio::select! {
+            response = time::timeout(POLL, self.poll(worker, runs)) => {
+                response.unwrap_or_else(|_| Ok(answer(Answer::Idle(Idle {}))))?
+            }
             () = self.stopping.cancelled() => return Err(codes::of_engine(&EngineError::Stopped)),
         };
         self.presence.heard(worker);
-        if matches!(answer, Answer::Finished(_)) {
-            self.presence.telling(worker);
+        if matches!(response.answer, Some(Answer::Finished(_))) {
+            self.presence.telling(worker, runs);
         }
-        Ok(Response::new(LeaseResponse { answer: Some(answer) }))
+        Ok(Response::new(response))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Answered<ReportResponse> {
@@ -166,13 +169,17 @@ impl ClusterService {
     }
 
     /// Asks until there is a run, or nothing left to wait for.
-    async fn poll(&self, worker: WorkerId) -> Result<Answer, Status> {
+    async fn poll(&self, worker: WorkerId, runs: u32) -> Result<LeaseResponse, Status> {
         let mut bell = self.bell.listen();
         loop {
             bell.attend();
-            match self.engine.ask(worker).await.map_err(|error| codes::of_engine(&error))? {
-                Asked::Granted(grant) => return Ok(Answer::Grant(on_the_wire(&grant))),
-                Asked::Done => return Ok(Answer::Finished(Finished {})),
+            match self.engine.ask(worker, runs as usize).await.map_err(|error| codes::of_engine(&error))? {
+                Asked::Granted(grants) => {
+                    let mut grants = grants.iter().map(on_the_wire);
+                    let first = grants.next().map(Answer::Grant);
+                    return Ok(LeaseResponse { answer: first, others: grants.collect() });
+                }
+                Asked::Done => return Ok(answer(Answer::Finished(Finished {}))),
                 Asked::NoWork => bell.heard().await,
             }
         }
@@ -214,6 +221,10 @@ fn check_introduction(request: &JoinRequest) -> Result<(), Status> {
         return Err(Status::invalid_argument("a worker's device is cpu or cuda"));
     }
     Ok(())
+}
+
+fn answer(answer: Answer) -> LeaseResponse {
+    LeaseResponse { answer: Some(answer), others: Vec::new() }
 }
 
 fn on_the_wire(grant: &state::Grant) -> Grant {

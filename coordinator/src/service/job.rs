@@ -111,7 +111,7 @@ impl cluster_server::Cluster for JobService {
             time::sleep(PAUSE).await;
             Answer::Idle(Idle {})
         };
-        Ok(Response::new(LeaseResponse { answer: Some(answer) }))
+        Ok(Response::new(LeaseResponse { answer: Some(answer), others: Vec::new() }))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Answered<ReportResponse> {

@@ -26,7 +26,7 @@ pub struct Presence {
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
     at_ms: u64,
-    /// Answers that said that every run has ended.
+    /// Slots that were told that every run has ended.
     told: u32,
 }
 
@@ -58,9 +58,9 @@ impl Presence {
         self.lock().entry(worker).or_default().at_ms = at_ms;
     }
 
-    /// A slot of this worker is being told that every run has ended.
-    pub(super) fn telling(&self, worker: WorkerId) {
-        self.lock().entry(worker).or_default().told += 1;
+    /// So many slots of this worker are being told that every run has ended.
+    pub(super) fn telling(&self, worker: WorkerId, slots: u32) {
+        self.lock().entry(worker).or_default().told += slots;
         self.told.send_modify(|tellings| *tellings += 1);
     }
 
@@ -82,8 +82,10 @@ mod tests {
         assert_eq!(patient.present(), BTreeSet::from([WorkerId(3)]));
         std::thread::sleep(std::time::Duration::from_millis(2));
         assert_eq!(impatient.present(), BTreeSet::new());
-        patient.telling(WorkerId(3));
+        patient.telling(WorkerId(3), 1);
         assert!(patient.knows_the_end(WorkerId(3), 1) && !patient.knows_the_end(WorkerId(3), 2));
         assert!(!patient.knows_the_end(WorkerId(4), 1));
+        patient.telling(WorkerId(3), 2);
+        assert!(patient.knows_the_end(WorkerId(3), 3) && !patient.knows_the_end(WorkerId(3), 4));
     }
 }

@@ -99,7 +99,7 @@ impl Site {
     }
 
     async fn lease(&self, worker: u32) -> Answer {
-        let answer = self.cluster().lease(LeaseRequest { worker }).await.unwrap();
+        let answer = self.cluster().lease(LeaseRequest { worker, runs: 1 }).await.unwrap();
         answer.into_inner().answer.unwrap()
     }
 
@@ -242,7 +242,7 @@ async fn a_waiting_worker_gets_work_as_soon_as_there_is_some() {
     let site = Site::new(None).await;
     let worker = site.join().await;
     let mut waiter = site.cluster();
-    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker, runs: 1 }));
     // Long enough that the call has arrived; too short for the poll to end by itself.
     assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
     let dataset = dataset::dataset(&sweep(), &manifest(), &site.blobs).unwrap();
@@ -282,7 +282,7 @@ async fn stopping_ends_a_long_poll_at_once() {
     let site = Site::new(None).await;
     let worker = site.join().await;
     let mut waiter = site.cluster();
-    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker, runs: 1 }));
     assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err());
     site.stop.cancel();
     let answer = time::timeout(Duration::from_secs(2), waiting).await.unwrap();
@@ -369,7 +369,7 @@ async fn a_sweep_is_paused_resumed_and_cancelled_by_its_name() {
         assert_eq!(client.pause(None).await.unwrap().state, "paused");
     }
     let mut waiter = site.cluster();
-    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker }));
+    let mut waiting = Box::pin(waiter.lease(LeaseRequest { worker, runs: 1 }));
     assert!(time::timeout(Duration::from_millis(200), &mut waiting).await.is_err(), "nothing is handed out");
     assert_eq!(client.resume(Some("t".to_owned())).await.unwrap().state, "running");
     let answer = waiting.await.unwrap().into_inner().answer;

@@ -75,6 +75,16 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         proposed: Vec<Point>,
     },
+    /// A worker that holds an attempt asked for a further run whose tensors have the same shapes, and there is one.
+    AskedAlike {
+        /// Which.
+        worker: WorkerId,
+        /// Its attempt.
+        like: Token,
+        /// What the search proposed until a point was of that shape; empty where such a run waits.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        proposed: Vec<Point>,
+    },
     /// A worker handed in an epoch.
     Reported {
         /// Which.

@@ -106,6 +106,9 @@ impl State {
                 self.join(name, *slots, device, by.as_deref())?
             }
             EventKind::Asked { worker, proposed } => self.grant(*worker, proposed, at_ms)?,
+            EventKind::AskedAlike { worker, like, proposed } => {
+                self.grant_alike(*worker, *like, proposed, at_ms)?
+            }
             EventKind::Reported { worker, token, epoch, midway } => {
                 let task = self.live(*worker, *token)?;
                 let verdict = self.report(task, epoch, *midway)?;
@@ -283,13 +286,33 @@ impl State {
         // Somebody waits for a replay, and it is a trial long at most.
         let grant = self.grant_replay(id, token, at_ms);
         let grant = grant.or_else(|| self.grant_fairly(id, proposed, token, at_ms));
-        let Some(grant) = grant else { return Ok(Decision::NothingLeft) };
+        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant)))
+    }
+
+    /// Hands out a further run of the shape of the one that a worker holds. A replay is trained as its original was.
+    fn grant_alike(
+        &mut self,
+        id: WorkerId,
+        like: Token,
+        proposed: &[Point],
+        at_ms: u64,
+    ) -> Result<Decision, Refusal> {
+        let token = Token(self.position);
+        let Task::Run(run) = self.live(id, like)? else { return Ok(Decision::NothingLeft) };
+        let sweep = self.running(run.sweep)?;
+        let grant = sweep.grant_alike(run, id, proposed, token, at_ms);
+        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant)))
+    }
+
+    /// Enters what a worker was granted.
+    fn hold(&mut self, id: WorkerId, grant: Grant) -> Decision {
+        let token = grant.token;
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
         }
         let task = grant.replay.map_or(Task::Run(grant.run), |replay| Task::Replay(replay, grant.run));
         self.attempts.insert(token, task);
-        Ok(Decision::Granted(Box::new(grant)))
+        Decision::Granted(Box::new(grant))
     }
 
     fn grant_replay(&mut self, worker: WorkerId, token: Token, at_ms: u64) -> Option<Grant> {
@@ -337,6 +360,12 @@ impl State {
         }
         let next = self.by_share().first().and_then(|id| self.sweeps.get(id));
         next.map_or_else(Vec::new, SweepState::proposals)
+    }
+
+    /// What the search would propose if a worker asked for a further run of the shape of this one, to be written into
+    /// [`EventKind::AskedAlike`]; none if there is no such run.
+    pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+        self.sweeps.get(&run.sweep)?.proposals_alike(run)
     }
 
     fn running(&mut self, id: SweepId) -> Result<&mut SweepState, Refusal> {

@@ -9,7 +9,7 @@ use std::{
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
+    job::{Epoch, Job, Recipe, RunResult, Shape, Verdict, derive_seed},
     model::{AudioCnn, Cost},
     sweep::{Point, Search, Sweep},
 };
@@ -23,6 +23,10 @@ use super::{
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 use crate::search::{self, Past, Standing};
+
+/// Runs that may wait, proposed or not, while one of a shape is looked for: far more than are trained as one computation, few
+/// enough to be looked through at every grant.
+const AHEAD_MAX: usize = 32;
 
 /// What the user wants of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -243,7 +247,72 @@ impl SweepState {
             self.promote();
         }
         self.plan_refit();
-        let (trial, fold) = self.waiting.pop_first()?;
+        let &next = self.waiting.first()?;
+        self.lease(next, worker, token, at_ms)
+    }
+
+    /// A further run of the same shape as this one.
+    pub(super) fn grant_alike(
+        &mut self,
+        run: RunId,
+        worker: WorkerId,
+        proposed: &[Point],
+        token: Token,
+        at_ms: u64,
+    ) -> Option<Grant> {
+        let shape = self.job(run)?.shape()?;
+        for point in proposed {
+            self.admit(point.clone());
+        }
+        let next = self.alike(&shape)?;
+        self.lease(next, worker, token, at_ms)
+    }
+
+    /// What the search proposes until a further run of the same shape as this one waits, if it has to be asked at all; none if
+    /// it comes to none.
+    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+        let shape = self.job(run).filter(|_| self.has_work())?.shape()?;
+        let mut proposed = Vec::new();
+        if self.alike(&shape).is_some() {
+            return Some(proposed);
+        }
+        let ahead = if self.sweep.search.heeds_results() { 1 } else { AHEAD_MAX };
+        while self.waiting.len() + proposed.len() < ahead
+            && ((self.trials.len() + proposed.len()) as u64) < self.trials_total()
+        {
+            let point = self.propose(&proposed)?;
+            let (model, _, infeasible) = self.verdict(&point);
+            let is_alike = infeasible.is_none() && {
+                let recipe = point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
+                shape == Shape::new(&model, &recipe, &self.dataset.shards)
+            };
+            proposed.push(point);
+            if is_alike {
+                return Some(proposed);
+            }
+        }
+        None
+    }
+
+    /// The first run that waits, is of this shape and begins at its first epoch.
+    fn alike(&self, shape: &Shape) -> Option<(TrialId, FoldId)> {
+        let is_alike = |&(trial, fold): &(TrialId, FoldId)| {
+            let id = RunId { sweep: self.id, trial, fold };
+            let begins = self.run(id).is_some_and(|run| run.kept().is_none());
+            begins && self.job(id).and_then(|job| job.shape()).as_ref() == Some(shape)
+        };
+        self.waiting.iter().copied().find(is_alike)
+    }
+
+    /// Hands a run that waits out.
+    fn lease(
+        &mut self,
+        (trial, fold): (TrialId, FoldId),
+        worker: WorkerId,
+        token: Token,
+        at_ms: u64,
+    ) -> Option<Grant> {
+        self.waiting.remove(&(trial, fold));
         self.leased.insert((trial, fold));
         let run_id = RunId { sweep: self.id, trial, fold };
         let resume = self.run(run_id).and_then(Run::kept);
@@ -269,11 +338,15 @@ impl SweepState {
         proposed
     }
 
-    /// The search's next point after the trials and these infeasible ones.
-    fn propose(&self, infeasible: &[Point]) -> Option<Point> {
+    /// The search's next point after the trials and these that it has just proposed.
+    fn propose(&self, proposed: &[Point]) -> Option<Point> {
         let trials = self.trials.iter().map(|trial| self.past(trial));
-        let infeasible = infeasible.iter().map(|point| Past { point, standing: Standing::Infeasible });
-        let history: Vec<Past<'_>> = trials.chain(infeasible).collect();
+        let standing = |point| match self.verdict(point).2 {
+            Some(_) => Standing::Infeasible,
+            None => Standing::Pending,
+        };
+        let proposed = proposed.iter().map(|point| Past { point, standing: standing(point) });
+        let history: Vec<Past<'_>> = trials.chain(proposed).collect();
         let Sweep { search, space, seed, .. } = &self.sweep;
         search::propose(*search, space, *seed, &history)
     }

@@ -82,6 +82,9 @@ const FORMAT_3: &str = include_str!("golden/format_3.jsonl");
 /// A sweep over ranges, with a condition and a forbidden combination, and with what its search proposed: format 5.
 const FORMAT_5: &str = include_str!("golden/format_5.jsonl");
 
+/// The entries that format 6 added, to follow the sweep and the worker of format 1.
+const FORMAT_6: &str = include_str!("golden/format_6.jsonl");
+
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
@@ -105,7 +108,8 @@ fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]
 fn a_log_of_an_older_format_is_read_and_marked() {
     check_older(1, FORMAT_1, [1, 1, 1, 6]);
     let beginning: String = FORMAT_1.split_inclusive('\n').take(2).collect();
-    check_older(2, &(beginning + FORMAT_2), [0, 0, 0, 0]);
+    check_older(2, &format!("{beginning}{FORMAT_2}"), [0, 0, 0, 0]);
+    check_older(6, &format!("{beginning}{FORMAT_6}"), [0, 0, 0, 0]);
     check_older(3, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
     check_older(4, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
 }

@@ -32,6 +32,8 @@ pub(crate) struct Agent {
     id: Option<WorkerId>,
     /// What it knew of its attempts when it lost its standing is worth nothing, but it does not know that yet.
     slots: Vec<Option<Work>>,
+    /// Slots in a row that are filled together, with runs of one shape, and ask when the last of them is free.
+    fused: usize,
     calls: BTreeMap<Call, Errand>,
 }
 
@@ -84,13 +86,14 @@ pub(crate) enum Errand {
 }
 
 impl Agent {
-    pub(crate) fn new(index: usize, slots: u32) -> Self {
+    pub(crate) fn new(index: usize, groups: usize, fused: usize) -> Self {
         Self {
             index,
             life: 0,
             frozen_until_ms: 0,
             id: None,
-            slots: (0..slots).map(|_| None).collect(),
+            slots: (0..groups * fused).map(|_| None).collect(),
+            fused,
             calls: BTreeMap::new(),
         }
     }
@@ -151,10 +154,8 @@ impl Agent {
             (Errand::Join, Reply::Decided(Decision::Joined(worker))) => {
                 stage.covered.workers_that_joined_again += u64::from(self.life > 0);
                 self.id = Some(worker);
-                for slot in 0..self.slots.len() {
-                    if self.slots[slot].is_none() {
-                        self.go(Errand::Ask(slot), stage);
-                    }
+                for slot in (0..self.slots.len()).step_by(self.fused) {
+                    self.go(Errand::Ask(slot), stage);
                 }
             }
             (errand, Reply::Refused(Refusal::UnknownWorker(unknown))) => {
@@ -195,7 +196,13 @@ impl Agent {
     fn told(&mut self, slot: usize, asked: Asked, stage: &mut Stage) {
         let pause_ms = stage.dice.between(500, 3_000);
         match asked {
-            Asked::Granted(grant) => self.begin(slot, &grant, stage),
+            Asked::Granted(grants) => {
+                stage.covered.runs_granted_together += grants.len() as u64 - 1;
+                for (grant, slot) in grants.iter().zip(slot..) {
+                    assert_eq!(grant.job.shape(), grants[0].job.shape(), "runs of other shapes");
+                    self.begin(slot, grant, stage);
+                }
+            }
             Asked::NoWork | Asked::Done => self.later(pause_ms, Timer::Ask(slot), stage),
         }
     }
@@ -261,7 +268,7 @@ impl Agent {
         if self.slots[slot].as_ref().is_some_and(|work| work.token == token) {
             self.slots[slot] = None;
             self.calls.retain(|_, errand| !errand.is_about(token));
-            self.go(Errand::Ask(slot), stage);
+            self.go(Errand::Ask(slot - slot % self.fused), stage);
         }
     }
 
@@ -287,11 +294,12 @@ impl Agent {
             // Joining asks for every free slot.
             (&Errand::Ask(slot), id) => {
                 let is_asking = |errand: &Errand| matches!(errand, Errand::Ask(asking) if *asking == slot);
-                let Some(worker) = id.filter(|_| self.slots[slot].is_none()) else { return };
+                let is_free = self.slots[slot..slot + self.fused].iter().all(Option::is_none);
+                let Some(worker) = id.filter(|_| is_free) else { return };
                 if self.calls.values().any(is_asking) {
                     return;
                 }
-                Request::Lease { worker }
+                Request::Lease { worker, runs: self.fused }
             }
             (Errand::Heartbeat, Some(worker)) => {
                 let tokens = self.slots.iter().flatten().map(|work| work.token).collect();

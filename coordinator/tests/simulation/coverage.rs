@@ -37,6 +37,7 @@ coverage!(
     held_runs,
     promoted_runs,
     resumed_attempts,
+    runs_granted_together,
     replays_asked,
     replays_joined,
     replays_refused,

@@ -34,7 +34,7 @@ pub(crate) struct Envelope {
 #[derive(Debug, Clone)]
 pub(crate) enum Request {
     Join { slots: u32 },
-    Lease { worker: WorkerId },
+    Lease { worker: WorkerId, runs: usize },
     Report(proto::ReportRequest),
     Finish(proto::FinishRequest),
     Heartbeat { worker: WorkerId, tokens: Vec<Token> },

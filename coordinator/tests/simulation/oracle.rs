@@ -183,7 +183,22 @@ impl Oracle {
 
     fn observe(&mut self, event: &Event, decision: &Decision) {
         match (&event.kind, decision) {
-            (EventKind::Asked { worker, .. }, Decision::Granted(grant)) => self.observe_grant(*worker, grant),
+            (EventKind::Asked { worker, .. }, Decision::Granted(grant)) => {
+                if grant.replay.is_none() {
+                    let waits = self.replays.waiting().find(|&sweep| !self.is_paused(sweep));
+                    assert_eq!(waits, None, "run {} was handed out where a replay waits", grant.run);
+                    self.check_share(grant.run.sweep);
+                }
+                self.observe_grant(*worker, grant);
+            }
+            (EventKind::AskedAlike { worker, like, .. }, Decision::Granted(grant)) => {
+                let first = self.alive.get(like).expect("like an attempt that is over");
+                let of_first = (first.worker, first.run.sweep, first.replay);
+                assert_eq!((*worker, grant.run.sweep, grant.replay), of_first, "like another's attempt");
+                let shape = sweep(&self.shadow, first.run.sweep).job(first.run).and_then(|job| job.shape());
+                assert!(shape.is_some() && grant.job.shape() == shape, "run {} has another shape", grant.run);
+                self.observe_grant(*worker, grant);
+            }
             (EventKind::Reported { worker, token, epoch, midway }, Decision::Verdict(verdict)) => {
                 let alive = self.alive.get_mut(token).expect("a report of a dead attempt was taken");
                 assert_eq!(alive.worker, *worker, "a report for another's attempt was taken");
@@ -267,13 +282,10 @@ impl Oracle {
             self.alive.insert(*token, alive);
             return;
         }
-        let waits = self.replays.waiting().find(|&sweep| !self.is_paused(sweep));
-        assert_eq!(waits, None, "run {run} was handed out where a replay waits");
         assert!(!self.completed.contains_key(run), "run {run} has completed and is trained again");
         assert!(!self.failed_trials.contains(&(run.sweep, run.trial)), "run {run} was given up");
         let is_wanted = !self.paused.contains(&run.sweep) && !self.cancelled.contains(&run.sweep);
         assert!(is_wanted, "run {run} of a paused or cancelled sweep was handed out");
-        self.check_share(run.sweep);
         if run.fold == FoldId::REFIT {
             self.check_refit(*run);
         }

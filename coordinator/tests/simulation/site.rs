@@ -203,8 +203,11 @@ impl Site {
         self.oracle.check_committed(process.mind.state());
         let mut answers = process.writing.take().unwrap_or_default();
         for (.., reply) in &answers {
-            if let Reply::Asked(Asked::Granted(grant)) = reply {
-                self.oracle.check_decision(grant.token.0 as usize, &Decision::Granted(grant.clone()));
+            if let Reply::Asked(Asked::Granted(grants)) = reply {
+                for grant in grants {
+                    let decision = Decision::Granted(Box::new(grant.clone()));
+                    self.oracle.check_decision(grant.token.0 as usize, &decision);
+                }
             }
         }
         let is_torn = !answers.is_empty() && stage.dice.chance(stage.plan.torn_answers);
@@ -258,10 +261,11 @@ fn reply(mind: &mut Mind, oracle: &mut Oracle, request: &Request, now_ms: u64) -
             EventKind::Joined { name: "w".into(), slots: *slots, device: "cpu".into(), by: None },
             now_ms,
         ),
-        Request::Lease { worker } => {
-            let asked = mind.ask(*worker, now_ms);
-            if let Ok(Asked::Granted(grant)) = &asked {
-                oracle.granted(grant.token, now_ms);
+        Request::Lease { worker, runs } => {
+            let asked = mind.ask(*worker, *runs, now_ms);
+            if let Ok(Asked::Granted(grants)) = &asked {
+                assert!((1..=*runs).contains(&grants.len()), "{} of {runs} runs", grants.len());
+                grants.iter().for_each(|grant| oracle.granted(grant.token, now_ms));
             }
             return asked.map_or_else(Reply::Refused, Reply::Asked);
         }

@@ -144,7 +144,11 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed);
         let plan = Plan::new(&mut dice);
-        let agents = (0..plan.workers).map(|index| Agent::new(index, dice.between(1, 3) as u32)).collect();
+        let agent = |index| {
+            let (groups, fused) = (dice.between(1, 3), if dice.chance(0.3) { dice.between(2, 4) } else { 1 });
+            Agent::new(index, groups as usize, fused as usize)
+        };
+        let agents = (0..plan.workers).map(agent).collect();
         let kind = dice.below(4) as usize;
         let is_large = plan.workers >= 100;
         let wishes = (0..plan.sweeps).map(|number| {

@@ -22,6 +22,7 @@
 mod access;
 mod export;
 mod faults;
+mod fusion;
 mod harness;
 mod linkage;
 mod predict;

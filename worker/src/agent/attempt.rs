@@ -7,7 +7,7 @@ use earshot_common::{
     wire,
 };
 use earshot_proto::earshot::v1::{FinishRequest, Grant, ReportRequest};
-use tokio::{runtime::Handle, sync::mpsc};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -40,13 +40,15 @@ pub struct Attempts {
     pub board: Board,
     /// How often what a run has come to is kept.
     pub midway_every: Duration,
+    /// Runs that a slot trains as one computation at most.
+    pub fuse: usize,
     /// Cancelled when a draining worker should wait no longer.
     pub deadline: CancellationToken,
 }
 
 /// One attempt in the agent's hands.
-struct Attempt<'a> {
-    of: &'a Attempts,
+struct Attempt {
+    of: Arc<Attempts>,
     token: u64,
     control: Arc<Control>,
     line: Line,
@@ -56,44 +58,60 @@ struct Attempt<'a> {
 struct Dropped;
 
 impl Attempts {
-    /// Trains the granted run in this slot and hands in what comes of it. When it returns, the slot is free again.
-    pub async fn run(&self, index: usize, slot: &Slot, grant: Grant, shutdown: &CancellationToken) {
-        let control = Arc::new(Control::default());
-        let _entry = self.held.enter(grant.token, Arc::clone(&control));
-        if shutdown.is_cancelled() {
-            control.advance(State::Draining); // granted while everything else was being drained
-        }
-        let line = self.board.begin(index, &grant);
-        let attempt = Attempt { of: self, token: grant.token, control, line };
-        let (events, mut inbox) = mpsc::unbounded_channel();
-        let started = match grant.job.map(Job::try_from) {
-            Some(Ok(job)) => {
-                let source = BlockingBlobs { blobs: self.blobs.clone(), runtime: Handle::current() };
-                let control = Arc::clone(&attempt.control);
-                let work = Work {
-                    job,
-                    control,
-                    source: Box::new(source),
-                    midway_every: self.midway_every,
-                    events: events.clone(),
-                };
-                slot.submit(work).map_err(|error| error.to_string())
+    /// Trains the granted runs in this slot, several as one computation, and hands in what comes of them. When it returns, the
+    /// slot is free again.
+    pub async fn run(
+        self: &Arc<Self>,
+        index: usize,
+        slot: &Slot,
+        grants: Vec<Grant>,
+        shutdown: &CancellationToken,
+    ) {
+        let mut works = Vec::new();
+        let mut attempts = JoinSet::new();
+        for (place, grant) in grants.into_iter().enumerate() {
+            let control = Arc::new(Control::default());
+            let entry = self.held.enter(grant.token, Arc::clone(&control));
+            if shutdown.is_cancelled() {
+                control.advance(State::Draining); // granted while everything else was being drained
             }
-            Some(Err(error)) => Err(format!("this worker cannot read the job: {error}")),
-            None => Err("the grant has no job".to_owned()),
-        };
-        if let Err(message) = started {
-            // The receiver is in this function, so somebody listens.
-            let _ = events.send(Event::failed(Reason::Worker, message));
+            let line = self.board.begin(index * self.fuse + place, &grant);
+            let (events, inbox) = mpsc::unbounded_channel();
+            let attempt =
+                Attempt { of: Arc::clone(self), token: grant.token, control: Arc::clone(&control), line };
+            match self.work(grant, control, events.clone()) {
+                Ok(work) => works.push(work),
+                // The receiver is not gone yet, so somebody listens.
+                Err(message) => drop(events.send(Event::failed(Reason::Worker, message))),
+            }
+            attempts.spawn(async move {
+                let _entry = entry;
+                attempt.follow(inbox).await;
+            });
         }
-        drop(events);
-        attempt.follow(&mut inbox).await;
+        if slot.submit_all(works).is_err() {
+            tracing::error!("slot {index} trains no more: its thread has ended"); // as each attempt will say
+        }
+        while attempts.join_next().await.is_some() {}
+    }
+
+    /// What the slot is to do, or why it cannot.
+    fn work(
+        &self,
+        grant: Grant,
+        control: Arc<Control>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Result<Work, String> {
+        let job = grant.job.ok_or("the grant has no job")?;
+        let job = Job::try_from(job).map_err(|error| format!("this worker cannot read the job: {error}"))?;
+        let source = BlockingBlobs { blobs: self.blobs.clone(), runtime: Handle::current() };
+        Ok(Work { job, control, source: Box::new(source), midway_every: self.midway_every, events })
     }
 }
 
-impl Attempt<'_> {
+impl Attempt {
     /// Reports epochs as they come, then the end. Epochs wait in the channel while the coordinator is away.
-    async fn follow(self, inbox: &mut mpsc::UnboundedReceiver<Event>) {
+    async fn follow(self, mut inbox: mpsc::UnboundedReceiver<Event>) {
         let mut is_held = false;
         let end = loop {
             match inbox.recv().await {

@@ -9,10 +9,10 @@
 //! One task a slot asks for work, one task sends heartbeats; none of them trains. A call that cannot be answered is tried
 //! again for as long as its answer matters, so a coordinator may stop and start again without losing an epoch.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use earshot_proto::earshot::v1::{
-    HeartbeatRequest, JoinRequest, LeaseRequest, LeaveRequest, lease_response::Answer,
+    Grant, HeartbeatRequest, JoinRequest, LeaseRequest, LeaveRequest, lease_response::Answer,
 };
 use tokio::{task::JoinSet, time};
 use tokio_util::sync::CancellationToken;
@@ -67,6 +67,8 @@ pub struct Agent {
     pub board: Board,
     /// How often what a run has come to is kept, at the ends of epochs.
     pub midway_every: Duration,
+    /// Runs of one shape that each slot asks for at once, to train them as one computation.
+    pub fuse: usize,
     /// What to do at the end of all work.
     pub when_done: WhenDone,
 }
@@ -86,6 +88,7 @@ impl Agent {
             held: held.clone(),
             board: self.board,
             midway_every: self.midway_every,
+            fuse: self.fuse,
             deadline: deadline.clone(),
         });
 
@@ -121,7 +124,7 @@ impl Agent {
 async fn work(
     index: usize,
     slot: &Slot,
-    attempts: &Attempts,
+    attempts: &Arc<Attempts>,
     shutdown: &CancellationToken,
     when_done: WhenDone,
 ) -> Result<(), Refused> {
@@ -130,13 +133,16 @@ async fn work(
         let answer = tokio::select! {
             biased;
             () = shutdown.cancelled() => return Ok(()),
-            answer = ask(&attempts.membership, &mut backoff) => answer?,
+            answer = ask(&attempts.membership, attempts.fuse, &mut backoff) => answer?,
         };
         match answer {
-            Answer::Grant(grant) => attempts.run(index, slot, grant, shutdown).await,
-            Answer::Idle(_) => {}
-            Answer::Finished(_) if when_done == WhenDone::Exit => return Ok(()),
-            Answer::Finished(_) => tokio::select! {
+            (Answer::Grant(grant), others) => {
+                let grants = iter::once(grant).chain(others).collect();
+                attempts.run(index, slot, grants, shutdown).await;
+            }
+            (Answer::Idle(_), _) => {}
+            (Answer::Finished(_), _) if when_done == WhenDone::Exit => return Ok(()),
+            (Answer::Finished(_), _) => tokio::select! {
                 () = shutdown.cancelled() => return Ok(()),
                 () = time::sleep(FINISHED_PAUSE) => {}
             },
@@ -144,11 +150,15 @@ async fn work(
     }
 }
 
-/// Asks for work until the coordinator answers.
-async fn ask(membership: &Membership, backoff: &mut Backoff) -> Result<Answer, Refused> {
+/// Asks for work until the coordinator answers; with a grant, there may be others.
+async fn ask(
+    membership: &Membership,
+    runs: usize,
+    backoff: &mut Backoff,
+) -> Result<(Answer, Vec<Grant>), Refused> {
     loop {
         let session = membership.session().await?;
-        let request = LeaseRequest { worker: session.worker.0 };
+        let request = LeaseRequest { worker: session.worker.0, runs: runs as u32 };
         let patience = session.poll + membership.link().answer_time;
         let mut cluster = membership.link().cluster();
         match link::within(patience, cluster.lease(request)).await {
@@ -156,7 +166,7 @@ async fn ask(membership: &Membership, backoff: &mut Backoff) -> Result<Answer, R
                 backoff.reset();
                 membership.found();
                 if let Some(answer) = response.answer {
-                    return Ok(answer);
+                    return Ok((answer, response.others));
                 }
                 tracing::warn!("the coordinator answered a request for work with nothing");
             }

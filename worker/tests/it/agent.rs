@@ -60,6 +60,7 @@ impl Worker {
                 .collect(),
             board: Board::default(),
             midway_every: MIDWAY_EVERY,
+            fuse: 1,
             when_done: WhenDone::Exit,
         };
         let shutdown = CancellationToken::new();

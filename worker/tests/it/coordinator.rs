@@ -177,7 +177,7 @@ impl Cluster for Coordinator {
             // A long poll: until something happens.
             let _ = tokio::time::timeout(Duration::from_millis(200), self.calls.subscribe().changed()).await;
         }
-        Ok(Response::new(LeaseResponse { answer: Some(answer) }))
+        Ok(Response::new(LeaseResponse { answer: Some(answer), others: Vec::new() }))
     }
 
     async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {

@@ -120,6 +120,33 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
 }
 
 #[test]
+fn attempts_of_one_shape_are_trained_together_and_fail_alone() {
+    let slot = slot(0, &FeatureCache::default());
+    let examples = [example(1), example(2), example(3), example(4)];
+    let mut inboxes = Vec::new();
+    let mut works = Vec::new();
+    for (number, example) in examples.iter().enumerate() {
+        let (events, inbox) = mpsc::unbounded_channel();
+        let mut source = memory(example);
+        let mut job = example.job.clone();
+        match number {
+            1 => drop(source.blobs.remove(&job.split)),
+            2 => job.recipe.learning_rate = 1e20,
+            _ => {}
+        }
+        let control = Arc::default();
+        works.push(Work { job, control, source: Box::new(source), midway_every: MIDWAY_EVERY, events });
+        inboxes.push(inbox);
+    }
+    slot.submit_all(works).unwrap();
+    let mut ends = inboxes.into_iter().map(end);
+    assert!(matches!(ends.next(), Some(End::Trained { .. })));
+    check_failure(ends.next().unwrap(), Reason::Data, "has no blob");
+    check_failure(ends.next().unwrap(), Reason::Diverged, "no longer finite");
+    assert!(matches!(ends.next(), Some(End::Trained { .. })));
+}
+
+#[test]
 fn a_running_attempt_ends_at_the_agents_word() {
     let mut long = example(2);
     long.job.recipe.epochs = 100_000;

@@ -73,7 +73,7 @@ impl Guarded {
     }
 
     async fn token(&self, secret: &Secret, worker: u32) -> u64 {
-        let answer = self.cluster(secret).lease(LeaseRequest { worker }).await.unwrap();
+        let answer = self.cluster(secret).lease(LeaseRequest { worker, runs: 1 }).await.unwrap();
         match answer.into_inner().answer {
             Some(Answer::Grant(grant)) => grant.token,
             other => panic!("{other:?}"),
@@ -154,7 +154,7 @@ async fn each_role_is_kept_to_its_own() {
     let mut cluster = guarded.cluster(&guarded.ann);
     let denied = "\"ann\" is for a user";
     check(cluster.join(introduction()).await, Code::PermissionDenied, denied);
-    check(cluster.lease(LeaseRequest { worker }).await, Code::PermissionDenied, denied);
+    check(cluster.lease(LeaseRequest { worker, runs: 1 }).await, Code::PermissionDenied, denied);
     check(cluster.leave(LeaveRequest { worker }).await, Code::PermissionDenied, denied);
     check(guarded.put(&guarded.ann).await, Code::PermissionDenied, denied);
     guarded.site.stop().await;
@@ -215,7 +215,7 @@ async fn nobody_speaks_for_the_worker_of_another_token() {
     let mut impostor = guarded.cluster(cellar);
     let report = ReportRequest { worker, token, epoch: Some((&epoch(1)).into()), midway: None };
     check(impostor.report(report.clone()).await, Code::NotFound, "join again");
-    check(impostor.lease(LeaseRequest { worker }).await, Code::NotFound, "join again");
+    check(impostor.lease(LeaseRequest { worker, runs: 1 }).await, Code::NotFound, "join again");
     check(impostor.leave(LeaveRequest { worker }).await, Code::NotFound, "join again");
     let heartbeat = HeartbeatRequest { worker, tokens: vec![token] };
     check(impostor.heartbeat(heartbeat.clone()).await, Code::NotFound, "join again");

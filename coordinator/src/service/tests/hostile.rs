@@ -38,7 +38,7 @@ async fn train(mut cluster: ClusterClient<Line>, mut blobs: BlobsClient<Line>, d
         while trial == 15 && !disturbed.load(Ordering::Acquire) {
             time::sleep(Duration::from_millis(10)).await;
         }
-        let answer = cluster.lease(LeaseRequest { worker }).await.unwrap().into_inner().answer;
+        let answer = cluster.lease(LeaseRequest { worker, runs: 1 }).await.unwrap().into_inner().answer;
         let token = match answer {
             Some(Answer::Grant(grant)) => grant.token,
             Some(Answer::Finished(_)) => return,

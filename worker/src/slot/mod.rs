@@ -1,4 +1,5 @@
-//! One thread that trains one run at a time, and where an attempt's failures get their reasons.
+//! One thread that trains one run at a time, or several as one computation ([`together`]), and where an attempt's failures get
+//! their reasons.
 //!
 //! Training holds a core for minutes, so it never runs on tokio's threads: a slot is a thread of its own, which takes work
 //! from one channel and answers on another. Every call into libtorch is a fallible one; should one panic all the same, or our
@@ -33,6 +34,8 @@ use crate::{
         midway::{Midway, MidwayError},
     },
 };
+
+mod together;
 
 /// How often what a run has come to is kept, so that another attempt need not begin anew: seldom enough that it costs nothing,
 /// often enough that little is lost.
@@ -92,7 +95,7 @@ pub enum End {
 /// Handle of a slot's thread, which ends with it.
 #[derive(Debug)]
 pub struct Slot {
-    work: mpsc::Sender<Work>,
+    work: mpsc::Sender<Vec<Work>>,
 }
 
 /// The slot's thread is gone; nothing but a bug could end it.
@@ -111,17 +114,22 @@ impl Slot {
         core: Option<core_affinity::CoreId>,
         features: FeatureCache,
     ) -> io::Result<Self> {
-        let (work, inbox) = mpsc::channel::<Work>();
+        let (work, inbox) = mpsc::channel::<Vec<Work>>();
         thread::Builder::new().name(format!("slot-{index}")).spawn(move || {
             if let Some(core) = core {
                 core_affinity::set_for_current(core);
             }
             // One thread a slot: OpenMP's setting is each thread's own, so it is made here.
             tch::set_num_threads(1);
-            for work in inbox {
-                let end = perform(&work, device, &features);
-                // Nobody listens when the agent is gone; then there is nobody to tell either.
-                let _ = work.events.send(Event::Ended(end));
+            for mut works in inbox {
+                match (works.pop(), works.is_empty()) {
+                    (Some(work), true) => work.end(perform(&work, device, &features)),
+                    (Some(work), false) => {
+                        works.push(work);
+                        together::perform(works, device, &features);
+                    }
+                    (None, _) => {}
+                }
             }
         })?;
         Ok(Self { work })
@@ -132,7 +140,15 @@ impl Slot {
     /// # Errors
     /// [`SlotGone`].
     pub fn submit(&self, work: Work) -> Result<(), SlotGone> {
-        self.work.send(work).map_err(|_| SlotGone)
+        self.submit_all(vec![work])
+    }
+
+    /// Hands the slot attempts of one shape ([`Job::shape`]), to be trained as one computation.
+    ///
+    /// # Errors
+    /// [`SlotGone`].
+    pub fn submit_all(&self, works: Vec<Work>) -> Result<(), SlotGone> {
+        self.work.send(works).map_err(|_| SlotGone)
     }
 }
 
@@ -144,10 +160,7 @@ fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
     match result {
         Ok(Ok(end)) => end,
         Ok(Err(error)) => error.into_end(),
-        Err(panic) => End::Failed(Failure {
-            reason: reason_of_message(&panic_message(&*panic)),
-            message: format!("training panicked: {}", panic_message(&*panic)),
-        }),
+        Err(panic) => End::Failed(of_panic(&*panic)),
     }
 }
 
@@ -287,9 +300,22 @@ fn reason_of_message(message: &str) -> Reason {
     if OUT_OF_MEMORY.iter().any(|text| message.contains(text)) { Reason::OutOfMemory } else { Reason::Worker }
 }
 
+fn of_panic(panic: &(dyn Any + Send)) -> Failure {
+    let message = panic_message(panic);
+    Failure { reason: reason_of_message(&message), message: format!("training panicked: {message}") }
+}
+
 fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+impl Work {
+    /// Says how it ended.
+    fn end(&self, end: End) {
+        // Nobody listens when the agent is gone; then there is nobody to tell either.
+        let _ = self.events.send(Event::Ended(end));
+    }
 }
 
 impl Event {
