@@ -20,34 +20,23 @@
 
 use std::{fs, hint::black_box, path::Path, sync::Barrier, thread, time::Duration};
 
-use earshot_common::{
-    ids::BlobId,
-    job::{Job, LrScheduler, Optimizer, Recipe},
-    model::{AudioCnn, Block, Head, Reduction},
-};
-use earshot_data::{
-    shard::{Shard, View},
-    split::TrainSplit,
-};
+use earshot_common::job::Job;
 use tch::Device;
 use worker::{
-    features::{Features, FeaturesError},
+    features::Features,
     memory,
     network::fresh_weights,
-    randomness::Weights,
     training::{device::DeviceLearner, host::HostLearner, schedule::Schedule},
 };
 
-/// Clips of the made-up dataset: one shard, as many as a shard holds.
-const CLIPS: usize = 128;
-const CLASSES: usize = 50;
-const FRAMES: usize = 431;
+use made_up::{CLIPS, example};
+
+mod made_up;
+
 /// Measured this many times; the fastest counts, the others had company.
 const ROUNDS: usize = 6;
 /// Steps of one round, and of the warm-up.
 const STEPS: usize = 8;
-/// Of the five-block model's one-cycle schedule, in batches of 32; more than are taken.
-const SCHEDULED_EPOCHS: u32 = 750;
 
 fn main() {
     if cfg!(debug_assertions) {
@@ -105,7 +94,7 @@ fn print_rates(model: &str, rates: &[Rates], is_json: bool) {
 }
 
 fn measure(model: &str, start: &Barrier) -> Rates {
-    let (job, features) = example(model, 1);
+    let (job, features) = example(model, 1, Device::Cpu);
     let mut learner = learner(&job, &features, 1);
     learner.batches().shuffle();
     let batch_count = learner.batches().count();
@@ -132,7 +121,7 @@ fn measure(model: &str, start: &Barrier) -> Rates {
 
 /// Loss of every step of a run with this seed.
 fn curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
-    let (job, features) = example(model, seed);
+    let (job, features) = example(model, seed, Device::Cpu);
     let mut learner = learner(&job, &features, seed);
     let schedule = Schedule::new(&job.recipe, learner.batches().count());
     let mut losses = Vec::new();
@@ -149,7 +138,7 @@ fn curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
 
 /// As [`curve`], by the steps that a GPU would take.
 fn libtorch_curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
-    let (job, features) = example(model, seed);
+    let (job, features) = example(model, seed, Device::Cpu);
     let weights = fresh_weights(&job.model, seed).unwrap();
     let mut learner = DeviceLearner::new(&job, &features, &weights, Device::Cpu).unwrap();
     let schedule = Schedule::new(&job.recipe, learner.batches().count());
@@ -172,7 +161,7 @@ fn learner<'a>(job: &'a Job, features: &'a Features, seed: u64) -> HostLearner<'
 
 /// What the network sees, standardised, and the classes: raw, little-endian.
 fn write_clips(model: &str, folder: &Path) {
-    let (_, features) = example(model, 1);
+    let (_, features) = example(model, 1, Device::Cpu);
     fs::create_dir_all(folder).unwrap();
     let rows: Vec<i64> = (0..CLIPS as i64).collect();
     let mut values = Vec::new();
@@ -199,67 +188,4 @@ fn fastest(rounds: usize, mut work: impl FnMut()) -> Duration {
 fn on_core() -> Duration {
     let numbers = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
     Duration::from_nanos(numbers.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap())
-}
-
-/// The model's spec and recipe by its name; `benches/pytorch_peer.py` has the same two.
-fn spec(model: &str, seed: u64) -> (AudioCnn, Recipe) {
-    match model {
-        "reference" => {
-            (AudioCnn::reference(13, FRAMES as u32, CLASSES as u32), Recipe::plain(1e-3, 32, 1, seed))
-        }
-        "five-block" => {
-            let block = |filters| Block { batch_norm: true, ..Block::new(filters, 3) };
-            let head = Head { reduction: Reduction::Mean, dropout: 0.3, fc_units: None };
-            let blocks = [16, 32, 48, 64, 96].map(block).to_vec();
-            let spec = AudioCnn::reference(40, FRAMES as u32, CLASSES as u32);
-            let recipe = Recipe {
-                optimizer: Optimizer::AdamW,
-                weight_decay: 1e-2,
-                lr_scheduler: LrScheduler::OneCycle,
-                ..Recipe::plain(3e-3, 32, SCHEDULED_EPOCHS, seed)
-            };
-            (AudioCnn { blocks, head, ..spec }, recipe)
-        }
-        other => panic!("--model is reference or five-block, not {other}"),
-    }
-}
-
-/// A job with made-up clips: noise, and every class its own rows that are louder.
-fn example(model: &str, seed: u64) -> (Job, Features) {
-    let (model, recipe) = spec(model, seed);
-    let rows = model.n_mfcc as usize;
-    let mut values = Weights::new(1).uniform(50.0, CLIPS * rows * FRAMES);
-    let labels: Vec<u16> = (0..CLIPS).map(|clip| (clip % CLASSES) as u16).collect();
-    for (line, values) in values.chunks_exact_mut(FRAMES).enumerate() {
-        let (class, row) = (usize::from(labels[line / rows]), line % rows);
-        if class >> (row % 6) & 1 == 1 {
-            for value in values {
-                *value += 10.0;
-            }
-        }
-    }
-    let shard = Shard {
-        n_mfcc: rows,
-        frames: FRAMES,
-        labels,
-        features: values,
-        front_end: BlobId::of(b"front end"),
-        view: View::Clean,
-        draws: vec![],
-    };
-    let clips = CLIPS as u32;
-    let split = TrainSplit { train: (0..clips).collect(), validation: (0..clips).collect() };
-    let job = Job {
-        model,
-        recipe,
-        shards: vec![BlobId::of(b"shard")],
-        split: BlobId::of(b"split"),
-        initial_weights: None,
-        resume: None,
-        rungs: vec![],
-        augment: vec![],
-    };
-    let features =
-        Features::new(&job, &split, Device::Cpu, |_| Ok::<_, FeaturesError>(shard.clone())).unwrap();
-    (job, features)
 }
