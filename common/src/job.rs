@@ -214,9 +214,11 @@ impl Shape {
 }
 
 impl Job {
-    /// Its shape; none for a run that goes on from where another attempt was kept: it is not at its first step.
+    /// Its shape; none for a run that goes on from where another attempt was kept, for it is not at its first step, nor for one
+    /// that may be held at a rung, for what runs of one computation have come to is not kept.
     pub fn shape(&self) -> Option<Shape> {
-        self.resume.is_none().then(|| Shape::new(&self.model, &self.recipe, &self.shards))
+        (self.resume.is_none() && self.rungs.is_empty())
+            .then(|| Shape::new(&self.model, &self.recipe, &self.shards))
     }
 
     /// Every blob that a worker needs for it.
@@ -338,6 +340,7 @@ mod tests {
                 split: BlobId::of(b"fold 1"),
                 initial_weights: None,
                 resume: None,
+                rungs: vec![],
             };
             change(&mut job);
             job.shape()
