@@ -295,8 +295,13 @@ fn reason_of(error: &TchError) -> Reason {
 
 /// libtorch has one kind of error; what it says of memory differs by device.
 fn reason_of_message(message: &str) -> Reason {
-    const OUT_OF_MEMORY: [&str; 4] =
-        ["out of memory", "can't allocate memory", "not enough memory", "CUDNN_STATUS_ALLOC_FAILED"];
+    const OUT_OF_MEMORY: [&str; 5] = [
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "CUDNN_STATUS_ALLOC_FAILED",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+    ];
     if OUT_OF_MEMORY.iter().any(|text| message.contains(text)) { Reason::OutOfMemory } else { Reason::Worker }
 }
 
