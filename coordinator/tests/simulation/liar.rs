@@ -83,7 +83,7 @@ pub(crate) fn lie(site: &Site, stage: &mut Stage) -> Option<Envelope> {
             // It may well have a free slot, and then it gets a run that it never trains.
             covered.lies_of_free_slots += 1;
             sender = Sender::Thief;
-            Request::Lease { worker: holder, runs: 1 + dice.below(3) as usize }
+            Request::Lease { worker: holder, runs: 1 + stage.dice.below(3) as usize }
         }
     };
     let call = stage.call();

@@ -265,7 +265,9 @@ fn reply(mind: &mut Mind, oracle: &mut Oracle, request: &Request, now_ms: u64) -
             let asked = mind.ask(*worker, *runs, now_ms);
             if let Ok(Asked::Granted(grants)) = &asked {
                 assert!((1..=*runs).contains(&grants.len()), "{} of {runs} runs", grants.len());
-                grants.iter().for_each(|grant| oracle.granted(grant.token, now_ms));
+                for grant in grants {
+                    oracle.granted(grant.token, now_ms);
+                }
             }
             return asked.map_or_else(Reply::Refused, Reply::Asked);
         }
