@@ -1,4 +1,4 @@
-//! One thread that trains one run at a time, or several as one computation ([`together`]), and where an attempt's failures get
+//! One thread that trains one run at a time, or several as one computation (`together`), and where an attempt's failures get
 //! their reasons.
 //!
 //! Training holds a core for minutes, so it never runs on tokio's threads: a slot is a thread of its own, which takes work
