@@ -3,7 +3,7 @@
 use super::{
     buffer::Buffer,
     convolve::{ConvolveLine, WeightGradientLine},
-    depthwise,
+    depthwise::{DepthwiseGradientLine, DepthwiseLine},
     lanes::{Kernel, Lanes, Pixel, WIDTH, dispatch, run},
     layer::{Layer, Offset},
     norm::{Backward, Sums},
@@ -185,7 +185,7 @@ impl Layer {
         let (shape, kernel) = (self.input, self.kernel);
         let line = WeightGradientLine { input, shape, kernel, row, output, output_shape, gradient };
         if self.is_depthwise {
-            run(self.arch, depthwise::DepthwiseGradientLine(line));
+            run(self.arch, DepthwiseGradientLine(line));
         } else {
             dispatch(self.arch, line);
         }
@@ -206,14 +206,12 @@ impl Layer {
         let (kernel, columns, output_plane) = (self.kernel, shape.columns, self.input.plane());
         for row in 0..shape.rows {
             let output = to.get_mut(self.input.start(0, row)..).unwrap_or_default();
+            let line =
+                ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns };
             if self.is_depthwise {
-                let line = depthwise::Line { input, shape, weights, kernel, bias, row, output, output_plane };
-                run(self.arch, line);
+                run(self.arch, DepthwiseLine(line));
             } else {
-                dispatch(
-                    self.arch,
-                    ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns },
-                );
+                dispatch(self.arch, line);
             }
         }
     }

@@ -3,29 +3,20 @@
 use pulp::NullaryFnOnce;
 
 use super::{
-    convolve::WeightGradientLine,
+    convolve::{ConvolveLine, WeightGradientLine},
     lanes::{Pixel, WIDTH},
     shape::Shape,
 };
 
-/// As [`super::convolve::ConvolveLine`].
-pub(crate) struct Line<'a> {
-    pub(crate) input: &'a [f32],
-    pub(crate) shape: Shape,
-    pub(crate) weights: &'a [f32],
-    pub(crate) kernel: usize,
-    pub(crate) bias: &'a [Pixel],
-    pub(crate) row: usize,
-    pub(crate) output: &'a mut [f32],
-    pub(crate) output_plane: usize,
-}
+/// Of a depthwise convolution.
+pub(crate) struct DepthwiseLine<'a>(pub(crate) ConvolveLine<'a>);
 
-impl NullaryFnOnce for Line<'_> {
+impl NullaryFnOnce for DepthwiseLine<'_> {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        line(self);
+        line(self.0);
     }
 }
 
@@ -43,11 +34,13 @@ impl NullaryFnOnce for DepthwiseGradientLine<'_> {
 
 /// One line of the output of one clip, all groups.
 #[inline(always)]
-fn line(Line { input, shape, weights, kernel, bias, row, output, output_plane }: Line) {
+fn line(
+    ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns }: ConvolveLine,
+) {
     let outputs = output.chunks_mut(output_plane).zip(bias);
     let inputs = input.chunks_exact(shape.plane()).zip(weights.chunks_exact(kernel * kernel * WIDTH));
     for ((input, weights), (output, bias)) in inputs.zip(outputs) {
-        let output = output.get_mut(..shape.columns * WIDTH).unwrap_or_default().as_chunks_mut().0;
+        let output = output.get_mut(..columns * WIDTH).unwrap_or_default().as_chunks_mut().0;
         output.fill(*bias);
         for (tap, weight) in weights.as_chunks::<WIDTH>().0.iter().enumerate() {
             for (output, pixel) in output.iter_mut().zip(under(input, shape, kernel, tap, row)) {

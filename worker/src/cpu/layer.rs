@@ -11,7 +11,7 @@ use super::{
     backward::Scratch,
     buffer::Buffer,
     convolve::ConvolveLine,
-    depthwise,
+    depthwise::DepthwiseLine,
     lanes::{Kernel, Lanes, Pixel, WIDTH, dispatch, run},
     norm::{Norm, Sums},
     packing,
@@ -212,16 +212,12 @@ impl Layer {
             Offset::Norm(_) => &self.zeros,
         };
         let (shape, kernel) = (self.input, self.kernel);
+        let weights = &self.weight.values;
+        let line = ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns };
         if self.is_depthwise {
-            let weights = &self.weight.values;
-            let line = depthwise::Line { input, shape, weights, kernel, bias, row, output, output_plane };
-            run(self.arch, line);
+            run(self.arch, DepthwiseLine(line));
         } else {
-            let weights = &self.weight.values;
-            dispatch(
-                self.arch,
-                ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns },
-            );
+            dispatch(self.arch, line);
         }
     }
 

@@ -165,17 +165,10 @@ impl Run<'_> {
         }
         let recipe = &self.of.job.recipe;
         let evaluation = Evaluation::new(logits, &self.labels);
-        if !train_loss.is_finite() || !evaluation.loss.is_finite() {
+        let Some(epoch) = evaluation.epoch(epoch, train_loss) else {
             self.has_ended = true;
             company.ended(self.member, Err(TrainError::Diverged { epoch }));
             return (false, false);
-        }
-        let epoch = Epoch {
-            epoch,
-            train_loss,
-            loss: evaluation.loss,
-            accuracy: evaluation.confusion.accuracy(),
-            macro_f1: evaluation.confusion.macro_f1(),
         };
         let (so_far, is_best) = match self.best.take() {
             Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => (best, false),

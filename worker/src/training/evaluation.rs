@@ -1,6 +1,6 @@
 //! Loss, accuracy and macro-F1 on the validation rows.
 
-use earshot_common::metrics::Confusion;
+use earshot_common::{job::Epoch, metrics::Confusion};
 
 /// How a network does on the validation rows.
 #[derive(Debug)]
@@ -22,6 +22,18 @@ impl Evaluation {
             confusion: Confusion::from_logits(classes, &logits, labels),
             logits,
         }
+    }
+
+    /// The metrics of this epoch, whose mean loss in training is given; none when it has diverged.
+    pub fn epoch(&self, epoch: u32, train_loss: f64) -> Option<Epoch> {
+        let Self { loss, ref confusion, .. } = *self;
+        (train_loss.is_finite() && loss.is_finite()).then(|| Epoch {
+            epoch,
+            train_loss,
+            loss,
+            accuracy: confusion.accuracy(),
+            macro_f1: confusion.macro_f1(),
+        })
     }
 }
 
@@ -47,5 +59,13 @@ mod tests {
         assert!((loss - 0.753_109_0).abs() < 1e-6, "{loss}");
         assert!((cross_entropy(2, &[1e4, -1e4], &[0])).abs() < 1e-12);
         assert!(cross_entropy(2, &[f32::NAN, 0.0], &[0]).is_nan());
+    }
+
+    #[test]
+    fn an_epoch_that_diverged_has_no_metrics() {
+        let good = Evaluation::new(vec![1.0, 0.0], &[0]);
+        assert_eq!(good.epoch(2, 0.5).map(|epoch| (epoch.epoch, epoch.accuracy)), Some((2, 1.0)));
+        assert_eq!(good.epoch(2, f64::INFINITY), None);
+        assert_eq!(Evaluation::new(vec![f32::NAN, 0.0], &[0]).epoch(2, 0.5), None);
     }
 }

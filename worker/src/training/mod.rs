@@ -147,16 +147,7 @@ pub fn train(
             break;
         };
         let evaluation = Evaluation::new(trainer.learner.logits()?, &labels);
-        if !train_loss.is_finite() || !evaluation.loss.is_finite() {
-            return Err(TrainError::Diverged { epoch });
-        }
-        let epoch = Epoch {
-            epoch,
-            train_loss,
-            loss: evaluation.loss,
-            accuracy: evaluation.confusion.accuracy(),
-            macro_f1: evaluation.confusion.macro_f1(),
-        };
+        let epoch = evaluation.epoch(epoch, train_loss).ok_or(TrainError::Diverged { epoch })?;
         let so_far = match best.take() {
             Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => best,
             _ => Best { epoch, weights: trainer.learner.values()?, logits: evaluation.logits },
