@@ -10,7 +10,6 @@ use earshot_common::{
     tensors,
 };
 use earshot_proto::earshot::v1::{JoinRequest, PROTOCOL_VERSION};
-use tch::Device;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,8 @@ use worker::{
     agent::{Agent, WhenDone, backoff::Pace, link::Link, membership::Refused},
     blobs::{Blobs, BlobsError},
     control::Control,
+    cpu::Precision,
+    device::Processor,
     features::FeatureCache,
     progress::Board,
     slot::{MIDWAY_EVERY, Slot},
@@ -56,7 +57,9 @@ impl Worker {
                 version: "0".to_owned(),
             },
             slots: (0..slots)
-                .map(|slot| Slot::start(slot, Device::Cpu, None, features.clone()).unwrap())
+                .map(|slot| {
+                    Slot::start(slot, Processor::Cpu(Precision::F32), None, features.clone()).unwrap()
+                })
                 .collect(),
             board: Board::default(),
             midway_every: MIDWAY_EVERY,

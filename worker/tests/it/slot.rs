@@ -12,11 +12,12 @@ use earshot_common::{
     ids::BlobId,
     job::{Job, Reason},
 };
-use tch::Device;
 use tokio::sync::mpsc;
 use worker::{
     blobs::BlobsError,
     control::{Control, State},
+    cpu::Precision,
+    device::Processor,
     features::FeatureCache,
     slot::{BlobSource, End, Event, MIDWAY_EVERY, Slot, Work},
 };
@@ -51,7 +52,7 @@ fn memory(example: &Example) -> Memory {
 }
 
 fn slot(index: usize, features: &FeatureCache) -> Slot {
-    Slot::start(index, Device::Cpu, None, features.clone()).unwrap()
+    Slot::start(index, Processor::Cpu(Precision::F32), None, features.clone()).unwrap()
 }
 
 fn submit(slot: &Slot, job: &Job, source: Memory, control: Arc<Control>) -> mpsc::UnboundedReceiver<Event> {
