@@ -237,10 +237,10 @@ impl Worker {
         }
     }
 
-    /// Its share of the rate, at moments of its own.
+    /// Its share of the rate, at moments of its own: all begin together, and their runs shall not end together.
     fn pace(&self) -> Option<time::Interval> {
         let every = Duration::from_secs_f64(self.load.workers as f64 / self.load.reports_hz?);
-        let part = self.number as f64 / self.load.workers as f64;
+        let part = self.number as f64 / self.load.workers as f64 * f64::from(EPOCHS);
         let mut pace = time::interval_at(time::Instant::now() + every.mul_f64(part), every);
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         Some(pace)
