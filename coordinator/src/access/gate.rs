@@ -16,7 +16,7 @@ use tower::{Layer, Service};
 
 use super::{
     Access, Caller, Limits,
-    allowance::{Allowances, Bucket, Key, Place},
+    allowance::{Allowances, Bucket, Excess, Key, Place},
     doorstep::Peer,
     policy::{self, Kind},
     register::Stranger,
@@ -97,7 +97,11 @@ impl Gate {
             }
         };
         peer.let_in();
-        let place = self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms);
+        let place = if peer.take_call(now_ms) {
+            self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms)
+        } else {
+            Err(Excess::Calls)
+        };
         let place = place.map_err(|excess| {
             self.tally.refused(Refused::Excess);
             Status::resource_exhausted(excess.to_string())

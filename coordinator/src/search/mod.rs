@@ -53,8 +53,7 @@ pub enum Standing {
 pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Point> {
     let number = history.len() as u64;
     match search {
-        Search::Grid { shuffle: false } => space.point(number),
-        Search::Grid { shuffle: true } => grid::shuffled(space, seed, number),
+        Search::Grid { shuffle } => grid_point(space, seed, shuffle, number),
         Search::Random => random::draw(space, history, &mut dice(seed, number)),
         Search::Sobol => sobol::propose(space, seed, history, &mut dice(seed, number)),
         Search::Tpe { startup, candidates } => {
@@ -62,6 +61,12 @@ pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -
         }
         Search::Bayes { startup } => Bayes { startup }.propose(space, seed, history, &mut dice(seed, number)),
     }
+}
+
+/// A grid's point of that number, in the order in which it is searched; none after the last. It is all that a grid proposes, so
+/// that a long sweep's history need not be gathered for it.
+pub fn grid_point(space: &Space, seed: u64, shuffle: bool, number: u64) -> Option<Point> {
+    if shuffle { grid::shuffled(space, seed, number) } else { space.point(number) }
 }
 
 /// Points drawn for an outlook where trials cannot be foreseen.

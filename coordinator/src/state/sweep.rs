@@ -198,10 +198,7 @@ impl SweepState {
 
     /// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number.
     pub fn ranking(&self) -> impl Iterator<Item = (TrialId, &Trial, MeanMetrics)> {
-        self.ranking.trials().filter_map(|id| {
-            let trial = self.trial(id)?;
-            Some((id, trial, MeanMetrics::of(trial)?))
-        })
+        self.ranking.trials().filter_map(|(id, mean)| Some((id, self.trial(id)?, mean)))
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {
@@ -340,14 +337,25 @@ impl SweepState {
 
     /// The search's next point after the trials and these that it has just proposed.
     fn propose(&self, proposed: &[Point]) -> Option<Point> {
-        let trials = self.trials.iter().map(|trial| self.past(trial));
+        let Sweep { search, space, seed, .. } = &self.sweep;
+        if let Search::Grid { shuffle } = *search {
+            let number = (self.trials.len() + proposed.len()) as u64;
+            return search::grid_point(space, *seed, shuffle, number);
+        }
+        let past = |trial| {
+            if search.heeds_results() {
+                self.past(trial)
+            } else {
+                Past { point: &trial.point, standing: Standing::Pending }
+            }
+        };
+        let trials = self.trials.iter().map(past);
         let standing = |point| match self.verdict(point).2 {
             Some(_) => Standing::Infeasible,
             None => Standing::Pending,
         };
         let proposed = proposed.iter().map(|point| Past { point, standing: standing(point) });
         let history: Vec<Past<'_>> = trials.chain(proposed).collect();
-        let Sweep { search, space, seed, .. } = &self.sweep;
         search::propose(*search, space, *seed, &history)
     }
 
@@ -441,7 +449,7 @@ impl SweepState {
         if !self.sweep.schedule.refit || self.is_unfinished() || !self.leased.is_empty() {
             return;
         }
-        let Some(best) = self.ranking.trials().next() else { return };
+        let Some((best, _)) = self.ranking.trials().next() else { return };
         if let Some(trial) = self.trials.get_mut(best.0 as usize)
             && trial.refit.is_none()
         {

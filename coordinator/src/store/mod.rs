@@ -24,6 +24,10 @@ pub const FORMAT_VERSION: u64 = 6;
 /// The oldest format that is read. Its entries mean the same in every later one, so opening a log of it only marks it.
 pub const FORMAT_OLDEST: u64 = 1;
 
+/// Bytes of the file that redb keeps in memory at most. Entries are read once, when the log is opened; what is appended to is its
+/// last page.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+
 /// `format` → version.
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Position from 0 without gaps → the event as JSON.
@@ -51,7 +55,8 @@ impl EventLog {
     /// # Errors
     /// [`StoreError`]: in use, damaged, or of another format.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::create(path).map_err(|error| open_error(path, error))?;
+        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
+        let database = database.map_err(|error| open_error(path, error))?;
         let log = Self { path: path.to_owned(), database };
         log.settle_format()?;
         Ok(log)

@@ -227,6 +227,22 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
     guarded.site.stop().await;
 }
 
+#[tokio::test]
+async fn one_connection_takes_its_own_allowance_and_leaves_the_tokens_to_others() {
+    const BURST: usize = 5;
+    // No more within the time of a test.
+    let limits =
+        Limits { connection_calls_hz: 1e-6, connection_calls_burst: BURST as f64, ..Limits::default() };
+    let guarded = Guarded::new(Some(sweep()), limits).await;
+    let [mut one, mut other] = [(); 2].map(|()| SweepsClient::new(guarded.line(Some(&guarded.ann))));
+    for _ in 0..BURST {
+        one.get_status(GetStatusRequest {}).await.unwrap();
+    }
+    check(one.get_status(GetStatusRequest {}).await, Code::ResourceExhausted, "too many calls at once");
+    other.get_status(GetStatusRequest {}).await.unwrap();
+    guarded.site.stop().await;
+}
+
 /// Messages as they are.
 mod raw {
     use prost::bytes::{Buf, BufMut, Bytes};
