@@ -42,12 +42,17 @@ pub enum ViewError {
     NoneCompleted(String),
 }
 
-/// Where the newest sweep stands. `present` are the workers that were heard lately; nobody is when no coordinator runs.
+/// Where a sweep stands; as everywhere here, the newest where none is named. `present` are the workers that were heard lately;
+/// nobody is when no coordinator runs.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`].
-pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`].
+pub fn status(
+    state: &State,
+    name: Option<&str>,
+    present: &BTreeSet<WorkerId>,
+) -> Result<proto::Status, ViewError> {
+    let (_, sweep) = find(state, name)?;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
         state: sweep_state(sweep).to_owned(),
@@ -109,6 +114,7 @@ pub fn sweep_view(sweep: &SweepState) -> proto::Sweep {
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
         trials_stopped: sweep.count(TrialStatus::Stopped),
         runs_leased: sweep.leased() as u32,
+        weight: sweep.sweep().weight,
     }
 }
 
@@ -121,12 +127,12 @@ fn sweep_state(sweep: &SweepState) -> &'static str {
     }
 }
 
-/// The newest sweep's completed trials, the best first, `top` at most; 0: all.
+/// A sweep's completed trials, the best first, `top` at most; 0: all.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`].
-pub fn leaderboard(state: &State, top: u32) -> Result<proto::Leaderboard, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`].
+pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
+    let (_, sweep) = find(state, name)?;
     let most = if top == 0 { usize::MAX } else { top as usize };
     let ranked = (1..).zip(sweep.ranking()).take(most);
     Ok(proto::Leaderboard {
@@ -150,12 +156,12 @@ pub fn leaderboard(state: &State, top: u32) -> Result<proto::Leaderboard, ViewEr
     })
 }
 
-/// One trial of the newest sweep, with all of its epochs.
+/// One trial of a sweep, with all of its epochs.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`], [`ViewError::NoTrial`].
-pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`], or [`ViewError::NoTrial`].
+pub fn trial(state: &State, name: Option<&str>, id: TrialId) -> Result<proto::Trial, ViewError> {
+    let (_, sweep) = find(state, name)?;
     let trial = sweep.trial(id).ok_or_else(|| ViewError::NoTrial {
         trial: id,
         proposed: sweep.trials().len(),
@@ -178,12 +184,12 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     })
 }
 
-/// The newest sweep's best trial and, of its runs, the refit if it has completed, otherwise the best.
+/// A sweep's best trial and, of its runs, the refit if it has completed, otherwise the best.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`], [`ViewError::NoneCompleted`].
-pub fn champion(state: &State) -> Result<proto::Champion, ViewError> {
-    let (id, sweep) = newest(state)?;
+/// As [`find`], or [`ViewError::NoneCompleted`].
+pub fn champion(state: &State, name: Option<&str>) -> Result<proto::Champion, ViewError> {
+    let (id, sweep) = find(state, name)?;
     let best = best_run(id, sweep);
     let (run, trial, result, epoch, job) =
         best.ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?;
@@ -310,6 +316,7 @@ fn reason(reason: Reason) -> &'static str {
         Reason::OutOfMemory => "out of memory",
         Reason::Data => "data",
         Reason::Worker => "worker",
+        Reason::Disk => "disk",
         Reason::Drained => "drained",
     }
 }

@@ -24,6 +24,8 @@ fn help_teaches_with_examples() {
         &["start"][..],
         &["leaderboard"],
         &["trial", "replay"],
+        &["replay"],
+        &["submit"],
         &["export"],
         &["data", "prepare"],
         &["data", "inspect"],

@@ -100,6 +100,8 @@ pub struct Limits {
     pub joins_burst: f64,
     /// Blobs on their way of one token; each holds a file, and two pieces in memory.
     pub transfers_max: usize,
+    /// Answers without an end of one token: those who watch, and sweeps on their way in.
+    pub watches_max: usize,
     /// How long the answer to a call other than a blob's may take, its request's arrival included.
     pub call_time: Duration,
 }
@@ -119,6 +121,7 @@ impl Default for Limits {
             joins_hz: 10.0,
             joins_burst: 1_000.0,
             transfers_max: 256,
+            watches_max: 64,
             call_time: Duration::from_secs(30),
         }
     }

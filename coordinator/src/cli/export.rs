@@ -11,7 +11,7 @@ use super::{
     champion, document,
     render::{self, Document, Grid},
     screen::{LogFormat, Screen},
-    source::{Source, SourceArgs},
+    source::{OfArgs, Source, SourceArgs},
 };
 use crate::{
     bundle::Kind,
@@ -37,6 +37,9 @@ pub(super) struct ExportArgs {
     processed: Option<PathBuf>,
 
     #[command(flatten)]
+    of: OfArgs,
+
+    #[command(flatten)]
     source: SourceArgs,
 
     #[command(flatten)]
@@ -50,7 +53,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (champion, features) = runtime.block_on(async {
         let mut source = Source::open(&args.source).await?;
-        champion::gather(&mut source, args.processed.as_deref()).await
+        champion::gather(&mut source, &args.of, args.processed.as_deref()).await
     })?;
     let time = |_: Kind, run: &mut dyn FnMut()| {
         let watch = Stopwatch::start();

@@ -19,6 +19,7 @@ use super::{
     dataset::Dataset,
     event::{Grant, Refusal},
     ranking::{MeanMetrics, Ranking},
+    sharing::Account,
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
@@ -59,6 +60,7 @@ pub struct SweepState {
     tally: BTreeMap<TrialStatus, u32>,
     ranking: Ranking,
     thinning: Thinning,
+    account: Account,
 }
 
 impl SweepState {
@@ -75,6 +77,7 @@ impl SweepState {
             tally: BTreeMap::new(),
             ranking: Ranking::default(),
             thinning: Thinning::default(),
+            account: Account::default(),
         }
     }
 
@@ -199,6 +202,14 @@ impl SweepState {
     /// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number.
     pub fn ranking(&self) -> impl Iterator<Item = (TrialId, &Trial, MeanMetrics)> {
         self.ranking.trials().filter_map(|(id, mean)| Some((id, self.trial(id)?, mean)))
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    pub(super) fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {

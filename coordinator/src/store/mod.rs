@@ -2,6 +2,9 @@
 //!
 //! Entries are appended in batches, each batch one durable commit. Nothing is ever changed or removed.
 //!
+//! Of every decision a digest is kept beside its entry, to be held against the decision that the entry leads to when the log is read
+//! again ([`crate::retrace`]).
+//!
 //! Deliberately absent: tables of what follows from the log. Trials, rankings and counts are the fold of it, kept in memory,
 //! and so can never disagree with it.
 
@@ -10,17 +13,18 @@ mod error;
 mod tests;
 
 use std::{
+    collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
 
 pub use self::error::StoreError;
-use crate::state::{Decision, Event, State};
+use crate::state::{Decision, Digest, Event, State};
 
 /// Raised when entries appear, or change their meaning, in a way that an older reader would get wrong.
-pub const FORMAT_VERSION: u64 = 6;
+pub const FORMAT_VERSION: u64 = 7;
 /// The oldest format that is read. Its entries mean the same in every later one, so opening a log of it only marks it.
 pub const FORMAT_OLDEST: u64 = 1;
 
@@ -32,6 +36,8 @@ const CACHE_BYTES: usize = 32 * 1024 * 1024;
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Position from 0 without gaps → the event as JSON.
 const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
+/// Position of a batch's first entry → the digest of what was decided of each of its entries, one after the other.
+const DECISIONS: TableDefinition<u64, &[u8]> = TableDefinition::new("decisions");
 
 /// The log.
 #[derive(Debug)]
@@ -70,11 +76,11 @@ impl EventLog {
         if path.exists() { Self::open(path) } else { Err(StoreError::Missing(path.to_owned())) }
     }
 
-    /// Appends entries from `position` on and syncs them to disk, all or none.
+    /// Appends entries from `position` on, with what was decided of each, and syncs them to disk, all or none.
     ///
     /// # Errors
     /// [`StoreError::Commit`].
-    pub fn append(&self, position: u64, events: &[Event]) -> Result<(), StoreError> {
+    pub fn append(&self, position: u64, events: &[Event], decided: &[Digest]) -> Result<(), StoreError> {
         let commit = || -> Result<(), redb::Error> {
             let transaction = self.database.begin_write()?;
             {
@@ -83,6 +89,8 @@ impl EventLog {
                     let json = serde_json::to_vec(event).map_err(io::Error::from)?;
                     table.insert(position, json.as_slice())?;
                 }
+                let digests: Vec<u8> = decided.iter().flat_map(|digest| digest.0).collect();
+                transaction.open_table(DECISIONS)?.insert(position, digests.as_slice())?;
             }
             Ok(transaction.commit()?)
         };
@@ -139,6 +147,28 @@ impl EventLog {
             visit(expected, event)?;
         }
         Ok(())
+    }
+
+    /// What was decided of each entry at the time, by its position; nothing of entries that were written before that was kept.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`].
+    pub fn decided(&self) -> Result<BTreeMap<u64, Digest>, StoreError> {
+        let read = || -> Result<BTreeMap<u64, Digest>, redb::Error> {
+            let mut decided = BTreeMap::new();
+            let table = match self.database.begin_read()?.open_table(DECISIONS) {
+                Ok(table) => table,
+                Err(TableError::TableDoesNotExist(_)) => return Ok(decided),
+                Err(error) => return Err(error.into()),
+            };
+            for batch in table.iter()? {
+                let (first, digests) = batch?;
+                let digests = digests.value().as_chunks().0.iter().map(|&bytes| Digest(bytes));
+                decided.extend((first.value()..).zip(digests));
+            }
+            Ok(decided)
+        };
+        read().map_err(|source| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) })
     }
 
     fn entry(&self, position: u64, what: &str) -> StoreError {

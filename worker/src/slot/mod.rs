@@ -270,6 +270,7 @@ impl AttemptError {
             | Self::Features(_)
             | Self::InitialWeights(..)
             | Self::Resume(..) => Reason::Data,
+            Self::Blobs(BlobsError::Store(_) | BlobsError::Delete(_)) => Reason::Disk,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
             Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };

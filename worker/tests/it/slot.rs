@@ -9,6 +9,7 @@ use std::{
 };
 
 use earshot_common::{
+    blob::BlobError,
     ids::BlobId,
     job::{Job, Reason},
 };
@@ -30,11 +31,17 @@ struct Memory {
     blobs: BTreeMap<BlobId, Vec<u8>>,
     reads: Arc<AtomicUsize>,
     panics: bool,
+    /// The cache's disk has no room for what is read.
+    is_full: bool,
 }
 
 impl BlobSource for Memory {
     fn read(&self, id: BlobId, _: &Control) -> Result<Vec<u8>, BlobsError> {
         assert!(!self.panics, "the fault of this test");
+        if self.is_full {
+            let source = std::io::Error::from_raw_os_error(libc::ENOSPC);
+            return Err(BlobsError::Store(BlobError::Io { path: "cache".into(), source }));
+        }
         self.reads.fetch_add(1, Ordering::Relaxed);
         self.blobs.get(&id).cloned().ok_or(BlobsError::Missing(id))
     }
@@ -113,6 +120,9 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
     let mut steep = good.job.clone();
     steep.recipe.learning_rate = 1e20;
     check_failure(run(&steep, memory(&good)), Reason::Diverged, "no longer finite");
+
+    let full = Memory { is_full: true, ..Memory::default() };
+    check_failure(run(&good.job, full), Reason::Disk, "cannot use cache: No space left on device");
 
     let faulty = Memory { panics: true, ..Memory::default() };
     check_failure(run(&good.job, faulty), Reason::Worker, "the fault of this test");

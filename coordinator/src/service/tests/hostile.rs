@@ -72,7 +72,7 @@ async fn undisturbed_by(harm: impl AsyncFnOnce(&Guarded)) {
     time::timeout(Duration::from_mins(1), both).await.unwrap();
     let credentials = Credentials { secret: Some(guarded.ann.clone()), ..Credentials::default() };
     let mut client = Client::connect(&guarded.site.url(), &credentials).await.unwrap();
-    let status = client.status().await.unwrap();
+    let status = client.status(None).await.unwrap();
     assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 20, 40));
     assert_eq!(status.expiries, 0);
     guarded.site.stop().await;
@@ -140,7 +140,7 @@ async fn guesses_are_refused() {
     undisturbed_by(async |guarded| {
         let line = guarded.line(Some(&Secret::new([9; 32])));
         for _ in 0..100 {
-            let answer = SweepsClient::new(line.clone()).get_status(GetStatusRequest {}).await;
+            let answer = SweepsClient::new(line.clone()).get_status(GetStatusRequest { sweep: None }).await;
             // Or cut off, after the sixteenth of a connection.
             let code = answer.unwrap_err().code();
             assert!(matches!(code, Code::Unauthenticated | Code::Unavailable | Code::Unknown), "{code:?}");
@@ -200,7 +200,7 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
     let mut sweeps = SweepsClient::new(guarded.line(Some(&guarded.ann)));
     let mut codes = Vec::new();
     for _ in 0..50 {
-        let answer = sweeps.get_status(GetStatusRequest {}).await;
+        let answer = sweeps.get_status(GetStatusRequest { sweep: None }).await;
         codes.push(answer.map_or_else(|status| status.code(), |_| Code::Ok));
     }
     let answered = codes.iter().filter(|&&code| code == Code::Ok).count();
@@ -208,7 +208,7 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
     // Others are not kept waiting.
     guarded.join(&guarded.attic).await;
     time::sleep(Duration::from_millis(200)).await;
-    sweeps.get_status(GetStatusRequest {}).await.unwrap();
+    sweeps.get_status(GetStatusRequest { sweep: None }).await.unwrap();
 
     // A transfer that nobody reads keeps its place, and gives it back when it is dropped.
     let bytes: Vec<u8> = (0..20 * piece::PIECE_BYTES_MAX).map(|at| (at % 251) as u8).collect();
