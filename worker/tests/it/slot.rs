@@ -29,12 +29,17 @@ struct Memory {
     blobs: BTreeMap<BlobId, Vec<u8>>,
     reads: Arc<AtomicUsize>,
     panics: bool,
+    /// Arrives wrong, however often it is fetched.
+    corrupt: Option<BlobId>,
 }
 
 impl BlobSource for Memory {
     fn read(&self, id: BlobId, _: &Control) -> Result<Vec<u8>, BlobsError> {
         assert!(!self.panics, "the fault of this test");
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.corrupt == Some(id) {
+            return Err(BlobsError::Corrupt { id, what: "the fault of this test" });
+        }
         self.blobs.get(&id).cloned().ok_or(BlobsError::Missing(id))
     }
 }
@@ -96,6 +101,9 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
     let mut missing = memory(&good);
     missing.blobs.remove(&good.job.shards[1]);
     check_failure(run(&good.job, missing), Reason::Data, "has no blob");
+
+    let corrupt = Memory { corrupt: Some(good.job.shards[0]), ..memory(&good) };
+    check_failure(run(&good.job, corrupt), Reason::Data, "arrives corrupt");
 
     let mut garbled = memory(&good);
     garbled.blobs.insert(good.job.shards[0], b"nonsense".to_vec());
