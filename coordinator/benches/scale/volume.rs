@@ -8,7 +8,7 @@ use std::{
 };
 
 use coordinator::{
-    state::{Decision, Event, EventKind, State},
+    state::{Decision, Digest, Event, EventKind, State},
     store::EventLog,
     views,
 };
@@ -72,6 +72,7 @@ struct Pen {
     log: EventLog,
     state: State,
     unwritten: Vec<Event>,
+    decided: Vec<Digest>,
 }
 
 impl Pen {
@@ -79,6 +80,7 @@ impl Pen {
         let event = Event { at_ms: 1_764_000_000_000 + self.state.position(), kind };
         let decision = self.state.apply(&event).unwrap();
         self.unwritten.push(event);
+        self.decided.push(decision.digest());
         if self.unwritten.len() == BATCH {
             self.write();
         }
@@ -87,15 +89,16 @@ impl Pen {
 
     fn write(&mut self) {
         let first = self.state.position() - self.unwritten.len() as u64;
-        self.log.append(first, &self.unwritten).unwrap();
+        self.log.append(first, &self.unwritten, &self.decided).unwrap();
         self.unwritten.clear();
+        self.decided.clear();
     }
 }
 
 /// The process that writes the log, and does not close it, as if it had been killed.
 pub(crate) fn fill(folder: &Path, trials: u32) -> ! {
     let log = EventLog::open(&folder.join("volume.redb")).unwrap();
-    let mut pen = Pen { log, state: State::default(), unwritten: Vec::new() };
+    let mut pen = Pen { log, state: State::default(), unwritten: Vec::new(), decided: Vec::new() };
     pen.tell(site::submitted(EPOCHS));
     for number in 0..WORKERS {
         let name = format!("simulated-{number}");
@@ -153,9 +156,9 @@ pub(crate) fn open(folder: &Path) {
         open_s,
         rss_mb: usage.rss_mb,
         peak_mb: usage.peak_mb,
-        leaderboard_ms: median_ms(|_| views::leaderboard(state, 0).unwrap()),
-        top_10_ms: median_ms(|_| views::leaderboard(state, 10).unwrap()),
-        status_ms: median_ms(|_| views::status(state, &nobody).unwrap()),
+        leaderboard_ms: median_ms(|_| views::leaderboard(state, None, 0).unwrap()),
+        top_10_ms: median_ms(|_| views::leaderboard(state, None, 10).unwrap()),
+        status_ms: median_ms(|_| views::status(state, None, &nobody).unwrap()),
         grant_ms: 0.0,
     };
     volume.grant_ms = median_ms(|look| {

@@ -125,6 +125,7 @@ pub enum EventKind {
 
 /// The answer to an event that was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// The sweep has this number.
     Submitted(SweepId),

@@ -18,7 +18,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError};
+use redb::{
+    Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
+};
 
 pub use self::error::StoreError;
 use crate::state::{Decision, Digest, Event, State};
@@ -61,8 +63,13 @@ impl EventLog {
     /// # Errors
     /// [`StoreError`]: in use, damaged, or of another format.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let database = Database::builder().set_cache_size(CACHE_BYTES).create(path);
-        let database = database.map_err(|error| open_error(path, error))?;
+        let mut builder = Database::builder();
+        builder.set_cache_size(CACHE_BYTES);
+        // redb trusts a file that was closed properly; a disk may have changed it since.
+        builder.set_check_integrity_on_open(true);
+        // An empty file is what is left of a log, not a new one.
+        let opened = if path.exists() { builder.open(path) } else { builder.create(path) };
+        let database = opened.map_err(|error| open_error(path, error))?;
         let log = Self { path: path.to_owned(), database };
         log.settle_format()?;
         Ok(log)
@@ -82,7 +89,7 @@ impl EventLog {
     /// [`StoreError::Commit`].
     pub fn append(&self, position: u64, events: &[Event], decided: &[Digest]) -> Result<(), StoreError> {
         let commit = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
+            let transaction = self.begin_write()?;
             {
                 let mut table = transaction.open_table(EVENTS)?;
                 for (position, event) in (position..).zip(events) {
@@ -133,8 +140,7 @@ impl EventLog {
         &self,
         mut visit: impl FnMut(u64, Event) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let damaged =
-            |source: redb::Error| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) };
+        let damaged = |error: redb::Error| unusable(&self.path, error);
         let transaction = self.database.begin_read().map_err(|error| damaged(error.into()))?;
         let table = transaction.open_table(EVENTS).map_err(|error| damaged(error.into()))?;
         for (expected, entry) in (0..).zip(table.iter().map_err(|error| damaged(error.into()))?) {
@@ -171,15 +177,21 @@ impl EventLog {
         read().map_err(|source| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) })
     }
 
+    /// Begins a commit in two phases. In one, a commit that was answered and damaged since would look like one that the power
+    /// failed under, and would be rolled back without a word.
+    fn begin_write(&self) -> Result<WriteTransaction, redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        Ok(transaction)
+    }
+
     fn entry(&self, position: u64, what: &str) -> StoreError {
         StoreError::Entry { path: self.path.clone(), position, what: what.to_owned() }
     }
 
     /// Marks the log as of this version's format, unless it is of another that this version does not know.
     fn settle_format(&self) -> Result<(), StoreError> {
-        let found = self
-            .mark_format()
-            .map_err(|source| StoreError::Damaged { path: self.path.clone(), source: Box::new(source) })?;
+        let found = self.mark_format().map_err(|error| unusable(&self.path, error))?;
         match found {
             None | Some(FORMAT_OLDEST..=FORMAT_VERSION) => Ok(()),
             Some(found) => Err(StoreError::Format { path: self.path.clone(), found }),
@@ -188,7 +200,7 @@ impl EventLog {
 
     /// The format that the file had; none for a new one. A format that is not known stays as it is.
     fn mark_format(&self) -> Result<Option<u64>, redb::Error> {
-        let transaction = self.database.begin_write()?;
+        let transaction = self.begin_write()?;
         let found = transaction.open_table(META)?.get("format")?.map(|version| version.value());
         match found {
             None => {
@@ -209,6 +221,19 @@ impl EventLog {
 fn open_error(path: &Path, error: DatabaseError) -> StoreError {
     match error {
         DatabaseError::DatabaseAlreadyOpen => StoreError::InUse(path.to_owned()),
-        error => StoreError::Damaged { path: path.to_owned(), source: Box::new(error.into()) },
+        error => unusable(path, error.into()),
     }
+}
+
+/// Tells a disk that refuses from a file that is not what it should be.
+fn unusable(path: &Path, source: redb::Error) -> StoreError {
+    let is_refused = match &source {
+        redb::Error::Io(error) => {
+            !matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        }
+        redb::Error::PreviousIo => true,
+        _ => false,
+    };
+    let (path, source) = (path.to_owned(), Box::new(source));
+    if is_refused { StoreError::Disk { path, source } } else { StoreError::Damaged { path, source } }
 }

@@ -266,7 +266,9 @@ impl AttemptError {
             | Self::Train(TrainError::Torch(error) | TrainError::Network(NetworkError::Torch(error))) => {
                 reason_of(error)
             }
-            Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. })
+            Self::Blobs(
+                BlobsError::Missing(_) | BlobsError::TooLarge { .. } | BlobsError::Corrupt { .. },
+            )
             | Self::Features(_)
             | Self::InitialWeights(..)
             | Self::Resume(..) => Reason::Data,

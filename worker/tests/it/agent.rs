@@ -269,3 +269,20 @@ async fn blobs_are_verified_on_the_wire_and_on_disk() {
     );
     assert_eq!(blobs.put(&vec![7; 2_500_000]).await.unwrap(), BlobId::of(&vec![7; 2_500_000]));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_cannot_be_written_costs_a_fetch_and_nothing_else() {
+    let mut book = Book::default();
+    let id = BlobId::of(b"shard");
+    book.blobs.insert(id, b"shard".to_vec());
+    let coordinator = Coordinator::new(book);
+    let listening = coordinator.listen(None).await;
+    let cache = tempfile::tempdir().unwrap();
+    let link = Link::new(&listening.url(), &Credentials::default(), PACE).unwrap();
+    let blobs = Blobs::new(BlobStore::open(cache.path()).unwrap(), link.line, PACE);
+    std::fs::remove_dir(cache.path()).unwrap();
+    for fetches in 1..=2 {
+        assert_eq!(blobs.read(id, &Control::default()).await.unwrap(), b"shard");
+        assert_eq!(coordinator.book().fetches, fetches);
+    }
+}

@@ -33,6 +33,8 @@ struct Memory {
     panics: bool,
     /// The cache's disk has no room for what is read.
     is_full: bool,
+    /// Arrives wrong, however often it is fetched.
+    corrupt: Option<BlobId>,
 }
 
 impl BlobSource for Memory {
@@ -43,6 +45,9 @@ impl BlobSource for Memory {
             return Err(BlobsError::Store(BlobError::Io { path: "cache".into(), source }));
         }
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.corrupt == Some(id) {
+            return Err(BlobsError::Corrupt { id, what: "the fault of this test" });
+        }
         self.blobs.get(&id).cloned().ok_or(BlobsError::Missing(id))
     }
 }
@@ -104,6 +109,9 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
     let mut missing = memory(&good);
     missing.blobs.remove(&good.job.shards[1]);
     check_failure(run(&good.job, missing), Reason::Data, "has no blob");
+
+    let corrupt = Memory { corrupt: Some(good.job.shards[0]), ..memory(&good) };
+    check_failure(run(&good.job, corrupt), Reason::Data, "arrives corrupt");
 
     let mut garbled = memory(&good);
     garbled.blobs.insert(good.job.shards[0], b"nonsense".to_vec());

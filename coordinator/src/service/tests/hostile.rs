@@ -236,10 +236,14 @@ async fn one_connection_takes_its_own_allowance_and_leaves_the_tokens_to_others(
     let guarded = Guarded::new(Some(sweep()), limits).await;
     let [mut one, mut other] = [(); 2].map(|()| SweepsClient::new(guarded.line(Some(&guarded.ann))));
     for _ in 0..BURST {
-        one.get_status(GetStatusRequest {}).await.unwrap();
+        one.get_status(GetStatusRequest::default()).await.unwrap();
     }
-    check(one.get_status(GetStatusRequest {}).await, Code::ResourceExhausted, "too many calls at once");
-    other.get_status(GetStatusRequest {}).await.unwrap();
+    check(
+        one.get_status(GetStatusRequest::default()).await,
+        Code::ResourceExhausted,
+        "too many calls at once",
+    );
+    other.get_status(GetStatusRequest::default()).await.unwrap();
     guarded.site.stop().await;
 }
 
