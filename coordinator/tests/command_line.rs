@@ -61,16 +61,17 @@ fn recordings() -> tempfile::TempDir {
     for (clip, hz) in [("dog/1.wav", 300.0_f32), ("rain/1.wav", 800.0)] {
         let samples =
             (0..8_000).map(|i| (f32::sin(i as f32 * hz / 8_000.0 * std::f32::consts::TAU) * 20_000.0) as i16);
-        let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
-        let mut wav =
-            b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data".to_vec();
-        wav.extend((data.len() as u32).to_le_bytes());
-        wav.extend(data);
-        let length = wav.len() as u32 - 8;
-        wav[4..8].copy_from_slice(&length.to_le_bytes());
         let path = root.path().join(clip);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, wav).unwrap();
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: 8_000,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut wav = hound::WavWriter::create(path, spec).unwrap();
+        samples.for_each(|sample| wav.write_sample(sample).unwrap());
+        wav.finalize().unwrap();
     }
     std::fs::write(root.path().join("rain/2.wav"), "no audio").unwrap();
     root

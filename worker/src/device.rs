@@ -187,7 +187,7 @@ pub fn load_cuda() -> CudaLibrary {
     };
     // SAFETY: the library's initialisers are libtorch's own, of the build whose CPU half this process runs already; linking
     // with it would run the same code before `main`.
-    #[allow(unsafe_code)] // loading any library runs its initialisers
+    #[expect(unsafe_code, reason = "loading any library runs its initialisers")]
     let library = unsafe { libloading::Library::new(&path) };
     match library {
         Ok(library) => {

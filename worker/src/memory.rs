@@ -25,7 +25,7 @@ const ARENAS: libc::c_int = 1;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn keep_freed() -> bool {
     // SAFETY: mallopt only sets three of the allocator's numbers; it may be called at any time and takes no pointers.
-    #[allow(unsafe_code)] // glibc offers no other way to set them from inside the process
+    #[expect(unsafe_code, reason = "glibc offers no other way to set them from inside the process")]
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_BYTES_MAX) == 1
             && libc::mallopt(libc::M_TRIM_THRESHOLD, TRIM_BYTES) == 1

@@ -32,13 +32,13 @@ const REFUSALS_LOGGED_BURST: f64 = 20.0;
 
 /// The token that a call came with, for answers that go on after it was let in: it may be revoked meanwhile, or expire.
 #[derive(Debug, Clone)]
-pub struct Standing {
+pub struct Admission {
     register: watch::Receiver<Arc<Register>>,
     secret: Secret,
     clock: Clock,
 }
 
-impl Standing {
+impl Admission {
     /// Whether it would be let in now.
     pub fn is_valid(&self) -> bool {
         self.register.borrow().admit(&self.secret, self.clock.now_ms()).is_ok()
@@ -47,7 +47,7 @@ impl Standing {
 
 /// A place among the blobs on their way, or among those who watch, for as long as one of its copies lives.
 #[derive(Debug, Clone)]
-pub struct Transfer(#[expect(dead_code, reason = "it is held, and given back when dropped")] Arc<Place>);
+pub struct HeldPlace(#[expect(dead_code, reason = "it is held, and given back when dropped")] Arc<Place>);
 
 /// Puts the gate before a service.
 #[derive(Debug, Clone)]
@@ -127,7 +127,7 @@ impl Gate {
         }
         request.extensions_mut().insert(caller);
         if let Some(place) = place {
-            request.extensions_mut().insert(Transfer(Arc::new(place)));
+            request.extensions_mut().insert(HeldPlace(Arc::new(place)));
         }
         Ok((kind != Kind::Transfer).then_some(self.call_time))
     }
@@ -141,8 +141,8 @@ impl Gate {
         let secret = secret.ok_or(Stranger::Unknown)?;
         let caller = register.borrow().admit(&secret, now_ms)?;
         if kind == Kind::Watch {
-            let standing = Standing { register: register.clone(), secret, clock: self.clock };
-            request.extensions_mut().insert(standing);
+            let admission = Admission { register: register.clone(), secret, clock: self.clock };
+            request.extensions_mut().insert(admission);
         }
         Ok(caller)
     }

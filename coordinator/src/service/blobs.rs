@@ -24,7 +24,7 @@ use super::{
     piece::{PIECE_BYTES_MAX, Whole},
 };
 use crate::{
-    access::{Caller, Role, gate::Transfer},
+    access::{Caller, Role, gate::HeldPlace},
     blobs::{BlobReader, Blobs},
     engine::Engine,
 };
@@ -47,7 +47,7 @@ impl blobs_server::Blobs for BlobService {
 
     async fn fetch(&self, request: Request<FetchRequest>) -> Result<Response<Pieces>, Status> {
         let caller = request.extensions().get::<Caller>().cloned();
-        let transfer = request.extensions().get::<Transfer>().cloned();
+        let transfer = request.extensions().get::<HeldPlace>().cloned();
         let id =
             wire::blob_id(&request.into_inner().blob, "the blob").map_err(|error| codes::of_wire(&error))?;
         self.check_readable(caller, id).await?;
@@ -134,7 +134,7 @@ pub(super) struct Pieces {
     whole: Whole,
     reading: Option<Reading>,
     /// Held until the last piece is on its way.
-    _transfer: Option<Transfer>,
+    _transfer: Option<HeldPlace>,
 }
 
 /// What follows: a piece and where it came from, or nothing after the last.

@@ -33,7 +33,7 @@ use tonic::Status;
 
 use super::codes;
 use crate::{
-    access::gate::Transfer,
+    access::gate::HeldPlace,
     blobs::Blobs,
     dataset::{self, DatasetError},
     engine::Engine,
@@ -76,7 +76,7 @@ impl Desk {
     pub(super) async fn take(
         &self,
         request: SubmitSweepRequest,
-        place: Option<Transfer>,
+        place: Option<HeldPlace>,
     ) -> Result<Submissions, Status> {
         let sweep = read(&request)?;
         self.check_name(&sweep).await?;
@@ -262,7 +262,7 @@ struct Submitting {
     /// None once the last answer was given.
     preparation: Option<Preparation>,
     /// Held until the last answer.
-    _place: Option<Transfer>,
+    _place: Option<HeldPlace>,
 }
 
 impl Submitting {

@@ -17,7 +17,7 @@ use super::{
     watching::{self, Statuses},
 };
 use crate::{
-    access::gate::Transfer,
+    access::gate::HeldPlace,
     engine::Engine,
     state::{Decision, EventKind, State},
     views::{self, ViewError},
@@ -113,7 +113,7 @@ impl sweeps_server::Sweeps for SweepService {
         &self,
         request: Request<SubmitSweepRequest>,
     ) -> Result<Response<Submissions>, Status> {
-        let place = request.extensions().get::<Transfer>().cloned();
+        let place = request.extensions().get::<HeldPlace>().cloned();
         self.desk.take(request.into_inner(), place).await.map(Response::new)
     }
 

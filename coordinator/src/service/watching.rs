@@ -11,7 +11,7 @@ use tonic::{Extensions, Status};
 
 use super::{codes, presence::Presence};
 use crate::{
-    access::gate::{Standing, Transfer},
+    access::gate::{Admission, HeldPlace},
     engine::Engine,
     views,
 };
@@ -32,11 +32,11 @@ struct Watching {
     name: Option<String>,
     changes: watch::Receiver<u64>,
     stopping: CancellationToken,
-    standing: Option<Standing>,
+    admission: Option<Admission>,
     told: Option<SweepStatus>,
     is_last: bool,
     /// Held until nobody watches any more.
-    _place: Option<Transfer>,
+    _place: Option<HeldPlace>,
 }
 
 /// Watches a sweep; `of` is what the gate said of the call.
@@ -48,14 +48,14 @@ pub(super) fn statuses(
     of: &Extensions,
 ) -> Statuses {
     let changes = engine.changes();
-    let (standing, place) = (of.get::<Standing>().cloned(), of.get::<Transfer>().cloned());
+    let (admission, place) = (of.get::<Admission>().cloned(), of.get::<HeldPlace>().cloned());
     let watching = Watching {
         engine,
         presence,
         name,
         changes,
         stopping,
-        standing,
+        admission,
         told: None,
         is_last: false,
         _place: place,
@@ -72,7 +72,7 @@ impl Watching {
             // The mind may still be asked when the service stops: it ends after it.
             self.is_last = self.stopping.is_cancelled();
             self.changes.borrow_and_update();
-            if self.standing.as_ref().is_some_and(|standing| !standing.is_valid()) {
+            if self.admission.as_ref().is_some_and(|admission| !admission.is_valid()) {
                 self.is_last = true;
                 return Some(Err(Status::unauthenticated("the token was revoked, or has expired")));
             }

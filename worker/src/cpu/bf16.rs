@@ -249,14 +249,12 @@ impl Operands {
 
     /// Rounds one clip's maps, for sums over channels.
     pub(crate) fn load_maps(&mut self, arch: Arch, maps: &[f32]) {
-        self.maps.reserve(maps.len() / 2);
-        run(arch, ByChannel { values: maps, pairs: &mut self.maps });
+        by_channel(arch, maps, &mut self.maps);
     }
 
     /// Rounds one clip's gradients, likewise.
     pub(crate) fn load_delta(&mut self, arch: Arch, delta: &[f32]) {
-        self.delta.reserve(delta.len() / 2);
-        run(arch, ByChannel { values: delta, pairs: &mut self.delta });
+        by_channel(arch, delta, &mut self.delta);
     }
 
     /// Rounds one clip's maps and its gradients, for sums over pixels.
@@ -271,6 +269,11 @@ impl Operands {
     pub(crate) fn by_channel(shape: Shape) -> Shape {
         Shape { width: PAIRS, ..shape }
     }
+}
+
+fn by_channel(arch: Arch, values: &[f32], pairs: &mut Buffer<Pair>) {
+    pairs.reserve(values.len() / 2);
+    run(arch, ByChannel { values, pairs });
 }
 
 /// Pairs of each two channels of a pixel, which lie next to each other.

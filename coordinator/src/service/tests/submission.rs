@@ -12,14 +12,15 @@ fn record(folder: &Path) {
         let name = format!("{number}.wav");
         let samples =
             (0..4_000).map(|at| (f32::sin(at as f32 * (number + 1) as f32 * 0.05) * 20_000.0) as i16);
-        let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
-        let mut wav =
-            b"RIFF\0\0\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data".to_vec();
-        wav.extend((data.len() as u32).to_le_bytes());
-        wav.extend(data);
-        let length = wav.len() as u32 - 8;
-        wav[4..8].copy_from_slice(&length.to_le_bytes());
-        std::fs::write(folder.join(&name), wav).unwrap();
+        let spec = hound::WavSpec {
+            channels: 1,
+            sample_rate: 8_000,
+            bits_per_sample: 16,
+            sample_format: hound::SampleFormat::Int,
+        };
+        let mut wav = hound::WavWriter::create(folder.join(&name), spec).unwrap();
+        samples.for_each(|sample| wav.write_sample(sample).unwrap());
+        wav.finalize().unwrap();
         let class = if number % 2 == 0 { "dog" } else { "rain" };
         list += &[name.as_str(), class, if number < 4 { "1" } else { "2" }].join(",");
         list.push('\n');

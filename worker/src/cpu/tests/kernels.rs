@@ -82,22 +82,26 @@ impl Case {
         found
     }
 
+    /// One line of what it gives, of maps and weights as they are multiplied.
+    fn line<'a, F>(
+        &'a self,
+        row: usize,
+        (input, shape): (&'a [F], Shape),
+        weights: &'a [F],
+        output: &'a mut [f32],
+    ) -> ConvolveLine<'a, F> {
+        let Self { kernel, out, ref bias, .. } = *self;
+        let (output, output_plane) = (&mut output[out.start(0, row)..], out.plane());
+        let columns = shape.columns;
+        ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns }
+    }
+
     fn by_kernels(&self) -> Found {
         let Self { kernel, shape, out, .. } = *self;
         let mut found = self.nothing();
         for row in 0..shape.rows {
-            let line = ConvolveLine {
-                input: &self.input[..],
-                shape,
-                weights: &self.weights[..],
-                kernel,
-                bias: &self.bias,
-                row,
-                output: &mut found.output[out.start(0, row)..],
-                output_plane: out.plane(),
-                columns: shape.columns,
-            };
-            dispatch(Arch::new(), line);
+            let (input, weights) = (&self.input[..], &self.weights[..]);
+            dispatch(Arch::new(), self.line(row, (input, shape), weights, &mut found.output));
             let line = WeightGradientLine {
                 input: &self.input[..],
                 shape,
@@ -130,17 +134,8 @@ impl Case {
         let Operands { weights, maps, pixels: [input, delta], .. } = &operands;
         let mut found = self.nothing();
         for row in 0..shape.rows {
-            bf16.dispatch(ConvolveLine {
-                input: maps,
-                shape: Operands::by_channel(shape),
-                weights,
-                kernel,
-                bias: &self.bias,
-                row,
-                output: &mut found.output[out.start(0, row)..],
-                output_plane: out.plane(),
-                columns: shape.columns,
-            });
+            let maps = (&**maps, Operands::by_channel(shape));
+            bf16.dispatch(self.line(row, maps, weights, &mut found.output));
             let (output, gradient) = (&**delta, &mut *found.gradient);
             let line =
                 WeightGradientLine { input, shape, kernel, row, output, output_shape: padded, gradient };
