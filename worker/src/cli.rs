@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    agent::{Agent, WhenDone, backoff::Pace, link::Link},
+    agent::{AILING_PACE, Agent, WhenDone, backoff::Pace, link::Link},
     blobs::Blobs,
     cpu::{Bf16, Precision},
     device::{CudaLibrary, DeviceChoice, Devices, load_cuda},
@@ -213,6 +213,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         midway_every: Duration::from_secs(args.keep_seconds),
         fuse,
         when_done: if args.exit_when_done { WhenDone::Exit } else { WhenDone::Wait },
+        ailing_pace: AILING_PACE,
     };
     tracing::info!(slots, fuse, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
     until_done(&runtime, agent)

@@ -42,7 +42,7 @@ pub const DRAIN: Duration = Duration::from_secs(10);
 
 /// Pauses before a slot asks again after a failure that may be the worker's: a full disk or too little memory does not go away at
 /// once, and a worker that asked on would soon have used up the attempts of every run.
-const AILING_PACE: Pace = Pace { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
+pub const AILING_PACE: Pace = Pace { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
 
 /// Pause before a worker without `--exit-when-done` asks a finished coordinator again.
 pub const FINISHED_PAUSE: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ pub struct Agent {
     pub fuse: usize,
     /// What to do at the end of all work.
     pub when_done: WhenDone,
+    /// Pauses of a slot whose runs fail for the worker's sake.
+    pub ailing_pace: Pace,
 }
 
 impl Agent {
@@ -102,8 +104,8 @@ impl Agent {
         let mut slots = JoinSet::new();
         for (index, slot) in self.slots.into_iter().enumerate() {
             let (attempts, shutdown) = (Arc::clone(&attempts), shutdown.clone());
-            let when_done = self.when_done;
-            slots.spawn(async move { work(index, &slot, &attempts, &shutdown, when_done).await });
+            let (when_done, ailing) = (self.when_done, Backoff::new(self.ailing_pace));
+            slots.spawn(async move { work(index, &slot, &attempts, &shutdown, when_done, ailing).await });
         }
         let mut refused = Ok(());
         while let Some(ended) = slots.join_next().await {
@@ -131,9 +133,9 @@ async fn work(
     attempts: &Arc<Attempts>,
     shutdown: &CancellationToken,
     when_done: WhenDone,
+    mut ailing: Backoff,
 ) -> Result<(), Refused> {
     let mut backoff = Backoff::new(attempts.membership.link().pace);
-    let mut ailing = Backoff::new(AILING_PACE);
     loop {
         let answer = tokio::select! {
             biased;

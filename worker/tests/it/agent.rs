@@ -43,7 +43,11 @@ struct Worker {
 
 impl Worker {
     fn start(url: &str, slots: usize) -> Self {
-        let cache = tempfile::tempdir().unwrap();
+        Self::with(url, slots, tempfile::tempdir().unwrap())
+    }
+
+    /// Over this cache.
+    fn with(url: &str, slots: usize, cache: TempDir) -> Self {
         let link = Link::new(url, &Credentials::default(), PACE).unwrap();
         let features = FeatureCache::default();
         let agent = Agent {
@@ -65,6 +69,8 @@ impl Worker {
             midway_every: MIDWAY_EVERY,
             fuse: 1,
             when_done: WhenDone::Exit,
+            // Longer than any test.
+            ailing_pace: Pace { first: Duration::from_hours(1), longest: Duration::from_hours(1) },
         };
         let shutdown = CancellationToken::new();
         let mut running = JoinSet::new();
@@ -203,6 +209,28 @@ async fn a_draining_worker_gives_back_what_it_trains() {
         assert_eq!(failure.reason, Reason::Drained);
     }
     assert_eq!(book.leaves, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_disk_fails_leaves_the_next_run_to_others() {
+    let coordinator = Coordinator::new(book(&[example(13), example(14)]));
+    let listening = coordinator.listen(None).await;
+    let cache = tempfile::tempdir().unwrap();
+    let split = BlobId::of(&example(13).split.write().unwrap());
+    // Not to be read, whoever tries.
+    std::fs::create_dir_all(BlobStore::open(cache.path()).unwrap().path(split)).unwrap();
+    let mut ailing = Worker::with(&listening.url(), 1, cache);
+    coordinator.until("a failure", |book| book.outcomes.contains_key(&1)).await;
+    let Outcome::Failed(failure) = coordinator.book().outcomes[&1].clone() else { panic!() };
+    assert_eq!(failure.reason, Reason::Disk, "{}", failure.message);
+    let before = coordinator.book().heartbeats;
+    coordinator.until("signs of life", |book| book.heartbeats >= before + 3).await;
+    assert_eq!(coordinator.book().jobs.len(), 1, "the next run was taken, too");
+
+    Worker::start(&listening.url(), 1).ended().await.unwrap();
+    assert!(matches!(coordinator.book().outcomes[&2], Outcome::Completed(_)));
+    ailing.shutdown.cancel();
+    ailing.ended().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
