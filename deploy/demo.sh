@@ -43,7 +43,8 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ -z $data ]]; then
-    data=data/raw/synthetic
+    # Not in data/raw, which is for the recordings of whoever goes on from here.
+    data=data/demo
     step "1. Synthetic clips in $data"
     "$bin/coordinator" data synth --out "$data"
 else
