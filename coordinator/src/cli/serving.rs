@@ -80,7 +80,8 @@ impl Serving {
             ended = &mut service => return ended.map(|()| ExitCode::FAILURE).map_err(Into::into),
             ended = self.running.stopped() => return ended.map(|()| ExitCode::FAILURE).map_err(Into::into),
             stopped = signals.next() => End::Stopped(stopped),
-            done = done => done.map(|()| End::Done)?,
+            // If not, the engine has stopped: it says why, just above.
+            Ok(()) = done => End::Done,
         };
         tasks.shutdown().await;
         let _impatient = signals.exit_at_next();
