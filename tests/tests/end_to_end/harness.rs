@@ -1,6 +1,7 @@
 //! Real processes on loopback. Every process is killed when its handle is dropped.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -22,6 +23,29 @@ pub(crate) fn binary(name: &str) -> PathBuf {
     let path = test.parent().and_then(Path::parent).unwrap().join(name);
     assert!(path.exists(), "{} is missing: run `cargo build -p coordinator -p worker` first", path.display());
     path
+}
+
+/// Where a process runs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Host<'a> {
+    /// On this machine.
+    Here,
+    /// In a network namespace of that name.
+    Namespace(&'a str),
+}
+
+impl Host<'_> {
+    fn program(self, name: &str) -> Command {
+        match self {
+            Self::Here => Command::new(binary(name)),
+            Self::Namespace(namespace) => {
+                // It becomes the program, so a signal to it reaches that.
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace]).arg(binary(name));
+                command
+            }
+        }
+    }
 }
 
 /// Waits until `ready` gives something.
@@ -65,6 +89,8 @@ pub(crate) fn run(command: &mut Command) -> String {
 /// A folder for one test's coordinator, restarts included.
 pub(crate) struct Site {
     pub(crate) folder: TempDir,
+    /// How long a worker of it may be silent.
+    pub(crate) lease_seconds: u32,
 }
 
 impl Site {
@@ -76,7 +102,7 @@ impl Site {
 
     /// `space`: what stands under `[space]`, and sections behind it.
     pub(crate) fn with(space: &str, epochs: u32) -> Self {
-        let site = Self { folder: tempfile::tempdir().unwrap() };
+        let site = Self { folder: tempfile::tempdir().unwrap(), lease_seconds: 3 };
         let root = clips().join("raw");
         let processed = clips().join("processed");
         let text = format!(
@@ -107,13 +133,19 @@ impl Site {
 
     /// Starts one with flags of the test's own.
     pub(crate) fn start(&self, listen: &str, more: &[&str]) -> Coordinator {
+        self.start_at(Host::Here, listen, more)
+    }
+
+    /// Starts one on another host.
+    pub(crate) fn start_at(&self, host: Host<'_>, listen: &str, more: &[&str]) -> Coordinator {
         let address_file = self.path("address");
         let _ = fs::remove_file(&address_file);
-        let child = Command::new(binary("coordinator"))
+        let child = host
+            .program("coordinator")
             .arg("start")
             .arg("--sweep")
             .arg(self.path("four.toml"))
-            .args(["--listen", listen, "--lease-seconds", "3"])
+            .args(["--listen", listen, "--lease-seconds", &self.lease_seconds.to_string()])
             .args(more)
             .arg("--address-file")
             .arg(&address_file)
@@ -144,8 +176,14 @@ impl Site {
 
     /// Starts one with flags of the test's own.
     pub(crate) fn start_worker(&self, name: &str, coordinator: &Coordinator, more: &[&str]) -> Process {
-        let child = Command::new(binary("worker"))
-            .args(["--coordinator", &coordinator.url])
+        self.start_worker_at(Host::Here, name, &coordinator.url, more)
+    }
+
+    /// Starts one on another host, from where the coordinator may have another URL.
+    pub(crate) fn start_worker_at(&self, host: Host<'_>, name: &str, url: &str, more: &[&str]) -> Process {
+        let child = host
+            .program("worker")
+            .args(["--coordinator", url])
             .args(["--slots", "1", "--device", "cpu", "--exit-when-done", "--name", name, "--cache"])
             .arg(self.path(&format!("{name}.cache")))
             .args(more)
@@ -172,6 +210,27 @@ impl Site {
         serde_json::from_str(&text).unwrap()
     }
 
+    /// What the log says of every trial of one run that completed: the run's result. None completed twice.
+    pub(crate) fn results(&self) -> BTreeMap<u32, Value> {
+        let db = self.path("sweep.redb");
+        let lines =
+            run(Command::new(binary("coordinator")).args(["db", "export", "--decisions", "--db"]).arg(db));
+        let mut trials = BTreeMap::new();
+        let mut results = BTreeMap::new();
+        for line in lines.lines() {
+            let entry: Value = serde_json::from_str(line).unwrap();
+            if let Some(trial) = entry["decision"]["granted"]["run"]["trial"].as_u64() {
+                trials.insert(entry["position"].as_u64().unwrap(), trial as u32);
+            }
+            if let Some(result) = entry["event"]["finished"]["outcome"].get("completed") {
+                let token = entry["event"]["finished"]["token"].as_u64().unwrap();
+                let earlier = results.insert(trials[&token], result.clone());
+                assert_eq!(earlier, None, "trial {} completed twice", trials[&token]);
+            }
+        }
+        results
+    }
+
     pub(crate) fn log(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap_or_default()
     }
@@ -184,6 +243,13 @@ impl Site {
             assert_eq!(worker.exit_code("a worker to end"), Some(0));
         }
     }
+}
+
+/// The only run of a trial.
+pub(crate) fn run_of(trial: &Value) -> &Value {
+    let runs = trial["runs"].as_array().unwrap();
+    assert_eq!(runs.len(), 1, "{trial:#}");
+    &runs[0]
 }
 
 pub(crate) struct Coordinator {

@@ -3,6 +3,10 @@
 //! - `harness`: starts coordinators and workers, and asks them.
 //! - `sweep`: a whole sweep, and what commands print of it.
 //! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
+//! - `killer`: faults that a seed draws; `dice`: everything random.
+//! - `full_disk`: disks without room, and what happens when there is some again.
+//! - `damage`: databases and blobs that a disk has damaged, as commands see them.
+//! - `hosts`: several hosts, as network namespaces; a link that is cut and healed.
 //! - `access`: a sweep behind tokens and TLS.
 //! - `views`: a sweep that trains on augmented views.
 //! - `replay`: completed trials trained again, bit for bit.
@@ -20,10 +24,15 @@
 )]
 
 mod access;
+mod damage;
+mod dice;
 mod export;
 mod faults;
+mod full_disk;
 mod fusion;
 mod harness;
+mod hosts;
+mod killer;
 mod linkage;
 mod predict;
 mod replay;
