@@ -181,7 +181,7 @@ fn regrets(function: &Function, search: Search, seed: u64, width: usize) -> Vec<
             let past = seen.iter().enumerate();
             let past = past.map(|(index, (point, score))| Past { point, standing: standing(index, *score) });
             let history: Vec<Past<'_>> = past.collect();
-            let point = propose(search, &function.space, seed, &history).unwrap();
+            let point = propose(search, &function.space, seed, &history).unwrap().point;
             let score = -(function.value)(&point) + function.noise * noise(seed, seen.len() as u64);
             seen.push((point, score));
         }
@@ -210,8 +210,9 @@ fn over_seeds(function: &Function, search: Search, seeds: u64, width: usize) -> 
 
 /// Milliseconds of a proposal after so many trials, the median of five.
 fn thinking_ms(function: &Function, search: Search, trials: usize) -> f64 {
-    let points: Vec<Point> =
-        (0..trials as u64).filter_map(|seed| propose(Search::Random, &function.space, seed, &[])).collect();
+    let points: Vec<Point> = (0..trials as u64)
+        .filter_map(|seed| Some(propose(Search::Random, &function.space, seed, &[])?.point))
+        .collect();
     let past =
         points.iter().map(|point| Past { point, standing: Standing::Completed(-(function.value)(point)) });
     let history: Vec<Past<'_>> = past.collect();

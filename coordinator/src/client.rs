@@ -8,10 +8,11 @@ use earshot_common::{
     wire,
 };
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
-    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
-    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
-    WatchStatusRequest, blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    CancelSweepRequest, Champion, Curve, FetchRequest, GetChampionRequest, GetCurveRequest,
+    GetImportanceRequest, GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest,
+    Importance, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest,
+    ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial, WatchStatusRequest,
+    blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
 use tonic::{Status, Streaming};
 
@@ -145,6 +146,24 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn trial(&mut self, trial: u32) -> Result<Trial, ClientError> {
         let answer = self.sweeps.get_trial(GetTrialRequest { trial }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// The best result so far, each time a trial completed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn curve(&mut self) -> Result<Curve, ClientError> {
+        let answer = self.sweeps.get_curve(GetCurveRequest {}).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// How much each hyperparameter matters.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn importance(&mut self) -> Result<Importance, ClientError> {
+        let answer = self.sweeps.get_importance(GetImportanceRequest {}).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

@@ -165,6 +165,7 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
     let last_failure = || failed().find_map(|(_, view)| view.failures.last()).cloned();
     let Cost { params, macs, .. } = trial.cost;
+    let objective = sweep.sweep().objective;
     Ok(proto::Trial {
         trial: id.0,
         state: trial_state(trial).to_owned(),
@@ -175,6 +176,8 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
         peak_ram_kib: trial.cost.peak_ram_kib(),
         reason: trial.infeasible.clone().or_else(last_failure).unwrap_or_default(),
         runs,
+        why: trial.why.map(|why| reasons::why(why, objective)),
+        judgements: trial.judgements.iter().map(|judged| reasons::judgement(judged, objective)).collect(),
     })
 }
 
@@ -314,8 +317,13 @@ fn reason(reason: Reason) -> &'static str {
     }
 }
 
+mod insight;
+mod reasons;
 mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use self::replay::replay;
+pub use self::{
+    insight::{curve, importance},
+    replay::replay,
+};

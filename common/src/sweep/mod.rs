@@ -181,6 +181,14 @@ impl Objective {
             Self::Loss => "loss",
         }
     }
+
+    /// A score, of which the larger is the better, as users know it: of a loss the loss itself.
+    pub fn shown(self, score: f64) -> f64 {
+        match self {
+            Self::Accuracy | Self::MacroF1 => score,
+            Self::Loss => -score,
+        }
+    }
 }
 
 /// Limits on a model's exact cost, each absent for none. A trial beyond one is never trained.

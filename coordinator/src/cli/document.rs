@@ -112,6 +112,13 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     if !trial.reason.is_empty() {
         facts.push(("reason", trial.reason.clone()));
     }
+    if let Some(why) = &trial.why {
+        facts.push(("why", why.words.clone()));
+    }
+    let mut judgements = Grid::new(["epoch", "verdict", "why"]);
+    judgements.rows.extend(trial.judgements.iter().map(|judgement| {
+        vec![judgement.epoch.to_string(), judgement.verdict.clone(), judgement.words.clone()]
+    }));
     let mut runs = Grid::new(["fold", "state", "attempts", "worker", "best_epoch", "failures"]);
     runs.rows.extend(trial.runs.iter().map(|run| {
         let [attempts, best] = [run.attempts, run.best_epoch].map(|number| number.to_string());
@@ -121,8 +128,8 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     Ok(Document {
         json: json(trial)?,
         facts,
-        grids: vec![runs, rounded],
-        csv: epochs(trial, |metric| metric.to_string()),
+        grids: vec![runs, judgements, rounded],
+        csv: explained(trial, epochs(trial, |metric| metric.to_string())),
     })
 }
 
@@ -140,6 +147,21 @@ fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
         counts.into_iter().chain(metrics).collect()
     }));
     grid
+}
+
+/// Epochs with why the trial was proposed, and what was decided after each.
+fn explained(trial: &Trial, mut epochs: Grid) -> Grid {
+    epochs.columns.extend(["verdict", "verdict_why", "why"].map(str::to_owned));
+    let column = epochs.columns.iter().position(|column| column == "epoch");
+    let why = trial.why.as_ref().map(|why| why.words.clone()).unwrap_or_default();
+    for row in &mut epochs.rows {
+        let epoch = column.and_then(|column| row.get(column)).cloned().unwrap_or_default();
+        let judged = || trial.judgements.iter().filter(|judged| judged.epoch.to_string() == epoch);
+        let verdicts: Vec<&str> = judged().map(|judged| judged.verdict.as_str()).collect();
+        let words: Vec<&str> = judged().map(|judged| judged.words.as_str()).collect();
+        row.extend([verdicts.join("\n"), words.join("\n"), why.clone()]);
+    }
+    epochs
 }
 
 /// Facts as the single row of a grid.
@@ -211,7 +233,7 @@ fn values(point: &[Assignment], names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use earshot_proto::earshot::v1::{Epoch, Worker};
+    use earshot_proto::earshot::v1::{Epoch, Judgement, Why, Worker};
 
     use super::{
         super::render::{Format, render},
@@ -322,16 +344,31 @@ objective  accuracy
             epochs: vec![epoch],
             failures: vec!["attempt 1 on attic: the worker fell silent".into()],
         };
-        let shown = Trial { trial: 4, state: "running".into(), runs: vec![run], ..Trial::default() };
+        let judgement =
+            Judgement { epoch: 1, verdict: "held".into(), score: 0.25, words: "not among the best".into() };
+        let why = Why { by: "random".into(), words: "drawn".into(), ..Why::default() };
+        let shown = Trial {
+            trial: 4,
+            state: "running".into(),
+            runs: vec![run],
+            why: Some(why),
+            judgements: vec![judgement],
+            ..Trial::default()
+        };
         let document = trial(&shown).unwrap();
         check(
             &document,
             Format::Csv,
-            "trial,fold,epoch,train_loss,loss,accuracy,macro_f1\n4,1,1,2,1.5,0.25,0.125\n",
+            "trial,fold,epoch,train_loss,loss,accuracy,macro_f1,verdict,verdict_why,why\n\
+             4,1,1,2,1.5,0.25,0.125,held,not among the best,drawn\n",
         );
         let table = render(&document, Format::Table).unwrap();
         assert!(
-            table.contains("fell silent") && table.contains("│ 1.5000 │") && !table.contains("reason"),
+            table.contains("fell silent")
+                && table.contains("why       ")
+                && table.contains("not among")
+                && table.contains("│ 1.5000 │")
+                && !table.contains("reason"),
             "{table}"
         );
     }

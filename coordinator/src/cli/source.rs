@@ -17,7 +17,7 @@ use earshot_common::{
     ids::TrialId,
     sweep::Sweep,
 };
-use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, SweepList, Trial};
+use earshot_proto::earshot::v1::{Champion, Curve, Importance, Leaderboard, Status, SweepList, Trial};
 use tokio::time;
 
 use crate::{
@@ -152,6 +152,22 @@ impl Source {
         match self {
             Self::Running(client) => Ok(client.trial(trial).await?),
             Self::File { state, .. } => Ok(views::trial(state, TrialId(trial))?),
+        }
+    }
+
+    /// The best result so far, each time a trial completed.
+    pub(super) async fn curve(&mut self) -> anyhow::Result<Curve> {
+        match self {
+            Self::Running(client) => Ok(client.curve().await?),
+            Self::File { state, .. } => Ok(views::curve(state)?),
+        }
+    }
+
+    /// How much each hyperparameter matters.
+    pub(super) async fn importance(&mut self) -> anyhow::Result<Importance> {
+        match self {
+            Self::Running(client) => Ok(client.importance().await?),
+            Self::File { state, .. } => Ok(views::importance(state)?),
         }
     }
 

@@ -11,15 +11,16 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Past, Standing,
+    Past, Proposal, Standing, Why,
     axes::{Axes, Place},
+    draw_another,
     fit::{fit, minimise},
-    gaussian::{Evidence, Gaussian, Metric},
+    gaussian::{Belief, Evidence, Gaussian, Metric},
     improvement::{log_improvement, slope},
     is_new,
     parzen::normal,
-    random,
-    sobol::{self, Sequence},
+    sobol::Sequence,
+    start,
 };
 
 /// Observations that the kernel is fitted to: the best half of them and the newest. A fit costs their cube, many times over; all
@@ -45,8 +46,15 @@ pub(super) struct Bayes {
     pub(super) startup: u32,
 }
 
-/// A place with its score, of variance 1 over all.
-type Known = (Place, f64);
+/// A place with its score, of mean 0 and variance 1 over all.
+type Seen = (Place, f64);
+
+/// Places that are done with, oldest first.
+struct Known {
+    seen: Vec<Seen>,
+    /// Mean and deviation that the scores had.
+    scale: (f64, f64),
+}
 
 impl Bayes {
     pub(super) fn propose(
@@ -55,25 +63,28 @@ impl Bayes {
         seed: u64,
         history: &[Past<'_>],
         dice: &mut ChaCha8Rng,
-    ) -> Option<Point> {
+    ) -> Option<Proposal> {
         let axes = Axes::new(space);
-        let known = known(&axes, history).filter(|known| known.len() >= self.startup as usize);
-        let Some(known) = known.filter(|_| axes.len() > 0) else {
-            return sobol::propose(space, seed, history, dice);
+        let known = known(&axes, history);
+        let ended = known.as_ref().map_or(0, |known| known.seen.len() as u32);
+        let Some(known) = known.filter(|_| ended >= self.startup && axes.len() > 0) else {
+            return start(space, seed, history, dice, Why::Startup { ended, startup: self.startup });
         };
         let metric = Metric::new(&axes);
         let pending = history.iter().filter(|past| past.standing == Standing::Pending);
         let pending: Vec<Place> = pending.map(|past| axes.place(past.point)).collect();
-        let best = believer(&metric, &known, pending).and_then(|(gaussian, best)| {
-            let candidates = candidates(&axes, &known, dice);
-            choose(&axes, &gaussian, best, candidates, history)
+        let counts = (known.seen.len(), pending.len());
+        let best = believer(&metric, &known.seen, pending).and_then(|(gaussian, best)| {
+            let candidates = candidates(&axes, &known.seen, dice);
+            let (point, belief) = choose(&axes, &gaussian, best, candidates, history)?;
+            Some(Proposal::new(point, Why::improvement(belief, best, known.scale, counts)))
         });
-        best.or_else(|| random::draw(space, history, dice))
+        best.or_else(|| draw_another(space, history, dice))
     }
 }
 
-/// Places that are done with, oldest first, and their scores of mean 0 and variance 1; none as long as none has completed.
-fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
+/// What is known of places that are done with; nothing as long as none has completed.
+fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Known> {
     let completed = history.iter().filter_map(|past| match past.standing {
         Standing::Completed(score) => Some(score),
         Standing::Pending | Standing::Failed | Standing::Infeasible => None,
@@ -91,7 +102,7 @@ fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
     // Scores that are all the same say nothing either way.
     let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
     let standard = |(past, score): (&Past<'_>, f64)| (axes.place(past.point), (score - mean) / deviation);
-    Some(scored.into_iter().map(standard).collect())
+    Some(Known { seen: scored.into_iter().map(standard).collect(), scale: (mean, deviation) })
 }
 
 /// Of more than `most`, the best half of as many and the newest, in their order.
@@ -117,7 +128,7 @@ fn best_and_newest<T>(all: Vec<T>, most: usize, score: impl Fn(&T) -> f64) -> Ve
 }
 
 /// The process that is fitted to the known places and believes what it says of the pending ones, and its best belief.
-fn believer(metric: &Metric, known: &[Known], pending: Vec<Place>) -> Option<(Gaussian, f64)> {
+fn believer(metric: &Metric, known: &[Seen], pending: Vec<Place>) -> Option<(Gaussian, f64)> {
     let fitted = best_and_newest(known.iter().collect(), FITTED_MAX, |(_, score)| *score);
     let (places, scores): (Vec<Place>, Vec<f64>) = fitted.into_iter().cloned().unzip();
     let kernel = fit(&Evidence::new(metric, &places, &scores), metric.len());
@@ -134,10 +145,10 @@ fn believer(metric: &Metric, known: &[Known], pending: Vec<Place>) -> Option<(Ga
 }
 
 /// Points worth a look: spread over the space, and beside the best known places.
-fn candidates(axes: &Axes<'_>, known: &[Known], dice: &mut ChaCha8Rng) -> Vec<Point> {
+fn candidates(axes: &Axes<'_>, known: &[Seen], dice: &mut ChaCha8Rng) -> Vec<Point> {
     let sequence = Sequence::new(axes.len(), dice);
     let mut coordinates: Vec<Vec<f64>> = (0..SPREAD).map(|number| sequence.point(number)).collect();
-    let mut best: Vec<&Known> = known.iter().collect();
+    let mut best: Vec<&Seen> = known.iter().collect();
     best.sort_by(|(_, one), (_, other)| other.total_cmp(one));
     for (place, _) in best.into_iter().take(BEST) {
         for step in STEPS.iter().cycle().take(BESIDE) {
@@ -171,28 +182,38 @@ fn choose(
     best: f64,
     candidates: Vec<Point>,
     history: &[Past<'_>],
-) -> Option<Point> {
-    let places: Vec<Place> = candidates.iter().map(|point| axes.place(point)).collect();
-    let beliefs = gaussian.beliefs(&places).into_iter();
-    let promises = beliefs.map(|belief| log_improvement(belief, best));
-    let mut promising: Vec<(f64, Point, Place)> = promises
-        .zip(candidates)
-        .zip(places)
-        .map(|((promise, point), place)| (promise, point, place))
-        .collect();
-    let by_promise = |one: &(f64, Point, Place), other: &(f64, Point, Place)| other.0.total_cmp(&one.0);
+) -> Option<(Point, Belief)> {
+    let weigh = |points: Vec<Point>| -> Vec<Weighed> {
+        let places: Vec<Place> = points.iter().map(|point| axes.place(point)).collect();
+        let beliefs = gaussian.beliefs(&places);
+        let points = points.into_iter().zip(places).zip(beliefs);
+        points
+            .map(|((point, place), belief)| Weighed {
+                promise: log_improvement(belief, best),
+                point,
+                place,
+                belief,
+            })
+            .collect()
+    };
+    let by_promise = |one: &Weighed, other: &Weighed| other.promise.total_cmp(&one.promise);
+    let mut promising = weigh(candidates);
     promising.sort_by(by_promise);
-    let climbed: Vec<Point> = promising
-        .iter()
-        .take(CLIMBS)
-        .filter_map(|(_, _, place)| axes.point(&climb(axes, gaussian, best, place)?))
-        .collect();
-    let places: Vec<Place> = climbed.iter().map(|point| axes.place(point)).collect();
-    for ((belief, point), place) in gaussian.beliefs(&places).into_iter().zip(climbed).zip(places) {
-        promising.push((log_improvement(belief, best), point, place));
-    }
+    let from = promising.iter().take(CLIMBS);
+    let climbed =
+        from.filter_map(|weighed| axes.point(&climb(axes, gaussian, best, &weighed.place)?)).collect();
+    promising.extend(weigh(climbed));
     promising.sort_by(by_promise);
-    promising.into_iter().map(|(_, point, _)| point).find(|point| is_new(point, history))
+    let new = promising.into_iter().find(|weighed| is_new(&weighed.point, history))?;
+    Some((new.point, new.belief))
+}
+
+/// A point that was looked at.
+struct Weighed {
+    promise: f64,
+    point: Point,
+    place: Place,
+    belief: Belief,
 }
 
 /// Uphill from a place over the active dimensions without steps; none where there are none. The search goes over angles, of

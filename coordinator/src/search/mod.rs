@@ -3,7 +3,9 @@
 //! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
 //! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
 //! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement`.
+//! - `importance`: which hyperparameters decided.
 //! - `axes`: the space as a cube.
+//! - `proposal`: what comes out, and why.
 //! - `dice`: where chance comes from.
 //!
 //! A search is a pure function of the method, the space, the sweep's seed and the trials so far, pending ones included; it
@@ -15,8 +17,10 @@ mod dice;
 mod fit;
 mod gaussian;
 mod grid;
+mod importance;
 mod improvement;
 mod parzen;
+mod proposal;
 mod random;
 mod sobol;
 #[cfg(test)]
@@ -24,8 +28,13 @@ mod tests;
 mod tpe;
 
 use earshot_common::sweep::{Point, Search, Space, Sweep};
+use rand_chacha::ChaCha8Rng;
 
 use self::{bayes::Bayes, dice::dice, tpe::Tpe};
+pub use self::{
+    importance::{Importance, importance},
+    proposal::{Proposal, Why},
+};
 
 /// A trial as a search sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -50,18 +59,20 @@ pub enum Standing {
 }
 
 /// The next point to try; none when the search has no more. No point comes twice.
-pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Point> {
+pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Proposal> {
     let number = history.len() as u64;
-    match search {
-        Search::Grid { shuffle: false } => space.point(number),
-        Search::Grid { shuffle: true } => grid::shuffled(space, seed, number),
-        Search::Random => random::draw(space, history, &mut dice(seed, number)),
-        Search::Sobol => sobol::propose(space, seed, history, &mut dice(seed, number)),
+    let mut dice = dice(seed, number);
+    let (point, why) = match search {
+        Search::Grid { shuffle: false } => (space.point(number), Why::Grid),
+        Search::Grid { shuffle: true } => (grid::shuffled(space, seed, number), Why::Grid),
+        Search::Random => (random::draw(space, history, &mut dice), Why::Random),
+        Search::Sobol => (sobol::propose(space, seed, history, &mut dice), Why::Sobol),
         Search::Tpe { startup, candidates } => {
-            Tpe { startup, candidates }.propose(space, seed, history, &mut dice(seed, number))
+            return Tpe { startup, candidates }.propose(space, seed, history, &mut dice);
         }
-        Search::Bayes { startup } => Bayes { startup }.propose(space, seed, history, &mut dice(seed, number)),
-    }
+        Search::Bayes { startup } => return Bayes { startup }.propose(space, seed, history, &mut dice),
+    };
+    Some(Proposal::new(point?, why))
 }
 
 /// Points drawn for an outlook where trials cannot be foreseen.
@@ -98,6 +109,22 @@ impl<'a> Outlook<'a> {
         };
         Self { points, is_exact }
     }
+}
+
+/// A point of Sobol's sequence, as long as too few trials have ended to heed them.
+fn start(
+    space: &Space,
+    seed: u64,
+    history: &[Past<'_>],
+    dice: &mut ChaCha8Rng,
+    why: Why,
+) -> Option<Proposal> {
+    Some(Proposal::new(sobol::propose(space, seed, history, dice)?, why))
+}
+
+/// A point drawn from those that are left, where all that a method weighed is known.
+fn draw_another(space: &Space, history: &[Past<'_>], dice: &mut ChaCha8Rng) -> Option<Proposal> {
+    Some(Proposal::new(random::draw(space, history, dice)?, Why::Exhausted))
 }
 
 fn is_new(point: &Point, history: &[Past<'_>]) -> bool {

@@ -56,7 +56,7 @@ fn run(sweep: &Sweep, most: usize) -> Vec<Point> {
             .map(|(number, point)| Past { point, standing: standing(number, point) })
             .collect();
         match propose(sweep.search, &sweep.space, sweep.seed, &history) {
-            Some(point) => points.push(point),
+            Some(proposal) => points.push(proposal.point),
             None => break,
         }
     }
@@ -115,6 +115,33 @@ fn random_points_are_spread_evenly() {
     assert!((15..=45).contains(&below(1e-3)), "{}", below(1e-3));
 }
 
+#[test]
+fn every_proposal_says_why() {
+    let why = |method: &str, ended: usize| {
+        let sweep = sweep(ENDLESS, method);
+        let points = run(&sweep, ended);
+        let past = points.iter().enumerate();
+        let past = past.map(|(number, point)| Past { point, standing: standing(number, point) });
+        propose(sweep.search, &sweep.space, sweep.seed, &past.collect::<Vec<_>>()).unwrap().why.unwrap()
+    };
+    assert_eq!(why("method = \"random\"", 3), Why::Random);
+    assert_eq!(why("method = \"sobol\"", 3), Why::Sobol);
+    for method in ["method = \"tpe\"\nstartup = 5", "method = \"bayes\"\nstartup = 5"] {
+        assert!(matches!(why(method, 2), Why::Startup { ended: 2, startup: 5 }), "{method}");
+    }
+    // Of twenty trials three each are infeasible, failed and pending; the first of each seven completes.
+    let density = why("method = \"tpe\"\nstartup = 5", 20);
+    assert!(matches!(density, Why::Density { good: 2, others: 18, .. }), "{density:?}");
+    let improvement = why("method = \"bayes\"\nstartup = 5", 20);
+    assert!(matches!(improvement, Why::Improvement { known: 18, pending: 2, .. }), "{improvement:?}");
+    // A space of twelve points, of which eleven are known.
+    let sweep = sweep(FINITE, "method = \"tpe\"\nstartup = 5");
+    let points = run(&sweep, 11);
+    let past = |point| Past { point, standing: Standing::Completed(0.5) };
+    let last = propose(sweep.search, &sweep.space, sweep.seed, &points.iter().map(past).collect::<Vec<_>>());
+    assert!(last.is_some_and(|last| last.why.is_some() && !points.contains(&last.point)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -130,7 +157,7 @@ proptest! {
                 .map(|(number, point)| Past { point, standing: standing(number, point) })
                 .collect();
             let again = propose(sweep.search, &sweep.space, sweep.seed, &history);
-            prop_assert_eq!(again.as_ref(), points.get(restart), "{}", method);
+            prop_assert_eq!(again.as_ref().map(|proposal| &proposal.point), points.get(restart), "{}", method);
         }
     }
 }
@@ -152,7 +179,7 @@ fn regret(sweep: &Sweep, trials: usize) -> f64 {
     while points.len() < trials {
         let past = |(point, score)| Past { point, standing: Standing::Completed(score) };
         let history: Vec<Past<'_>> = points.iter().map(|(point, score)| past((point, *score))).collect();
-        let point = propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap();
+        let point = propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap().point;
         let score = score(&point);
         points.push((point, score));
     }
@@ -192,7 +219,7 @@ fn proposals_without_results_keep_apart() {
                     Past { point, standing }
                 })
                 .collect();
-            points.push(propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap());
+            points.push(propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap().point);
         }
         assert_eq!(different(&points), points.len());
     }

@@ -11,11 +11,11 @@ use earshot_common::sweep::{Point, Space};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Past, Standing,
+    Past, Proposal, Standing, Why,
     axes::{Axes, Place},
-    is_new,
+    draw_another, is_new,
     parzen::Parzen,
-    random, sobol,
+    start,
 };
 
 /// Good points at most, Optuna's number: a tenth of all, up to this.
@@ -39,13 +39,15 @@ impl Tpe {
         seed: u64,
         history: &[Past<'_>],
         dice: &mut ChaCha8Rng,
-    ) -> Option<Point> {
+    ) -> Option<Proposal> {
         let (good, others) = split(history);
         let ended =
             history.iter().filter(|past| matches!(past.standing, Standing::Completed(_) | Standing::Failed));
-        if good.is_empty() || ended.count() < self.startup as usize {
-            return sobol::propose(space, seed, history, dice);
+        let ended = ended.count() as u32;
+        if good.is_empty() || ended < self.startup {
+            return start(space, seed, history, dice, Why::Startup { ended, startup: self.startup });
         }
+        let counts = (good.len() as u32, others.len() as u32);
         let axes = Axes::new(space);
         let places = |group: &[usize]| -> Vec<Place> {
             group.iter().filter_map(|&number| Some(axes.place(history.get(number)?.point))).collect()
@@ -59,8 +61,13 @@ impl Tpe {
             })
             .collect();
         candidates.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        let best = candidates.into_iter().map(|(_, point)| point).find(|point| is_new(point, history));
-        best.or_else(|| random::draw(space, history, dice))
+        let best = candidates
+            .into_iter()
+            .find(|(log_ratio, point)| log_ratio.is_finite() && is_new(point, history))
+            .map(|(log_ratio, point)| {
+                Proposal::new(point, Why::Density { log_ratio, good: counts.0, others: counts.1 })
+            });
+        best.or_else(|| draw_another(space, history, dice))
     }
 }
 

@@ -2,10 +2,10 @@
 
 use earshot_common::ids::{ReplayId, SweepId, TrialId};
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
-    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
-    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial,
-    WatchStatusRequest, sweeps_server,
+    CancelSweepRequest, Champion, Curve, GetChampionRequest, GetCurveRequest, GetImportanceRequest,
+    GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest, Importance, Leaderboard,
+    ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest, ResumeSweepRequest,
+    Status as SweepStatus, Sweep, SweepList, Trial, WatchStatusRequest, sweeps_server,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -80,6 +80,14 @@ impl sweeps_server::Sweeps for SweepService {
 
     async fn get_champion(&self, _: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
         self.view(views::champion).await
+    }
+
+    async fn get_curve(&self, _: Request<GetCurveRequest>) -> Result<Response<Curve>, Status> {
+        self.view(views::curve).await
+    }
+
+    async fn get_importance(&self, _: Request<GetImportanceRequest>) -> Result<Response<Importance>, Status> {
+        self.view(views::importance).await
     }
 
     async fn replay_trial(&self, request: Request<ReplayTrialRequest>) -> Result<Response<Replay>, Status> {

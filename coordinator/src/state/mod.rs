@@ -3,7 +3,8 @@
 //! - [`event`]: everything that can happen, every answer, every refusal.
 //! - [`dataset`]: the features of a sweep, as its jobs name them.
 //! - [`trial`]: trials, runs and attempts, with the run's life as a picture; `worker`: who trains them.
-//! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped.
+//! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped; `judgement`:
+//!   what they made of each; `progress`: what completed when.
 //! - [`replay`]: completed trials that are trained again, to be compared.
 //!
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
@@ -13,6 +14,8 @@
 
 pub mod dataset;
 pub mod event;
+mod judgement;
+mod progress;
 mod ranking;
 pub mod replay;
 mod sweep;
@@ -27,13 +30,14 @@ use std::collections::BTreeMap;
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, RunResult, Verdict},
-    sweep::Point,
 };
 use serde::Serialize;
 
 pub use self::{
     dataset::{Dataset, DatasetView},
     event::{Decision, Event, EventKind, Grant, Refusal},
+    judgement::{Basis, Judged, Judgement},
+    progress::Completion,
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
     sweep::{Phase, SweepState},
@@ -42,6 +46,7 @@ pub use self::{
 };
 
 use self::{replay::Replays, worker::SLOTS_MAX};
+use crate::search::Proposal;
 
 /// Everything the coordinator knows: the fold of its log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -83,7 +88,7 @@ impl State {
                     return Err(Refusal::NameTaken(sweep.name.clone()));
                 }
                 let id = SweepId(self.sweeps.len() as u32);
-                self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone()));
+                self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone(), at_ms));
                 Decision::Submitted(id)
             }
             EventKind::Paused { sweep } => {
@@ -115,7 +120,7 @@ impl State {
                 self.epochs += 1;
                 Decision::Verdict(verdict)
             }
-            EventKind::Finished { worker, token, outcome } => self.finish(*worker, *token, outcome)?,
+            EventKind::Finished { worker, token, outcome } => self.finish(*worker, *token, outcome, at_ms)?,
             EventKind::Expired { token } => {
                 self.lose(*token, AttemptEnd::Expired)?;
                 self.expiries += 1;
@@ -280,7 +285,7 @@ impl State {
         Ok(Decision::Joined(id))
     }
 
-    fn grant(&mut self, id: WorkerId, proposed: &[Point], at_ms: u64) -> Result<Decision, Refusal> {
+    fn grant(&mut self, id: WorkerId, proposed: &[Proposal], at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
         self.present(id)?;
         // Somebody waits for a replay, and it is a trial long at most.
@@ -294,7 +299,7 @@ impl State {
         &mut self,
         id: WorkerId,
         like: Token,
-        proposed: &[Point],
+        proposed: &[Proposal],
         at_ms: u64,
     ) -> Result<Decision, Refusal> {
         let token = Token(self.position);
@@ -333,12 +338,12 @@ impl State {
     fn grant_fairly(
         &mut self,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
         // The proposals are those of the first; if its search has run out, the others' are asked.
-        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Point]));
+        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Proposal]));
         let sweeps = self.by_share().into_iter().zip(proposed);
         sweeps
             .into_iter()
@@ -354,7 +359,7 @@ impl State {
     }
 
     /// What a search would propose if a worker asked now, to be written into [`EventKind::Asked`].
-    pub fn proposals(&self) -> Vec<Point> {
+    pub fn proposals(&self) -> Vec<Proposal> {
         if self.next_replay().is_some() {
             return Vec::new();
         }
@@ -364,7 +369,7 @@ impl State {
 
     /// What the search would propose if a worker asked for a further run of the shape of this one, to be written into
     /// [`EventKind::AskedAlike`]; none if there is no such run.
-    pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+    pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
         self.sweeps.get(&run.sweep)?.proposals_alike(run)
     }
 
@@ -403,10 +408,10 @@ impl State {
         }
     }
 
-    fn complete(&mut self, task: Task, result: RunResult) -> Result<(), Refusal> {
+    fn complete(&mut self, task: Task, result: RunResult, at_ms: u64) -> Result<(), Refusal> {
         match task {
             Task::Run(run) => {
-                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result))
+                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result, at_ms))
             }
             Task::Replay(id, run) => match self.sweeps.get(&run.sweep).and_then(|sweep| sweep.run(run)) {
                 Some(original) => self.replays.complete(id, run.fold, result, original),
@@ -415,7 +420,13 @@ impl State {
         }
     }
 
-    fn finish(&mut self, worker: WorkerId, token: Token, outcome: &Outcome) -> Result<Decision, Refusal> {
+    fn finish(
+        &mut self,
+        worker: WorkerId,
+        token: Token,
+        outcome: &Outcome,
+        at_ms: u64,
+    ) -> Result<Decision, Refusal> {
         self.present(worker)?;
         if self.is_repeated(worker, token, outcome) {
             return Ok(Decision::Noted);
@@ -423,7 +434,7 @@ impl State {
         let task = self.live(worker, token)?;
         let end = match outcome {
             Outcome::Completed(result) => {
-                self.complete(task, *result)?;
+                self.complete(task, *result, at_ms)?;
                 AttemptEnd::Completed
             }
             Outcome::Failed(failure) => AttemptEnd::Failed(failure.clone()),

@@ -18,11 +18,12 @@ use serde::Serialize;
 use super::{
     dataset::Dataset,
     event::{Grant, Refusal},
+    progress::{Completion, Progress},
     ranking::{MeanMetrics, Ranking},
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
-use crate::search::{self, Past, Standing};
+use crate::search::{self, Past, Proposal, Standing};
 
 /// Runs that may wait, proposed or not, while one of a shape is looked for: far more than are trained as one computation, few
 /// enough to be looked through at every grant.
@@ -59,10 +60,11 @@ pub struct SweepState {
     tally: BTreeMap<TrialStatus, u32>,
     ranking: Ranking,
     thinning: Thinning,
+    progress: Progress,
 }
 
 impl SweepState {
-    pub(super) fn new(id: SweepId, sweep: Sweep, dataset: Dataset) -> Self {
+    pub(super) fn new(id: SweepId, sweep: Sweep, dataset: Dataset, at_ms: u64) -> Self {
         Self {
             id,
             sweep,
@@ -75,6 +77,7 @@ impl SweepState {
             tally: BTreeMap::new(),
             ranking: Ranking::default(),
             thinning: Thinning::default(),
+            progress: Progress::since(at_ms),
         }
     }
 
@@ -204,6 +207,11 @@ impl SweepState {
         })
     }
 
+    /// Trials in the order in which they completed.
+    pub fn completions(&self) -> &[Completion] {
+        self.progress.completions()
+    }
+
     pub(super) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
     }
@@ -228,7 +236,7 @@ impl SweepState {
     pub(super) fn grant(
         &mut self,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
@@ -238,7 +246,7 @@ impl SweepState {
         }
         while self.waiting.is_empty() && !self.is_exhausted() {
             match proposed.next().or_else(|| self.propose(&[])) {
-                Some(point) => self.admit(point),
+                Some(proposal) => self.admit(proposal),
                 None => self.is_searched = true,
             }
         }
@@ -256,13 +264,13 @@ impl SweepState {
         &mut self,
         run: RunId,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
         let shape = self.job(run)?.shape()?;
-        for point in proposed {
-            self.admit(point.clone());
+        for proposal in proposed {
+            self.admit(proposal.clone());
         }
         let next = self.alike(&shape)?;
         self.lease(next, worker, token, at_ms)
@@ -270,7 +278,7 @@ impl SweepState {
 
     /// What the search proposes until a further run of the same shape as this one waits, if it has to be asked at all; none if
     /// it comes to none.
-    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
         let shape = self.job(run).filter(|_| self.has_work())?.shape()?;
         let mut proposed = Vec::new();
         if self.alike(&shape).is_some() {
@@ -280,13 +288,14 @@ impl SweepState {
         while self.waiting.len() + proposed.len() < ahead
             && ((self.trials.len() + proposed.len()) as u64) < self.trials_total()
         {
-            let point = self.propose(&proposed)?;
-            let (model, _, infeasible) = self.verdict(&point);
+            let proposal = self.propose(&proposed)?;
+            let (model, _, infeasible) = self.verdict(&proposal.point);
             let is_alike = infeasible.is_none() && {
-                let recipe = point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
+                let recipe =
+                    proposal.point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
                 shape == Shape::new(&model, &recipe, &self.dataset.shards)
             };
-            proposed.push(point);
+            proposed.push(proposal);
             if is_alike {
                 return Some(proposed);
             }
@@ -322,15 +331,15 @@ impl SweepState {
     }
 
     /// What the search proposes until a point is feasible, if it has to be asked at all. A grid's are not worth writing down.
-    pub(super) fn proposals(&self) -> Vec<Point> {
+    pub(super) fn proposals(&self) -> Vec<Proposal> {
         let mut proposed = Vec::new();
         let is_known = matches!(self.sweep.search, Search::Grid { .. })
             || !self.waiting.is_empty()
             || self.has_promotable();
         while !is_known && ((self.trials.len() + proposed.len()) as u64) < self.trials_total() {
-            let Some(point) = self.propose(&proposed) else { break };
-            let is_feasible = self.verdict(&point).2.is_none();
-            proposed.push(point);
+            let Some(proposal) = self.propose(&proposed) else { break };
+            let is_feasible = self.verdict(&proposal.point).2.is_none();
+            proposed.push(proposal);
             if is_feasible {
                 break;
             }
@@ -339,13 +348,14 @@ impl SweepState {
     }
 
     /// The search's next point after the trials and these that it has just proposed.
-    fn propose(&self, proposed: &[Point]) -> Option<Point> {
+    fn propose(&self, proposed: &[Proposal]) -> Option<Proposal> {
         let trials = self.trials.iter().map(|trial| self.past(trial));
         let standing = |point| match self.verdict(point).2 {
             Some(_) => Standing::Infeasible,
             None => Standing::Pending,
         };
-        let proposed = proposed.iter().map(|point| Past { point, standing: standing(point) });
+        let proposed =
+            proposed.iter().map(|Proposal { point, .. }| Past { point, standing: standing(point) });
         let history: Vec<Past<'_>> = trials.chain(proposed).collect();
         let Sweep { search, space, seed, .. } = &self.sweep;
         search::propose(*search, space, *seed, &history)
@@ -362,13 +372,14 @@ impl SweepState {
     }
 
     /// Adds a trial, and its runs to the queue unless it is infeasible.
-    fn admit(&mut self, point: Point) {
+    fn admit(&mut self, Proposal { point, why }: Proposal) {
         let (model, cost, infeasible) = self.verdict(&point);
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);
         self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
         let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), Run::default())).collect();
-        let trial = Trial { point, model, cost, runs, infeasible, refit: None };
+        let judgements = Vec::new();
+        let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit: None };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }
@@ -398,12 +409,17 @@ impl SweepState {
         let last = self.recipe(run_id).map_or(0, |recipe| recipe.epochs);
         let Some(run) = self.run_mut(run_id) else { return Ok((Verdict::Stop, Vec::new())) };
         run.take(epoch, midway, last)?;
+        self.progress.spend_epoch();
         Ok(if epoch.epoch < last { self.thin(run_id, epoch.epoch) } else { (Verdict::Stop, Vec::new()) })
     }
 
-    pub(super) fn complete(&mut self, run_id: RunId, result: RunResult) -> Result<(), Refusal> {
+    pub(super) fn complete(&mut self, run_id: RunId, result: RunResult, at_ms: u64) -> Result<(), Refusal> {
         self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
+        let status = self.trial(run_id.trial).map(Trial::status);
+        if run_id.fold != FoldId::REFIT && status == Some(TrialStatus::Completed) {
+            self.progress.complete(run_id.trial, at_ms);
+        }
         self.come_through(run_id.trial);
         Ok(())
     }

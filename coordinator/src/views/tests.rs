@@ -188,3 +188,52 @@ fn a_replay_stands_beside_what_was_trained() {
     assert_eq!(story.status().replays, 0);
     assert_eq!(replay(&story.state, ReplayId(0)), Err(ViewError::NoReplay(ReplayId(0))));
 }
+
+#[test]
+fn a_curve_tells_what_was_best_when_and_what_it_took() {
+    let mut story = Story::new("");
+    for accuracy in [0.5, 0.7, 0.4, 0.4, 0.9, 0.9] {
+        story.complete(accuracy);
+    }
+    let curve = curve(&story.state).unwrap();
+    let points: Vec<(u32, u64, u32, f64, u32)> = curve
+        .points
+        .iter()
+        .map(|point| (point.trials, point.epochs, point.trial, point.best, point.best_trial))
+        .collect();
+    assert_eq!(points, [(1, 4, 0, 0.6, 0), (2, 8, 1, 0.6, 0), (3, 12, 2, 0.9, 2)]);
+    assert!(curve.points[0].at_ms > 0 && curve.points.is_sorted_by_key(|point| point.at_ms));
+    assert_eq!(curve.points[1].score, 0.4);
+}
+
+#[test]
+fn importances_are_of_the_completed_trials() {
+    let mut story = Story::new("");
+    assert_eq!(importance(&story.state).unwrap().rows[0].importance, 0.0);
+    for accuracy in [0.5, 0.7, 0.4, 0.4, 0.9, 0.9] {
+        story.complete(accuracy);
+    }
+    let found = importance(&story.state).unwrap();
+    assert_eq!((found.trials, found.good, found.rows.len()), (3, 1, 1));
+    assert_eq!((found.rows[0].name.as_str(), found.rows[0].importance), ("dropout", 1.0));
+}
+
+#[test]
+fn a_trial_says_why_it_was_proposed_and_why_it_was_held() {
+    let mut story = Story::new("[objective]\nmetric = \"loss\"\n[stop]\nmethod = \"asha\"\n");
+    let worker = story.worker;
+    for loss in [0.5, 0.25] {
+        let token = story.ask();
+        let epoch = Epoch { epoch: 1, train_loss: 0.5, loss, accuracy: 0.5, macro_f1: 0.5 };
+        story.tell(EventKind::Reported { worker, token, epoch, midway: None });
+    }
+    let shown = trial(&story.state, TrialId(0)).unwrap();
+    let why = shown.why.unwrap();
+    assert_eq!((why.by.as_str(), why.words.as_str(), why.expected), ("grid", "its turn in the grid", None));
+    let [judged] = shown.judgements.as_slice() else { panic!("{:?}", shown.judgements) };
+    assert_eq!((judged.epoch, judged.verdict.as_str(), judged.score), (1, "held", 0.375));
+    assert_eq!(
+        judged.words,
+        "of 1 that came to this rung 0 may go on and 0 did; of those that wait its loss of 0.3750 is the best"
+    );
+}

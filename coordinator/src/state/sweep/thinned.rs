@@ -8,6 +8,7 @@ use earshot_common::{
 
 use super::SweepState;
 use crate::state::{
+    judgement::{Judged, Judgement},
     ranking::MeanMetrics,
     thinning::{best_so_far, score_of},
     trial::{AttemptEnd, RunStatus},
@@ -61,6 +62,7 @@ impl SweepState {
             }
             let runs = self.trial(trial).into_iter().flat_map(|trial| trial.runs.values());
             if runs.into_iter().any(|run| run.completed().is_none()) {
+                self.judge(trial, Judged::Held);
                 return;
             }
             self.thinning.promote(trial);
@@ -75,6 +77,7 @@ impl SweepState {
     /// Lets the next held trial go on, if one may.
     pub(super) fn promote(&mut self) {
         if let Some(trial) = self.promotable() {
+            self.judge(trial, Judged::Promoted);
             self.go_on(trial);
         }
     }
@@ -112,13 +115,25 @@ impl SweepState {
         if next != Some(epoch) {
             return true;
         }
-        let goes_on = self.is_at(id.trial, epoch, Some(id.fold))
-            && self.note(stop, id.trial, epoch)
-            && self.thinning.may_go_on(stop, id.trial);
+        if !self.is_at(id.trial, epoch, Some(id.fold)) || !self.note(stop, id.trial, epoch) {
+            return false;
+        }
+        let goes_on = self.thinning.may_go_on(stop, id.trial);
+        self.judge(id.trial, if goes_on { Judged::GoesOn } else { Judged::Held });
         if goes_on {
             self.go_on(id.trial);
         }
         goes_on
+    }
+
+    /// Writes down what becomes of a trial that waits at a rung, before it leaves.
+    fn judge(&mut self, id: TrialId, verdict: Judged) {
+        let basis = self.sweep.stop.and_then(|stop| self.thinning.basis(stop, id));
+        if let Some((epoch, score, basis)) = basis
+            && let Some(trial) = self.trials.get_mut(id.0 as usize)
+        {
+            trial.judgements.push(Judgement { epoch, score, verdict, basis });
+        }
     }
 
     /// Whether all of a trial's runs have completed or wait at this epoch; of this fold it is known.
@@ -144,7 +159,13 @@ impl SweepState {
         let best = self.run(id).and_then(|run| best_so_far(&run.epochs)).copied();
         let Some(best) = best else { return true };
         let score = score_of(&best, self.sweep.objective);
-        self.thinning.is_above_median(startup, (id.trial, id.fold, epoch), score)
+        let below = self.thinning.below_median(startup, (id.trial, id.fold, epoch), score);
+        if let Some(basis) = below
+            && let Some(trial) = self.trials.get_mut(id.trial.0 as usize)
+        {
+            trial.judgements.push(Judgement { epoch, score, verdict: Judged::Stopped, basis });
+        }
+        below.is_none()
     }
 
     /// Holds a run that has not ended: its attempt's token, if it had one.
