@@ -136,7 +136,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`].
     pub async fn leaderboard(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
-        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top }).await;
+        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top, pareto: false }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// Of these, those on the front.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn pareto(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
+        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top, pareto: true }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -185,12 +194,12 @@ impl Client {
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
-    /// The best trial.
+    /// A trial with all that an export needs; without a number, the best.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn champion(&mut self) -> Result<Champion, ClientError> {
-        let answer = self.sweeps.get_champion(GetChampionRequest {}).await;
+    pub async fn champion(&mut self, trial: Option<u32>) -> Result<Champion, ClientError> {
+        let answer = self.sweeps.get_champion(GetChampionRequest { trial }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

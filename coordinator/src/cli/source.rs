@@ -147,6 +147,14 @@ impl Source {
         }
     }
 
+    /// Of these, those on the front.
+    pub(super) async fn pareto(&mut self, top: u32) -> anyhow::Result<Leaderboard> {
+        match self {
+            Self::Running(client) => Ok(client.pareto(top).await?),
+            Self::File { state, .. } => Ok(views::pareto(state, top)?),
+        }
+    }
+
     /// One trial.
     pub(super) async fn trial(&mut self, trial: u32) -> anyhow::Result<Trial> {
         match self {
@@ -171,11 +179,11 @@ impl Source {
         }
     }
 
-    /// The best trial, with its sweep.
-    pub(super) async fn champion(&mut self) -> anyhow::Result<(Champion, Sweep)> {
+    /// A trial, without a number the best, with its sweep.
+    pub(super) async fn champion(&mut self, trial: Option<u32>) -> anyhow::Result<(Champion, Sweep)> {
         let champion = match self {
-            Self::Running(client) => client.champion().await?,
-            Self::File { state, .. } => views::champion(state)?,
+            Self::Running(client) => client.champion(trial).await?,
+            Self::File { state, .. } => views::champion(state, trial.map(TrialId))?,
         };
         let sweep =
             serde_json::from_str(&champion.sweep_json).context("the champion's sweep cannot be read")?;

@@ -43,7 +43,9 @@ pub fn importance(space: &Space, scored: &[(&Point, f64)]) -> Importance {
         space.dimensions().map(|(name, domain)| (name, weigh(name, domain))).collect();
     let sum: f64 = shares.iter().map(|(_, weight)| weight).sum();
     if sum > 0.0 {
-        shares.iter_mut().for_each(|(_, weight)| *weight /= sum);
+        for (_, weight) in &mut shares {
+            *weight /= sum;
+        }
     }
     shares.sort_by(|one, other| other.1.total_cmp(&one.1));
     Importance { trials: scored.len(), good, shares }

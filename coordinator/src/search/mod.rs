@@ -2,7 +2,8 @@
 //!
 //! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
 //! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
-//! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement`.
+//! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement` on its `goal`.
+//! - `front`: what is best where costs are to be small, too.
 //! - `importance`: which hyperparameters decided.
 //! - `axes`: the space as a cube.
 //! - `proposal`: what comes out, and why.
@@ -15,7 +16,9 @@ mod axes;
 mod bayes;
 mod dice;
 mod fit;
+mod front;
 mod gaussian;
+mod goal;
 mod grid;
 mod importance;
 mod improvement;
@@ -32,6 +35,7 @@ use rand_chacha::ChaCha8Rng;
 
 use self::{bayes::Bayes, dice::dice, tpe::Tpe};
 pub use self::{
+    front::{Costs, Outcome, front},
     importance::{Importance, importance},
     proposal::{Proposal, Why},
 };
@@ -43,6 +47,8 @@ pub struct Past<'a> {
     pub point: &'a Point,
     /// What came of it.
     pub standing: Standing,
+    /// Costs of its model that are to be small.
+    pub costs: Costs,
 }
 
 /// What has come of a trial.
@@ -58,8 +64,48 @@ pub enum Standing {
     Infeasible,
 }
 
+/// What a search is asked.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// How to search.
+    pub search: Search,
+    /// Where.
+    pub space: &'a Space,
+    /// What everything random is drawn from.
+    pub seed: u64,
+    /// Trials so far, oldest first.
+    pub history: &'a [Past<'a>],
+    /// Whether costs are to be small, too.
+    pub has_costs: bool,
+    /// The costs of a point's model, exact; none if it is not to be trained.
+    pub costs: &'a dyn Fn(&Point) -> Option<Costs>,
+}
+
+impl<'a> Question<'a> {
+    /// Where every point may be trained and nothing counts but the score.
+    pub fn plain(search: Search, space: &'a Space, seed: u64, history: &'a [Past<'a>]) -> Self {
+        Self { search, space, seed, history, has_costs: false, costs: &|_| Some(Costs::default()) }
+    }
+
+    fn is_new(&self, point: &Point) -> bool {
+        is_new(point, self.history)
+    }
+
+    /// A point of Sobol's sequence, as long as too few trials have ended to heed them.
+    fn start(&self, ended: u32, startup: u32, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        let point = sobol::propose(self.space, self.seed, self.history, dice)?;
+        Some(Proposal::new(point, Why::Startup { ended, startup }))
+    }
+
+    /// A point drawn from those that are left, where all that a method weighed is known.
+    fn draw_another(&self, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        Some(Proposal::new(random::draw(self.space, self.history, dice)?, Why::Exhausted))
+    }
+}
+
 /// The next point to try; none when the search has no more. No point comes twice.
-pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Proposal> {
+pub fn propose(question: &Question<'_>) -> Option<Proposal> {
+    let Question { search, space, seed, history, .. } = *question;
     let number = history.len() as u64;
     let mut dice = dice(seed, number);
     let (point, why) = match search {
@@ -68,9 +114,9 @@ pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -
         Search::Random => (random::draw(space, history, &mut dice), Why::Random),
         Search::Sobol => (sobol::propose(space, seed, history, &mut dice), Why::Sobol),
         Search::Tpe { startup, candidates } => {
-            return Tpe { startup, candidates }.propose(space, seed, history, &mut dice);
+            return Tpe { startup, candidates }.propose(question, &mut dice);
         }
-        Search::Bayes { startup } => return Bayes { startup }.propose(space, seed, history, &mut dice),
+        Search::Bayes { startup } => return Bayes { startup }.propose(question, &mut dice),
     };
     Some(Proposal::new(point?, why))
 }
@@ -109,22 +155,6 @@ impl<'a> Outlook<'a> {
         };
         Self { points, is_exact }
     }
-}
-
-/// A point of Sobol's sequence, as long as too few trials have ended to heed them.
-fn start(
-    space: &Space,
-    seed: u64,
-    history: &[Past<'_>],
-    dice: &mut ChaCha8Rng,
-    why: Why,
-) -> Option<Proposal> {
-    Some(Proposal::new(sobol::propose(space, seed, history, dice)?, why))
-}
-
-/// A point drawn from those that are left, where all that a method weighed is known.
-fn draw_another(space: &Space, history: &[Past<'_>], dice: &mut ChaCha8Rng) -> Option<Proposal> {
-    Some(Proposal::new(random::draw(space, history, dice)?, Why::Exhausted))
 }
 
 fn is_new(point: &Point, history: &[Past<'_>]) -> bool {

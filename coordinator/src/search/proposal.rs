@@ -80,6 +80,19 @@ pub enum Why {
         /// Trials under way, taken to turn out as was believed.
         pending: u32,
     },
+    /// The largest gain in what the front dominates was expected there.
+    Volume {
+        /// The score that was expected, the larger the better.
+        mean: f64,
+        /// How uncertain that was.
+        deviation: f64,
+        /// Points on the front.
+        front: u32,
+        /// Results that were heeded.
+        known: u32,
+        /// Trials under way, taken to turn out as was believed.
+        pending: u32,
+    },
     /// All that the method weighed was known already, so it was drawn evenly from the rest of the space.
     Exhausted,
 }
@@ -92,10 +105,11 @@ impl Proposal {
 }
 
 impl Why {
-    /// Of a belief about the point in units of the scores' deviation, beside the best; what is not finite explains nothing.
+    /// Of a belief about the point in units of the scores' deviation, beside the best or the front; what is not finite explains
+    /// nothing.
     pub(super) fn improvement(
         belief: Belief,
-        best: f64,
+        (best, front): (f64, Option<usize>),
         (mean, deviation): (f64, f64),
         (known, pending): (usize, usize),
     ) -> Self {
@@ -104,7 +118,11 @@ impl Why {
         if !why.iter().all(|number| number.is_finite()) {
             return Self::Exhausted;
         }
-        Self::Improvement { mean, deviation, best, known: known as u32, pending: pending as u32 }
+        let (known, pending) = (known as u32, pending as u32);
+        match front {
+            Some(front) => Self::Volume { mean, deviation, front: front as u32, known, pending },
+            None => Self::Improvement { mean, deviation, best, known, pending },
+        }
     }
 
     /// As it stands in the log.
@@ -116,6 +134,7 @@ impl Why {
             Self::Startup { .. } => "startup",
             Self::Density { .. } => "density",
             Self::Improvement { .. } => "improvement",
+            Self::Volume { .. } => "volume",
             Self::Exhausted => "exhausted",
         }
     }
@@ -141,6 +160,12 @@ impl Why {
                 objective.name(),
                 objective.shown(mean),
                 objective.shown(best)
+            ),
+            Self::Volume { mean, deviation, front, known, pending } => format!(
+                "the largest gain in what the front of {front} dominates was expected there after {known} results and with \
+                 {pending} pending: {} of {:.4} ± {deviation:.4} at its costs",
+                objective.name(),
+                objective.shown(mean)
             ),
             Self::Exhausted => {
                 "all that the method weighed is known already, so drawn evenly from the rest of the space"
@@ -176,12 +201,12 @@ mod tests {
     #[test]
     fn improvements_are_told_in_the_objectives_units() {
         let belief = Belief { mean: 1.0, deviation: 0.5 };
-        let why = Why::improvement(belief, 2.0, (0.5, 0.1), (3, 1));
+        let why = Why::improvement(belief, (2.0, None), (0.5, 0.1), (3, 1));
         let expected = Why::Improvement { mean: 0.6, deviation: 0.05, best: 0.7, known: 3, pending: 1 };
         assert_eq!(why, expected);
         let nonsense = Belief { mean: f64::NAN, deviation: 0.5 };
-        assert_eq!(Why::improvement(nonsense, 2.0, (0.5, 0.1), (3, 1)), Why::Exhausted);
-        let loss = Why::improvement(belief, 2.0, (-0.9, 0.1), (3, 1));
+        assert_eq!(Why::improvement(nonsense, (2.0, None), (0.5, 0.1), (3, 1)), Why::Exhausted);
+        let loss = Why::improvement(belief, (2.0, None), (-0.9, 0.1), (3, 1));
         assert!(loss.words(Objective::Loss).contains("loss of 0.8000 ± 0.0500"), "{loss:?}");
     }
 }

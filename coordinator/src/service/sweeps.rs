@@ -69,8 +69,9 @@ impl sweeps_server::Sweeps for SweepService {
         &self,
         request: Request<GetLeaderboardRequest>,
     ) -> Result<Response<Leaderboard>, Status> {
-        let top = request.into_inner().top;
-        self.view(move |state| views::leaderboard(state, top)).await
+        let GetLeaderboardRequest { top, pareto } = request.into_inner();
+        let look = if pareto { views::pareto } else { views::leaderboard };
+        self.view(move |state| look(state, top)).await
     }
 
     async fn get_trial(&self, request: Request<GetTrialRequest>) -> Result<Response<Trial>, Status> {
@@ -78,8 +79,9 @@ impl sweeps_server::Sweeps for SweepService {
         self.view(move |state| views::trial(state, trial)).await
     }
 
-    async fn get_champion(&self, _: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
-        self.view(views::champion).await
+    async fn get_champion(&self, request: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
+        let trial = request.into_inner().trial.map(TrialId);
+        self.view(move |state| views::champion(state, trial)).await
     }
 
     async fn get_curve(&self, _: Request<GetCurveRequest>) -> Result<Response<Curve>, Status> {

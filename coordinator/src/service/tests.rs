@@ -271,7 +271,7 @@ async fn a_sweep_is_trained_and_everybody_is_told() {
     assert_eq!(client.trial(1).await.unwrap().state, "completed");
     let error = client.trial(7).await.unwrap_err().to_string();
     assert!(error.contains("says: there is no trial 7"), "{error}");
-    let champion = client.champion().await.unwrap();
+    let champion = client.champion(None).await.unwrap();
     let checkpoint = wire::blob_id(&champion.checkpoint, "the checkpoint").unwrap();
     assert_eq!(client.blob(checkpoint).await.unwrap(), b"weights");
     site.stop().await;

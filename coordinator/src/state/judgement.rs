@@ -1,11 +1,12 @@
 //! What was decided about a trial on the way, and by what.
 
+use earshot_common::ids::TrialId;
 use serde::Serialize;
 
-/// One decision about whether a trial gets more epochs.
+/// One decision about whether a trial gets more epochs or folds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Judgement {
-    /// The epoch after which it was judged.
+    /// The epoch after which it was judged; in a race its best one on the newest fold.
     pub epoch: u32,
     /// What the objective made of it until then: the larger the better.
     pub score: f64,
@@ -44,6 +45,19 @@ pub enum Basis {
         /// The best score of those that wait.
         best: f64,
     },
+    /// The best trial, on the folds that both had.
+    Race {
+        /// Which.
+        best: TrialId,
+        /// How many folds.
+        folds: u32,
+        /// The mean difference from it.
+        difference: f64,
+        /// How sure it is that it is behind, from 0 to 1.
+        behind: f64,
+    },
+    /// Too few trials had every fold to judge it.
+    Early,
     /// The others' bests at that epoch.
     Median {
         /// How many.

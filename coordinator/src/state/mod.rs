@@ -4,7 +4,8 @@
 //! - [`dataset`]: the features of a sweep, as its jobs name them.
 //! - [`trial`]: trials, runs and attempts, with the run's life as a picture; `worker`: who trains them.
 //! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped; `judgement`:
-//!   what they made of each; `progress`: what completed when.
+//!   what they made of each; `progress`: what completed when; `spread`: how far
+//!   scores can be trusted.
 //! - [`replay`]: completed trials that are trained again, to be compared.
 //!
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
@@ -18,6 +19,7 @@ mod judgement;
 mod progress;
 mod ranking;
 pub mod replay;
+mod spread;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ pub use self::{
     progress::Completion,
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
+    spread::Estimate,
     sweep::{Phase, SweepState},
     trial::{Attempt, AttemptEnd, Midway, Run, RunStatus, Trial, TrialStatus},
     worker::Worker,

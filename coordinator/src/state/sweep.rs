@@ -1,5 +1,7 @@
-//! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs.
+//! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs; `raced`: which get more
+//! folds.
 
+mod raced;
 mod thinned;
 
 use std::{
@@ -11,7 +13,7 @@ use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Recipe, RunResult, Shape, Verdict, derive_seed},
     model::{AudioCnn, Cost},
-    sweep::{Point, Search, Sweep},
+    sweep::{Point, Search, Stop, Sweep},
 };
 use serde::Serialize;
 
@@ -20,10 +22,11 @@ use super::{
     event::{Grant, Refusal},
     progress::{Completion, Progress},
     ranking::{MeanMetrics, Ranking},
+    spread::{Estimate, Spread},
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
-use crate::search::{self, Past, Proposal, Standing};
+use crate::search::{self, Costs, Outcome, Past, Proposal, Question, Standing};
 
 /// Runs that may wait, proposed or not, while one of a shape is looked for: far more than are trained as one computation, few
 /// enough to be looked through at every grant.
@@ -61,6 +64,7 @@ pub struct SweepState {
     ranking: Ranking,
     thinning: Thinning,
     progress: Progress,
+    spread: Spread,
 }
 
 impl SweepState {
@@ -78,6 +82,7 @@ impl SweepState {
             ranking: Ranking::default(),
             thinning: Thinning::default(),
             progress: Progress::since(at_ms),
+            spread: Spread::default(),
         }
     }
 
@@ -205,6 +210,11 @@ impl SweepState {
             let trial = self.trial(id)?;
             Some((id, trial, MeanMetrics::of(trial)?))
         })
+    }
+
+    /// What a completed trial's mean is worth; none where there are too few folds or trials to tell.
+    pub fn estimate(&self, mean: MeanMetrics) -> Option<Estimate> {
+        self.spread.estimate(mean.score(self.sweep.objective))
     }
 
     /// Trials in the order in which they completed.
@@ -350,15 +360,47 @@ impl SweepState {
     /// The search's next point after the trials and these that it has just proposed.
     fn propose(&self, proposed: &[Proposal]) -> Option<Proposal> {
         let trials = self.trials.iter().map(|trial| self.past(trial));
-        let standing = |point| match self.verdict(point).2 {
-            Some(_) => Standing::Infeasible,
-            None => Standing::Pending,
-        };
-        let proposed =
-            proposed.iter().map(|Proposal { point, .. }| Past { point, standing: standing(point) });
+        let proposed = proposed.iter().map(|Proposal { point, .. }| {
+            let (_, cost, infeasible) = self.verdict(point);
+            let standing = infeasible.map_or(Standing::Pending, |_| Standing::Infeasible);
+            Past { point, standing, costs: self.costs(&cost) }
+        });
         let history: Vec<Past<'_>> = trials.chain(proposed).collect();
-        let Sweep { search, space, seed, .. } = &self.sweep;
-        search::propose(*search, space, *seed, &history)
+        let Sweep { search, space, seed, minimise, .. } = &self.sweep;
+        let costs = |point: &Point| {
+            let (_, cost, infeasible) = self.verdict(point);
+            infeasible.is_none().then(|| self.costs(&cost))
+        };
+        let has_costs = !minimise.is_empty();
+        search::propose(&Question {
+            search: *search,
+            space,
+            seed: *seed,
+            history: &history,
+            has_costs,
+            costs: &costs,
+        })
+    }
+
+    /// Costs that are to be small.
+    fn costs(&self, cost: &Cost) -> Costs {
+        let mut costs = Costs::default();
+        for (value, minimised) in costs.iter_mut().zip(&self.sweep.minimise) {
+            *value = minimised.of(cost);
+        }
+        costs
+    }
+
+    /// The numbers of the completed trials on the front: no other scores as well and costs as little, and is better in something.
+    /// Where no cost is to be small, these are the best.
+    pub fn front(&self) -> BTreeSet<TrialId> {
+        let scored = self.ranking.trials().filter_map(|id| {
+            let trial = self.trial(id)?;
+            let score = trial.score(self.sweep.objective)?;
+            Some((id, Outcome { score, costs: self.costs(&trial.cost) }))
+        });
+        let (ids, outcomes): (Vec<TrialId>, Vec<Outcome>) = scored.unzip();
+        search::front(&outcomes).into_iter().filter_map(|number| ids.get(number).copied()).collect()
     }
 
     /// A point's model and what it costs, and why it is not to be trained if it cannot be built or the constraints rule it out.
@@ -376,8 +418,11 @@ impl SweepState {
         let (model, cost, infeasible) = self.verdict(&point);
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);
-        self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
-        let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), Run::default())).collect();
+        let first = folds.iter().min().copied();
+        let begun = |fold: u32| Run { status: self.first_status(Some(fold) == first), ..Run::default() };
+        let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), begun(fold))).collect();
+        let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
+        self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
         let judgements = Vec::new();
         let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit: None };
         *self.tally.entry(trial.status()).or_default() += 1;
@@ -390,14 +435,26 @@ impl SweepState {
             TrialStatus::Waiting | TrialStatus::Running => Standing::Pending,
             // A loss or an accuracy that is no number is no better than a failure.
             // A stopped one was worse than others at its epoch, which is what its score says.
-            TrialStatus::Completed | TrialStatus::Stopped => MeanMetrics::so_far(trial)
-                .map(|mean| mean.score(self.sweep.objective))
+            TrialStatus::Completed | TrialStatus::Stopped => self
+                .score_so_far(trial)
                 .filter(|score| score.is_finite())
                 .map_or(Standing::Failed, Standing::Completed),
             TrialStatus::Failed => Standing::Failed,
             TrialStatus::Infeasible => Standing::Infeasible,
         };
-        Past { point: &trial.point, standing }
+        Past { point: &trial.point, standing, costs: self.costs(&trial.cost) }
+    }
+
+    /// What the objective makes of a trial that has ended or was stopped; in a race, as if it had every fold.
+    fn score_so_far(&self, trial: &Trial) -> Option<f64> {
+        match self.sweep.stop {
+            Some(Stop::Race { .. }) => {
+                let scores = self.scores(trial);
+                let mean = scores.values().sum::<f64>() / scores.len() as f64;
+                (!scores.is_empty()).then(|| self.spread.adjusted(&scores).unwrap_or(mean))
+            }
+            _ => MeanMetrics::so_far(trial).map(|mean| mean.score(self.sweep.objective)),
+        }
     }
 
     pub(super) fn report(
@@ -500,6 +557,8 @@ impl SweepState {
                 && let Some(mean) = MeanMetrics::of(trial)
             {
                 self.ranking.enter(id.trial, mean, self.sweep.objective);
+                let scores = self.trial(id.trial).map(|trial| self.scores(trial)).unwrap_or_default();
+                self.spread.enter(&scores);
             }
         }
         Some(changed)

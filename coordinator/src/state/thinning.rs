@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use earshot_common::{
     ids::{FoldId, TrialId},
     job::Epoch,
-    sweep::{Halving, Objective, Stop},
+    sweep::{Halving, Stop},
 };
 use serde::Serialize;
 
@@ -163,11 +163,6 @@ impl Thinning {
 /// What the objective makes of the best of these epochs: the one of lowest loss, as a run's result is.
 pub(super) fn best_so_far(epochs: &[Epoch]) -> Option<&Epoch> {
     epochs.iter().min_by(|one, other| one.loss.total_cmp(&other.loss))
-}
-
-/// The score of one epoch.
-pub(super) fn score_of(epoch: &Epoch, objective: Objective) -> f64 {
-    MeanMetrics::over(&[epoch]).map_or(f64::NEG_INFINITY, |mean| mean.score(objective))
 }
 
 /// Maps whose keys are no text, as lists of pairs.

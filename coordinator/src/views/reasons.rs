@@ -17,6 +17,10 @@ pub(super) fn why(why: Why, objective: Objective) -> proto::Why {
             message.deviation = Some(deviation);
             message.best = Some(objective.shown(best));
         }
+        Why::Volume { mean, deviation, .. } => {
+            message.expected = Some(objective.shown(mean));
+            message.deviation = Some(deviation);
+        }
         Why::Density { log_ratio, .. } => message.log_ratio = Some(log_ratio),
         Why::Grid | Why::Random | Why::Sobol | Why::Startup { .. } | Why::Exhausted => {}
     }
@@ -59,6 +63,12 @@ fn words(judgement: &Judgement, objective: Objective) -> String {
                 }
             }
         }
+        Basis::Race { best, folds, difference, behind } => format!(
+            "its {metric} on {folds} of the folds is {:.4} from that of trial {best}, the best; that it is behind is {:.1}% sure",
+            difference.abs(),
+            100.0 * behind
+        ),
+        Basis::Early => "too few trials had every fold to judge it".to_owned(),
         Basis::Median { others, median } => {
             let median = number(median);
             format!(

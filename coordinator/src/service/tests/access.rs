@@ -148,7 +148,7 @@ async fn each_role_is_kept_to_its_own() {
         Code::PermissionDenied,
         denied,
     );
-    check(sweeps.get_champion(GetChampionRequest {}).await, Code::PermissionDenied, denied);
+    check(sweeps.get_champion(GetChampionRequest { trial: None }).await, Code::PermissionDenied, denied);
     check(sweeps.replay_trial(ReplayTrialRequest { trial: 0 }).await, Code::PermissionDenied, denied);
 
     let mut cluster = guarded.cluster(&guarded.ann);

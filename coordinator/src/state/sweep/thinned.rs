@@ -10,7 +10,7 @@ use super::SweepState;
 use crate::state::{
     judgement::{Judged, Judgement},
     ranking::MeanMetrics,
-    thinning::{best_so_far, score_of},
+    thinning::best_so_far,
     trial::{AttemptEnd, RunStatus},
 };
 
@@ -32,6 +32,7 @@ impl SweepState {
             return (Verdict::Continue, Vec::new());
         };
         let held = match stop {
+            Stop::Race { .. } => Vec::new(),
             Stop::Median { min_epochs, startup } => {
                 let goes_on = epoch < min_epochs || self.is_above_median(startup, id, epoch);
                 if goes_on { Vec::new() } else { self.folds(id.trial) }
@@ -55,6 +56,9 @@ impl SweepState {
     /// A run has completed: its trial may have come to a rung, or past all of them.
     pub(super) fn come_through(&mut self, trial: TrialId) {
         let Some(stop) = self.sweep.stop else { return };
+        if let Stop::Race { startup, confidence } = stop {
+            return self.race(trial, startup, confidence);
+        }
         let epochs = self.sweep.schedule.epochs;
         while let Some(rung) = self.thinning.next_rung(stop, trial, epochs) {
             if !self.is_at(trial, rung, None) || !self.note(stop, trial, rung) {
@@ -158,7 +162,7 @@ impl SweepState {
     fn is_above_median(&mut self, startup: u32, id: RunId, epoch: u32) -> bool {
         let best = self.run(id).and_then(|run| best_so_far(&run.epochs)).copied();
         let Some(best) = best else { return true };
-        let score = score_of(&best, self.sweep.objective);
+        let score = self.sweep.objective.score(&best);
         let below = self.thinning.below_median(startup, (id.trial, id.fold, epoch), score);
         if let Some(basis) = below
             && let Some(trial) = self.trials.get_mut(id.trial.0 as usize)
