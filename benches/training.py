@@ -29,6 +29,8 @@ KEEP_FREED = {
 }
 # Eager is PyTorch by its defaults; tuned has channels-last, a fused Adam and the allocator's settings.
 PEERS = {"eager": ([], {}), "tuned": (["--tuned"], KEEP_FREED)}
+# What the kernel calls the instructions that a worker's --bf16 needs.
+HAS_BF16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text().split()
 # Losses are compared as means of so many steps.
 WINDOW = 20
 CURVE_STEPS = 120
@@ -66,6 +68,8 @@ def one_round(python: Path, model: str, at_once: int) -> dict[str, float]:
     """Samples a second of one slot, the mean of those that run at once."""
     rates = {kind: theirs(python, "rate", model, kind, "--processes", str(at_once)) for kind in PEERS}
     rates["Earshot"] = ours(model, "--slots", str(at_once))
+    if HAS_BF16:
+        rates["bf16"] = ours(model, "--slots", str(at_once), "--bf16")
     return {side: statistics.mean(rate["training"]) for side, rate in rates.items()}
 
 
@@ -89,11 +93,12 @@ def print_curves(python: Path, seeds: int) -> None:
     print("| model | side | " + " | ".join(columns) + " |")
     print("|---|---|" + "---|" * len(columns))
     for model in MODELS:
-        arguments = ["--steps", str(CURVE_STEPS), "--seeds", str(seeds)]
-        curves = {
-            "Earshot": ours(model, "--curve", str(CURVE_STEPS), "--seeds", str(seeds))["losses"],
-            "PyTorch": theirs(python, "curve", model, "eager", *arguments)["losses"],
-        }
+        of_ours = ["--curve", str(CURVE_STEPS), "--seeds", str(seeds)]
+        of_theirs = ["--steps", str(CURVE_STEPS), "--seeds", str(seeds)]
+        curves = {"Earshot": ours(model, *of_ours)["losses"]}
+        if HAS_BF16:
+            curves["Earshot, bf16"] = ours(model, "--bf16", *of_ours)["losses"]
+        curves["PyTorch"] = theirs(python, "curve", model, "eager", *of_theirs)["losses"]
         for side, losses in curves.items():
             print(f"| {model} | {side} | " + " | ".join(windows(losses)) + " |")
 
@@ -114,14 +119,15 @@ def main() -> None:
 
     print(f"\ntraining steps, batches of 32, {describe_machine()}, medians of {arguments.pairs}")
     print("samples a second a core\n")
-    print("| model | at once | PyTorch eager | PyTorch tuned | Earshot | times eager | times tuned | per core |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("| model | at once | PyTorch eager | PyTorch tuned | Earshot | times eager | times tuned | per core | with --bf16 |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for (model, at_once), rate in table.items():
         eager, tuned, our = rate["eager"], rate["tuned"], rate["Earshot"]
         scaling = our / table[model, 1]["Earshot"]
+        bf16 = f"{rate['bf16']:.0f} ({rate['bf16'] / our:.2f} times)" if HAS_BF16 else "not here"
         print(
             f"| {MODELS[model]} | {at_once} | {eager:.0f} | {tuned:.0f} | {our:.0f} "
-            f"| **{our / eager:.1f}** | **{our / tuned:.1f}** | {scaling:.2f} |"
+            f"| **{our / eager:.1f}** | **{our / tuned:.1f}** | {scaling:.2f} | {bf16} |"
         )
     print_curves(python, arguments.seeds)
 

@@ -1,5 +1,9 @@
-"""The guide's commands, run; the units, checked. Binaries: BIN, else cargo's debug folder."""
+"""The guide's commands, run; the units, checked. Binaries: BIN, else cargo's debug folder.
 
+The coordinator and everything else run on two hosts, which are network namespaces; on loopback where there can be none.
+"""
+
+import contextlib
 import os
 import pathlib
 import re
@@ -43,6 +47,41 @@ def free_port():
         return listener.getsockname()[1]
 
 
+def ip(*words):
+    subprocess.run(["ip", *words], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def two_hosts():
+    """The coordinator's and another's names and the address of the first, or None where there can be no namespaces."""
+    coordinator, other = (f"earshot-{os.getpid()}-{name}" for name in ("coordinator", "other"))
+    with contextlib.ExitStack() as stack:
+        try:
+            for host in (coordinator, other):
+                ip("netns", "add", host)
+                stack.callback(ip, "netns", "delete", host)
+            ip("-n", coordinator, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", other)
+            for number, host in enumerate((coordinator, other), start=1):
+                ip("-n", host, "address", "add", f"10.78.0.{number}/24", "dev", "eth0")
+                ip("-n", host, "link", "set", "lo", "up")
+                ip("-n", host, "link", "set", "eth0", "up")
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"on loopback, for there can be no network namespaces here: {error}")
+            yield None
+        else:
+            yield coordinator, other, "10.78.0.1"
+
+
+def at_hosts(folder, programs, coordinator, other):
+    """Programs in `folder` that run the real ones where the guide has them: only `coordinator start` on the coordinator's host."""
+    folder.mkdir()
+    for name in ("coordinator", "worker"):
+        host = f'$([ "{name} $1" = "coordinator start" ] && echo {coordinator} || echo {other})'
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec ip netns exec "{host}" "{programs}/{name}" "$@"\n')
+        program.chmod(0o755)
+
+
 class Guide(unittest.TestCase):
     def test_its_commands_do_what_it_says(self):
         folder = binaries()
@@ -51,11 +90,17 @@ class Guide(unittest.TestCase):
         text = (DEPLOY / "README.md").read_text()
         blocks = re.findall(r"\*Run by the tests:\*\n\n```sh\n(.*?)```", text, flags=re.DOTALL)
         self.assertEqual(len(blocks), 4)
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory() as work, two_hosts() as hosts:
+            address = "127.0.0.1"
+            programs = folder
+            if hosts is not None:
+                *names, address = hosts
+                programs = pathlib.Path(work) / "bin"
+                at_hosts(programs, folder, *names)
             environment = {
-                "PATH": f"{folder}:{os.environ['PATH']}",
+                "PATH": f"{programs}:{os.environ['PATH']}",
                 "HOME": work,
-                "HOST": "127.0.0.1",
+                "HOST": address,
                 "PORT": str(free_port()),
                 "SWEEP": "guide.toml",
             }

@@ -69,6 +69,11 @@ impl BlobStore {
         Ok(Self { root })
     }
 
+    /// The folder.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Where a blob of this name lies, or would.
     pub fn path(&self, id: BlobId) -> PathBuf {
         let name = id.to_string();
@@ -193,11 +198,14 @@ impl Incoming {
             return Err(BlobError::Corrupt { expected, found, path });
         }
         self.file.as_file().sync_all().map_err(io_at(self.file.path()))?;
-        let shelf = path.parent().unwrap_or(&self.store.root);
+        let root = &self.store.root;
+        let shelf = path.parent().unwrap_or(root);
+        let is_new = !shelf.is_dir();
         fs::create_dir_all(shelf).map_err(io_at(shelf))?;
         self.file.persist(&path).map_err(|error| io_at(&path)(error.error))?;
-        // The rename is durable only once the folder itself is synced.
-        fs::File::open(shelf).and_then(|folder| folder.sync_all()).map_err(io_at(shelf))
+        // The rename is durable only once the folder itself is synced, and a new folder only once the one around it is.
+        sync_folder(shelf)?;
+        if is_new { sync_folder(root) } else { Ok(()) }
     }
 }
 
@@ -212,6 +220,10 @@ fn is_stale(entry: &fs::DirEntry) -> bool {
     age.is_some_and(|age| age.as_secs() > STALE_S)
 }
 
+fn sync_folder(folder: &Path) -> Result<(), BlobError> {
+    fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(io_at(folder))
+}
+
 fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BlobError {
     let path = path.to_owned();
     move |source| BlobError::Io { path, source }
@@ -219,6 +231,8 @@ fn io_at(path: &Path) -> impl FnOnce(io::Error) -> BlobError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn store() -> (tempfile::TempDir, BlobStore) {
@@ -251,6 +265,25 @@ mod tests {
         let id = store.put(b"features").unwrap();
         fs::write(store.path(id), b"featureS").unwrap();
         assert!(matches!(store.read(id), Err(BlobError::Corrupt { .. })));
+    }
+
+    /// What a process that was killed left is no blob, and goes; what another may still be writing stays.
+    #[test]
+    fn what_an_interrupted_write_left_is_swept_away_once_it_is_old() {
+        let (_folder, store) = store();
+        let id = store.put(b"features").unwrap();
+        let leave = |name: &str, age_s: u64| {
+            let path = store.root.join(name);
+            fs::write(&path, b"half").unwrap();
+            let then = fs::metadata(&path).unwrap().modified().unwrap() - Duration::from_secs(age_s);
+            fs::File::options().write(true).open(&path).unwrap().set_modified(then).unwrap();
+            path
+        };
+        let (old, young) = (leave(".incoming-old", 7_200), leave(".incoming-young", 60));
+        assert_eq!(store.ids().unwrap(), BTreeSet::from([id]));
+        let store = BlobStore::open(&store.root).unwrap();
+        assert!(!old.exists() && young.exists());
+        assert_eq!(store.read(id).unwrap(), b"features");
     }
 
     #[test]

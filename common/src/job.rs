@@ -266,8 +266,10 @@ pub enum Reason {
     OutOfMemory,
     /// A shard or a split could not be fetched or read.
     Data,
-    /// The worker's disk or another part of it failed.
+    /// Something in the worker failed.
     Worker,
+    /// The worker's disk is full, or failed.
+    Disk,
     /// The worker was told to leave.
     Drained,
 }

@@ -143,7 +143,7 @@ twins! {
     Optimizer: "the recipe's optimizer", Adam | AdamW;
     LrScheduler: "the recipe's lr_scheduler", Constant | Cosine | OneCycle;
     Keep: "the recipe's keep", Best | Last;
-    Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Drained;
+    Reason: "the failure's reason", Diverged | OutOfMemory | Data | Worker | Disk | Drained;
     Verdict: "the verdict", Continue | Stop | Pause;
 }
 

@@ -1,4 +1,4 @@
-//! The coordinator's blobs: a store of its own, and the prepared folder's shards beside it.
+//! The coordinator's blobs: a store of its own, and beside it the shards of the folders that were prepared for its sweeps.
 //!
 //! The own store lies next to the database and takes what sweeps produce: splits, manifests, checkpoints, logits. Shards
 //! stay where preparation put them and are only read.
@@ -7,6 +7,7 @@ use std::{
     fs::File,
     io::{self, Read},
     path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 use earshot_common::{
@@ -19,7 +20,8 @@ use earshot_data::prepare::BLOBS;
 #[derive(Debug, Clone)]
 pub struct Blobs {
     own: BlobStore,
-    shards: BlobStore,
+    /// A folder for each preparation; sweeps may share one. Behind a std lock: nothing waits while holding it.
+    shards: Arc<RwLock<Vec<BlobStore>>>,
 }
 
 impl Blobs {
@@ -28,12 +30,27 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Io`] when one of the two folders cannot be made or read.
     pub fn open(db: &Path, processed: &Path) -> Result<Self, BlobError> {
-        Ok(Self { own: BlobStore::open(folder_of(db))?, shards: BlobStore::open(processed.join(BLOBS))? })
+        let blobs = Self { own: BlobStore::open(folder_of(db))?, shards: Arc::default() };
+        blobs.add(processed)?;
+        Ok(blobs)
+    }
+
+    /// Reads shards from another prepared folder as well.
+    ///
+    /// # Errors
+    /// [`BlobError::Io`] when it cannot be made or read.
+    pub fn add(&self, processed: &Path) -> Result<(), BlobError> {
+        let store = BlobStore::open(processed.join(BLOBS))?;
+        let mut shards = self.shards.write().unwrap_or_else(PoisonError::into_inner);
+        if shards.iter().all(|known| known.root() != store.root()) {
+            shards.push(store);
+        }
+        Ok(())
     }
 
     /// Whether a blob of this name is in one of the stores.
     pub fn contains(&self, id: BlobId) -> bool {
-        self.own.contains(id) || self.shards.contains(id)
+        self.holder(id).contains(id)
     }
 
     /// Reads a blob and verifies its hash.
@@ -49,8 +66,7 @@ impl Blobs {
     /// # Errors
     /// [`BlobError::Missing`] or [`BlobError::Io`].
     pub fn reader(&self, id: BlobId) -> Result<BlobReader, BlobError> {
-        let store = self.holder(id);
-        let path = store.path(id);
+        let path = self.holder(id).path(id);
         let open = || -> io::Result<(File, u64)> {
             let file = File::open(&path)?;
             let size = file.metadata()?.len();
@@ -82,8 +98,12 @@ impl Blobs {
     }
 
     /// The store that has the blob; the own one when none has.
-    fn holder(&self, id: BlobId) -> &BlobStore {
-        if !self.own.contains(id) && self.shards.contains(id) { &self.shards } else { &self.own }
+    fn holder(&self, id: BlobId) -> BlobStore {
+        if self.own.contains(id) {
+            return self.own.clone();
+        }
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        shards.iter().find(|store| store.contains(id)).unwrap_or(&self.own).clone()
     }
 }
 

@@ -11,8 +11,8 @@ use earshot_proto::earshot::v1::{
     CancelSweepRequest, Champion, Curve, FetchRequest, GetChampionRequest, GetCurveRequest,
     GetImportanceRequest, GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest,
     Importance, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest,
-    ResumeSweepRequest, Status as SweepStatus, Sweep, SweepList, Trial, WatchStatusRequest,
-    blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    ResumeSweepRequest, Status as SweepStatus, Submission, SubmitSweepRequest, Sweep, SweepList, Trial,
+    WatchStatusRequest, blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
 use tonic::{Status, Streaming};
 
@@ -102,12 +102,12 @@ impl Client {
         &self.url
     }
 
-    /// Where the sweep stands.
+    /// Where a sweep stands; as everywhere here, the newest where none is named.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn status(&mut self) -> Result<SweepStatus, ClientError> {
-        let answer = self.sweeps.get_status(GetStatusRequest {}).await;
+    pub async fn status(&mut self, sweep: Option<&str>) -> Result<SweepStatus, ClientError> {
+        let answer = self.sweeps.get_status(GetStatusRequest { sweep: sweep.map(str::to_owned) }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -115,37 +115,43 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn watch(&mut self) -> Result<Streaming<SweepStatus>, ClientError> {
-        let answer = self.sweeps.watch_status(WatchStatusRequest {}).await;
+    pub async fn watch(&mut self, sweep: Option<&str>) -> Result<Streaming<SweepStatus>, ClientError> {
+        let answer = self.sweeps.watch_status(WatchStatusRequest { sweep: sweep.map(str::to_owned) }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
-    /// The next status; none after the last.
+    /// The next answer of several; none after the last.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn next(
-        &self,
-        statuses: &mut Streaming<SweepStatus>,
-    ) -> Result<Option<SweepStatus>, ClientError> {
-        statuses.message().await.map_err(|status| self.refused(status))
+    pub async fn next<T>(&self, answers: &mut Streaming<T>) -> Result<Option<T>, ClientError> {
+        answers.message().await.map_err(|status| self.refused(status))
     }
 
-    /// Completed trials, the best first, `top` at most; 0: all.
+    /// Hands a sweep in, and hears how far its preparation has got.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn leaderboard(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
-        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top, pareto: false }).await;
+    pub async fn submit(
+        &mut self,
+        request: SubmitSweepRequest,
+    ) -> Result<Streaming<Submission>, ClientError> {
+        let answer = self.sweeps.submit_sweep(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
-    /// Of these, those on the front.
+    /// Completed trials, the best first, `top` at most; 0: all. With `pareto` only those on the front.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn pareto(&mut self, top: u32) -> Result<Leaderboard, ClientError> {
-        let answer = self.sweeps.get_leaderboard(GetLeaderboardRequest { top, pareto: true }).await;
+    pub async fn leaderboard(
+        &mut self,
+        sweep: Option<&str>,
+        top: u32,
+        pareto: bool,
+    ) -> Result<Leaderboard, ClientError> {
+        let request = GetLeaderboardRequest { top, sweep: sweep.map(str::to_owned), pareto };
+        let answer = self.sweeps.get_leaderboard(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -153,8 +159,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn trial(&mut self, trial: u32) -> Result<Trial, ClientError> {
-        let answer = self.sweeps.get_trial(GetTrialRequest { trial }).await;
+    pub async fn trial(&mut self, sweep: Option<&str>, trial: u32) -> Result<Trial, ClientError> {
+        let answer = self.sweeps.get_trial(GetTrialRequest { trial, sweep: sweep.map(str::to_owned) }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -180,8 +186,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn replay_trial(&mut self, trial: u32) -> Result<Replay, ClientError> {
-        let answer = self.sweeps.replay_trial(ReplayTrialRequest { trial }).await;
+    pub async fn replay_trial(&mut self, sweep: Option<&str>, trial: u32) -> Result<Replay, ClientError> {
+        let answer =
+            self.sweeps.replay_trial(ReplayTrialRequest { trial, sweep: sweep.map(str::to_owned) }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -198,8 +205,13 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn champion(&mut self, trial: Option<u32>) -> Result<Champion, ClientError> {
-        let answer = self.sweeps.get_champion(GetChampionRequest { trial }).await;
+    pub async fn champion(
+        &mut self,
+        sweep: Option<&str>,
+        trial: Option<u32>,
+    ) -> Result<Champion, ClientError> {
+        let request = GetChampionRequest { sweep: sweep.map(str::to_owned), trial };
+        let answer = self.sweeps.get_champion(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

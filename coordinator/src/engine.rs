@@ -261,7 +261,7 @@ impl Shell {
         let (first, events) = self.mind.uncommitted();
         if !events.is_empty() {
             let stopwatch = Stopwatch::start();
-            self.log.append(first, events)?;
+            self.log.append(first, events, self.mind.decided())?;
             self.commits.observe(stopwatch.elapsed_ns() as f64 * 1e-9);
             self.mind.committed();
             self.changed.send_replace(self.mind.state().position());

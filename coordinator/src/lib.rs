@@ -8,7 +8,8 @@
 //! - [`store`]: the append-only log in redb.
 //! - [`engine`]: the thread that applies, commits, then answers.
 //! - [`clock`]: the only clock.
-//! - [`dataset`], [`blobs`]: what a sweep's jobs are made of, and where it lies.
+//! - [`preparing`]: what a sweep wants of its recordings; [`dataset`], [`blobs`]: what its jobs are made of, and where it lies.
+//! - [`retrace`]: a log's decisions, made again.
 //! - [`upkeep`]: a database's blobs against its log.
 //! - [`views`]: what users are shown, pure.
 //! - [`access`]: who may ask for what.
@@ -30,6 +31,8 @@ pub mod engine;
 pub mod export;
 pub mod leases;
 pub mod mind;
+pub mod preparing;
+pub mod retrace;
 pub mod search;
 pub mod service;
 pub mod state;

@@ -11,7 +11,7 @@ use earshot_common::ids::{Token, WorkerId};
 
 use crate::{
     leases::{Leases, Lost},
-    state::{Decision, Event, EventKind, Grant, Refusal, State},
+    state::{Decision, Digest, Event, EventKind, Grant, Refusal, State},
 };
 
 /// The answer to a worker that asks for a run.
@@ -32,6 +32,8 @@ pub struct Mind {
     leases: Leases,
     /// Applied and not yet on disk.
     uncommitted: Vec<Event>,
+    /// What was decided of each.
+    decided: Vec<Digest>,
 }
 
 impl Mind {
@@ -41,7 +43,7 @@ impl Mind {
         for token in state.live_tokens() {
             leases.begin(token, now_ms);
         }
-        Self { state, leases, uncommitted: Vec::new() }
+        Self { state, leases, uncommitted: Vec::new(), decided: Vec::new() }
     }
 
     /// What is known, uncommitted events included.
@@ -59,9 +61,15 @@ impl Mind {
         (self.state.position() - self.uncommitted.len() as u64, &self.uncommitted)
     }
 
+    /// What was decided of each uncommitted event.
+    pub fn decided(&self) -> &[Digest] {
+        &self.decided
+    }
+
     /// What was uncommitted is on disk.
     pub fn committed(&mut self) {
         self.uncommitted.clear();
+        self.decided.clear();
     }
 
     /// Applies what happened.
@@ -76,6 +84,7 @@ impl Mind {
             (_, &EventKind::Reported { token, .. }) => self.leases.renew(token, now_ms),
             _ => {}
         }
+        self.decided.push(decision.digest());
         self.uncommitted.push(event);
         Ok(decision)
     }
@@ -88,7 +97,7 @@ impl Mind {
     pub fn ask(&mut self, worker: WorkerId, runs: usize, now_ms: u64) -> Result<Asked, Refusal> {
         let has_room = self.state.present(worker)?.has_room();
         if has_room && self.state.has_work() {
-            let proposed = self.state.proposals();
+            let proposed = self.state.proposals(now_ms);
             let asked = EventKind::Asked { worker, proposed };
             if let Decision::Granted(grant) = self.apply(asked, now_ms)? {
                 let alike = self.ask_alike(worker, &grant, runs.saturating_sub(1), now_ms)?;

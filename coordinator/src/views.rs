@@ -45,12 +45,17 @@ pub enum ViewError {
     NoneCompleted(String),
 }
 
-/// Where the newest sweep stands. `present` are the workers that were heard lately; nobody is when no coordinator runs.
+/// Where a sweep stands; as everywhere here, the newest where none is named. `present` are the workers that were heard lately;
+/// nobody is when no coordinator runs.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`].
-pub fn status(state: &State, present: &BTreeSet<WorkerId>) -> Result<proto::Status, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`].
+pub fn status(
+    state: &State,
+    name: Option<&str>,
+    present: &BTreeSet<WorkerId>,
+) -> Result<proto::Status, ViewError> {
+    let (_, sweep) = find(state, name)?;
     Ok(proto::Status {
         sweep: sweep.sweep().name.clone(),
         state: sweep_state(sweep).to_owned(),
@@ -112,6 +117,7 @@ pub fn sweep_view(sweep: &SweepState) -> proto::Sweep {
         trials_infeasible: sweep.count(TrialStatus::Infeasible),
         trials_stopped: sweep.count(TrialStatus::Stopped),
         runs_leased: sweep.leased() as u32,
+        weight: sweep.sweep().weight,
     }
 }
 
@@ -124,21 +130,21 @@ fn sweep_state(sweep: &SweepState) -> &'static str {
     }
 }
 
-/// The newest sweep's completed trials, the best first, `top` at most; 0: all.
+/// A sweep's completed trials, the best first, `top` at most; 0: all.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`].
-pub fn leaderboard(state: &State, top: u32) -> Result<proto::Leaderboard, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`].
+pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
+    let (_, sweep) = find(state, name)?;
     Ok(board(sweep, top, |_| true))
 }
 
 /// Of these, those on the front: no other scores as well and costs as little, and is better in something.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`].
-pub fn pareto(state: &State, top: u32) -> Result<proto::Leaderboard, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`].
+pub fn pareto(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
+    let (_, sweep) = find(state, name)?;
     let front = sweep.front();
     Ok(board(sweep, top, |id| front.contains(&id)))
 }
@@ -172,12 +178,12 @@ fn board(sweep: &SweepState, top: u32, is_shown: impl Fn(TrialId) -> bool) -> pr
     }
 }
 
-/// One trial of the newest sweep, with all of its epochs.
+/// One trial of a sweep, with all of its epochs.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`], [`ViewError::NoTrial`].
-pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
-    let (_, sweep) = newest(state)?;
+/// As [`find`], or [`ViewError::NoTrial`].
+pub fn trial(state: &State, name: Option<&str>, id: TrialId) -> Result<proto::Trial, ViewError> {
+    let (_, sweep) = find(state, name)?;
     let trial = find_trial(sweep, id)?;
     let runs: Vec<proto::Run> = trial.all_runs().map(|(fold, run)| run_view(state, fold, run)).collect();
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
@@ -199,13 +205,16 @@ pub fn trial(state: &State, id: TrialId) -> Result<proto::Trial, ViewError> {
     })
 }
 
-/// A completed trial of the newest sweep, without a number the best, and of its runs the refit if it has completed, otherwise
-/// the best.
+/// A sweep's completed trial, without a number the best, and of its runs the refit if it has completed, otherwise the best.
 ///
 /// # Errors
-/// [`ViewError::NoSweep`], [`ViewError::NoneCompleted`], [`ViewError::NoTrial`], [`ViewError::NotCompleted`].
-pub fn champion(state: &State, chosen: Option<TrialId>) -> Result<proto::Champion, ViewError> {
-    let (sweep_id, sweep) = newest(state)?;
+/// As [`find`], or [`ViewError::NoneCompleted`], [`ViewError::NoTrial`], [`ViewError::NotCompleted`].
+pub fn champion(
+    state: &State,
+    name: Option<&str>,
+    chosen: Option<TrialId>,
+) -> Result<proto::Champion, ViewError> {
+    let (sweep_id, sweep) = find(state, name)?;
     let (id, trial) = match chosen {
         Some(id) => (id, find_trial(sweep, id)?),
         None => sweep
@@ -342,6 +351,7 @@ fn reason(reason: Reason) -> &'static str {
         Reason::OutOfMemory => "out of memory",
         Reason::Data => "data",
         Reason::Worker => "worker",
+        Reason::Disk => "disk",
         Reason::Drained => "drained",
     }
 }

@@ -26,6 +26,8 @@ fn help_teaches_with_examples() {
         &["curve"],
         &["importance"],
         &["trial", "replay"],
+        &["replay"],
+        &["submit"],
         &["export"],
         &["data", "prepare"],
         &["data", "inspect"],

@@ -81,12 +81,12 @@ impl Mind {
             state.apply(event).unwrap();
         }
         assert_eq!(state, self.state);
-        assert_eq!(state.proposals(), self.state.proposals());
+        assert_eq!(state.proposals(0), self.state.proposals(0));
         self.state = state;
     }
 
     fn ask(&mut self, worker: WorkerId) -> Option<Grant> {
-        let proposed = self.state.proposals();
+        let proposed = self.state.proposals(0);
         match self.does(EventKind::Asked { worker, proposed }) {
             Decision::Granted(grant) => Some(*grant),
             Decision::NothingLeft => None,

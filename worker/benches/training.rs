@@ -2,6 +2,7 @@
 //!
 //!     cargo bench -p worker --bench training                                    # the reference model, one slot
 //!     cargo bench -p worker --bench training -- --model five-block --slots 4    # another model, slots at once
+//!     cargo bench -p worker --bench training -- --bf16                          # with 16-bit factors
 //!     cargo bench -p worker --bench training -- --malloc                        # without our allocator settings
 //!     cargo bench -p worker --bench training -- --curve 300 --seeds 3           # losses step by step instead
 //!     cargo bench -p worker --bench training -- --curve 300 --libtorch             # the same as a GPU trains them
@@ -23,6 +24,7 @@ use std::{fs, hint::black_box, path::Path, sync::Barrier, thread, time::Duration
 use earshot_common::job::Job;
 use tch::Device;
 use worker::{
+    cpu::{Bf16, Precision},
     features::Features,
     memory,
     network::fresh_weights,
@@ -47,6 +49,9 @@ fn main() {
     let value = |name: &str| text(name).and_then(|n| n.parse().ok());
     let is_json = text("--format").is_some_and(|format| format == "json");
     let model = text("--model").unwrap_or_else(|| "reference".to_owned());
+    let is_bf16 = args.iter().any(|arg| arg == "--bf16");
+    let bf16 = || Precision::Bf16(Bf16::detect().expect("a processor with AVX512-BF16"));
+    let precision = if is_bf16 { bf16() } else { Precision::F32 };
     if !args.iter().any(|arg| arg == "--malloc") {
         assert!(memory::keep_freed());
     }
@@ -56,15 +61,23 @@ fn main() {
     if let Some(folder) = text("--write") {
         write_clips(&model, Path::new(&folder));
     } else if let Some(steps) = value("--curve") {
-        let curve = if args.iter().any(|arg| arg == "--libtorch") { libtorch_curve } else { curve };
-        let losses: Vec<Vec<f64>> =
-            (0..value("--seeds").unwrap_or(3)).map(|seed| curve(&model, steps, seed as u64)).collect();
+        let is_libtorch = args.iter().any(|arg| arg == "--libtorch");
+        let of_seed = |seed| {
+            if is_libtorch {
+                libtorch_curve(&model, steps, seed)
+            } else {
+                curve(&model, steps, seed, precision)
+            }
+        };
+        let seeds = value("--seeds").unwrap_or(3) as u64;
+        let losses: Vec<Vec<f64>> = (0..seeds).map(of_seed).collect();
         println!("{}", serde_json::json!({ "losses": losses }));
     } else {
         let slots = value("--slots").unwrap_or(1);
         let start = Barrier::new(slots);
         let rates: Vec<Rates> = thread::scope(|scope| {
-            let slots: Vec<_> = (0..slots).map(|_| scope.spawn(|| measure(&model, &start))).collect();
+            let slots: Vec<_> =
+                (0..slots).map(|_| scope.spawn(|| measure(&model, &start, precision))).collect();
             slots.into_iter().map(|slot| slot.join().expect("a slot")).collect()
         });
         print_rates(&model, &rates, is_json);
@@ -93,9 +106,9 @@ fn print_rates(model: &str, rates: &[Rates], is_json: bool) {
     }
 }
 
-fn measure(model: &str, start: &Barrier) -> Rates {
+fn measure(model: &str, start: &Barrier, precision: Precision) -> Rates {
     let (job, features) = example(model, 1, Device::Cpu);
-    let mut learner = learner(&job, &features, 1);
+    let mut learner = learner(&job, &features, 1, precision);
     learner.batches().shuffle();
     let batch_count = learner.batches().count();
     let pace = Schedule::new(&job.recipe, batch_count).pace(0);
@@ -120,9 +133,9 @@ fn measure(model: &str, start: &Barrier) -> Rates {
 }
 
 /// Loss of every step of a run with this seed.
-fn curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
+fn curve(model: &str, steps: usize, seed: u64, precision: Precision) -> Vec<f64> {
     let (job, features) = example(model, seed, Device::Cpu);
-    let mut learner = learner(&job, &features, seed);
+    let mut learner = learner(&job, &features, seed, precision);
     let schedule = Schedule::new(&job.recipe, learner.batches().count());
     let mut losses = Vec::new();
     while losses.len() < steps {
@@ -155,8 +168,8 @@ fn libtorch_curve(model: &str, steps: usize, seed: u64) -> Vec<f64> {
     losses
 }
 
-fn learner<'a>(job: &'a Job, features: &'a Features, seed: u64) -> HostLearner<'a> {
-    HostLearner::new(job, features, &fresh_weights(&job.model, seed).unwrap()).unwrap()
+fn learner<'a>(job: &'a Job, features: &'a Features, seed: u64, precision: Precision) -> HostLearner<'a> {
+    HostLearner::new(job, features, &fresh_weights(&job.model, seed).unwrap(), precision).unwrap()
 }
 
 /// What the network sees, standardised, and the classes: raw, little-endian.

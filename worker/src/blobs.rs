@@ -119,7 +119,7 @@ impl Blobs {
                 Ok(bytes) => {
                     let store = self.store.clone();
                     return blocking(move || {
-                        store.put(&bytes).map_err(BlobsError::Store)?;
+                        keep(&store, id, &bytes);
                         Ok(bytes)
                     })
                     .await;
@@ -212,6 +212,14 @@ impl Blobs {
     }
 }
 
+/// Puts a blob into the cache. One that cannot be kept, as on a full disk, costs another fetch and no attempt.
+fn keep(store: &BlobStore, id: BlobId, bytes: &[u8]) {
+    if let Err(error) = store.put(bytes) {
+        let error = crate::slot::chain(&error);
+        tracing::warn!(%id, "going on without a cached blob: {error}; free space, or choose another folder with --cache");
+    }
+}
+
 fn check_piece(id: BlobId, piece: &BlobChunk, offset: u64, size: u64) -> Result<(), &'static str> {
     if wire::blob_id(&piece.blob, "blob").ok() != Some(id) || piece.size != size {
         return Err("a piece belongs to another blob");
@@ -232,7 +240,8 @@ fn status_error(id: BlobId, status: Status) -> BlobsError {
     match status.code() {
         Code::NotFound => BlobsError::Missing(id),
         Code::DataLoss => {
-            BlobsError::Corrupt { id, what: "it was damaged on its way, or in the coordinator's store" }
+            let what = "it was damaged on its way, or in the coordinator's store, as `coordinator db check` would say";
+            BlobsError::Corrupt { id, what }
         }
         Code::InvalidArgument
         | Code::FailedPrecondition

@@ -27,6 +27,7 @@ use tracing_subscriber::EnvFilter;
 use crate::{
     agent::{Agent, WhenDone, backoff::Pace, link::Link},
     blobs::Blobs,
+    cpu::{Bf16, Precision},
     device::{CudaLibrary, DeviceChoice, Devices, load_cuda},
     features::FeatureCache,
     memory,
@@ -103,6 +104,11 @@ pub struct Args {
     #[arg(long, value_name = "N", default_value = "auto", value_parser = fuse)]
     pub fuse: Fuse,
 
+    /// Multiply in 16 bits (bfloat16) in training on CPUs that have an instruction for it (AVX512-BF16), which is faster.
+    /// The validation part is scored in 32 bits all the same
+    #[arg(long)]
+    pub bf16: bool,
+
     /// What the coordinator's status calls this worker [default: host name and process number]
     #[arg(long, value_name = "NAME", value_parser = name)]
     pub name: Option<String>,
@@ -173,6 +179,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         "--slots times --fuse is {}, more than {RUNS_MAX}",
         slots * fuse
     );
+    let precision = precision(args.bf16, devices, fuse)?;
     let board = match args.log_format {
         LogFormat::Text if std::io::stderr().is_terminal() => Board::bars(slots * fuse),
         LogFormat::Text | LogFormat::Json => Board::default(),
@@ -201,7 +208,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             device: devices.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-        slots: start_slots(slots, devices)?,
+        slots: start_slots(slots, devices, precision)?,
         board,
         midway_every: Duration::from_secs(args.keep_seconds),
         fuse,
@@ -211,11 +218,25 @@ fn run(args: Args) -> anyhow::Result<()> {
     until_done(&runtime, agent)
 }
 
-fn start_slots(slots: usize, devices: Devices) -> anyhow::Result<Vec<Slot>> {
+/// What `--bf16` asks for, if it can be had.
+fn precision(wants_bf16: bool, devices: Devices, fuse: usize) -> anyhow::Result<Precision> {
+    if !wants_bf16 {
+        return Ok(Precision::F32);
+    }
+    anyhow::ensure!(
+        matches!(devices, Devices::Cpu { .. }) && fuse == 1,
+        "--bf16 is of runs that a CPU trains one by one; leave it out, or take --device cpu without --fuse"
+    );
+    let bf16 =
+        Bf16::detect().context("--bf16: this processor has no AVX512-BF16 instructions; leave it out")?;
+    Ok(Precision::Bf16(bf16))
+}
+
+fn start_slots(slots: usize, devices: Devices, precision: Precision) -> anyhow::Result<Vec<Slot>> {
     let features = FeatureCache::default();
     let mut cores = cores_to_bind(slots, devices).into_iter();
     (0..slots)
-        .map(|slot| Slot::start(slot, devices.of_slot(slot), cores.next(), features.clone()))
+        .map(|slot| Slot::start(slot, devices.of_slot(slot, precision), cores.next(), features.clone()))
         .collect::<Result<_, _>>()
         .context("the system gives no more threads; use fewer --slots")
 }
@@ -341,6 +362,7 @@ mod tests {
         check(&with(&["--fuse", "8"]), Ok(()));
         check(&with(&["--fuse", "off"]), Ok(()));
         check(&with(&["--fuse", "65"]), Err("from 1 to 64, auto or off"));
+        check(&with(&["--bf16", "--device", "cpu"]), Ok(()));
         check(&with(&["--device", "tpu"]), Err("possible values: auto, cpu, cuda"));
         check(&with(&["--name", " "]), Err("printable"));
         check(&["--coordinator", "127.0.0.1:7070"], Err("http://HOST:PORT"));
@@ -348,5 +370,19 @@ mod tests {
         check(&with(&["--tls-cert", "a.pem"]), Err("--tls-key <FILE>"));
         check(&with(&["--token", "earshot_00"]), Err("--token"));
         check(&["--coordinator", "http://"], Err("http://HOST:PORT"));
+    }
+    #[test]
+    fn sixteen_bits_are_for_processors_that_have_them() {
+        let cpu = Devices::Cpu { cores: 2 };
+        assert!(matches!(precision(false, cpu, 1).unwrap(), Precision::F32));
+        match (precision(true, cpu, 1), Bf16::detect()) {
+            (Ok(Precision::Bf16(_)), Some(_)) => {}
+            (Err(error), None) => assert!(error.to_string().contains("no AVX512-BF16")),
+            (precision, bf16) => panic!("{precision:?} where {bf16:?}"),
+        }
+        for (devices, fuse) in [(cpu, 2), (Devices::Cuda { gpus: 1, memory_mib: None }, 1)] {
+            let refused = precision(true, devices, fuse).unwrap_err().to_string();
+            assert!(refused.contains("--device cpu"), "{refused}");
+        }
     }
 }

@@ -5,6 +5,8 @@ use std::{fs, path::PathBuf, process::Command};
 use clap::ValueEnum;
 use tch::{Cuda, Device, TchError, Tensor, kind::Element};
 
+use crate::cpu::Precision;
+
 /// GPU memory for a slot, with its share of the features and of libtorch's own.
 const SLOT_MIB: u64 = 10_240;
 /// More threads than these only wait for each other.
@@ -38,6 +40,25 @@ pub enum DeviceError {
          libtorch_cpu.so (make setup GPU=1)"
     )]
     NoCuda,
+}
+
+/// What a slot trains on.
+#[derive(Debug, Clone, Copy)]
+pub enum Processor {
+    /// A core, with kernels of our own.
+    Cpu(Precision),
+    /// The GPU of this number, with libtorch's.
+    Gpu(usize),
+}
+
+impl Processor {
+    /// As libtorch names it.
+    pub fn device(self) -> Device {
+        match self {
+            Self::Cpu(_) => Device::Cpu,
+            Self::Gpu(gpu) => Device::Cuda(gpu),
+        }
+    }
 }
 
 /// The devices of a worker: what its slots train on.
@@ -96,11 +117,11 @@ impl Devices {
         }
     }
 
-    /// The device of one slot; slots take turns on the GPUs.
-    pub fn of_slot(self, slot: usize) -> Device {
+    /// What one slot trains on; slots take turns on the GPUs. The precision is that of CPUs.
+    pub fn of_slot(self, slot: usize, precision: Precision) -> Processor {
         match self {
-            Self::Cpu { .. } => Device::Cpu,
-            Self::Cuda { gpus, .. } => Device::Cuda(slot % gpus.max(1)),
+            Self::Cpu { .. } => Processor::Cpu(precision),
+            Self::Cuda { gpus, .. } => Processor::Gpu(slot % gpus.max(1)),
         }
     }
 
@@ -223,7 +244,7 @@ mod tests {
     #[test]
     fn slots_take_turns_on_the_gpus() {
         let devices = Devices::Cuda { gpus: 2, memory_mib: None };
-        assert_eq!(devices.of_slot(3), Device::Cuda(1));
-        assert_eq!(Devices::Cpu { cores: 4 }.of_slot(3), Device::Cpu);
+        assert_eq!(devices.of_slot(3, Precision::F32).device(), Device::Cuda(1));
+        assert_eq!(Devices::Cpu { cores: 4 }.of_slot(3, Precision::F32).device(), Device::Cpu);
     }
 }

@@ -48,6 +48,9 @@ pub struct Sweep {
     pub name: String,
     /// Everything random in the sweep is drawn from this.
     pub seed: u64,
+    /// Its part of the workers' time beside other sweeps: one of weight 3 gets three times as much as one of weight 1.
+    #[serde(default = "weight_default", skip_serializing_if = "is_weight_default")]
+    pub weight: u32,
     /// Where the recordings lie and where their features go.
     pub data: Data,
     /// How waveforms become features.
@@ -78,6 +81,17 @@ pub struct Sweep {
     /// What an exported model must keep to.
     #[serde(default, skip_serializing_if = "Gates::is_default")]
     pub export: Gates,
+}
+
+/// Sweeps of which nobody says otherwise share alike.
+fn weight_default() -> u32 {
+    1
+}
+
+/// Sweeps of no weight of their own are written as before there were weights.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_weight_default(weight: &u32) -> bool {
+    *weight == weight_default()
 }
 
 /// Where the recordings lie and where their features go.

@@ -27,6 +27,8 @@ use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 const GRID_SIZE_MAX: u64 = 1_000_000;
 /// Attempts of a run before it counts as failed, where the file does not say.
 const ATTEMPTS_DEFAULT: u32 = 3;
+/// The largest weight: enough for any ratio, and small enough to be counted with.
+const WEIGHT_MAX: u32 = 1_000;
 /// `random_state` where the file does not say.
 const SEED_DEFAULT: u32 = 42;
 
@@ -36,6 +38,8 @@ struct RawSweep {
     name: String,
     #[serde(default = "seed_default")]
     seed: u64,
+    #[serde(default = "super::weight_default")]
+    weight: u32,
     #[serde(default)]
     data: RawData,
     #[serde(default)]
@@ -216,6 +220,9 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.chars().all(is_plain) {
         return Err(("name", format!("name must be 1 to 64 letters, digits, - or _, got {:?}", raw.name)));
     }
+    if !(1..=WEIGHT_MAX).contains(&raw.weight) {
+        return Err(("weight", format!("weight must be from 1 to {WEIGHT_MAX}, got {}", raw.weight)));
+    }
     raw.front_end
         .validate()
         .map_err(|(field, message)| (front_end_key(field), format!("{field} {message}")))?;
@@ -228,6 +235,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
+        weight: raw.weight,
         data: Data { root: raw.data.root, processed: raw.data.processed },
         front_end: raw.front_end,
         split,

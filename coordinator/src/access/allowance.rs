@@ -42,9 +42,12 @@ pub(super) enum Excess {
     /// Blobs.
     #[error("too many blobs are on their way; try again in a moment")]
     Transfers,
+    /// Answers without an end.
+    #[error("too many watch at once; try again when others have ended")]
+    Watches,
 }
 
-/// A place among the blobs on their way, given back when it is dropped.
+/// A place among the blobs on their way, or among those who watch, given back when it is dropped.
 pub(super) type Place = OwnedSemaphorePermit;
 
 /// Everybody's allowances.
@@ -60,6 +63,7 @@ struct Allowance {
     calls: Bucket,
     joins: Bucket,
     transfers: Arc<Semaphore>,
+    watches: Arc<Semaphore>,
 }
 
 impl Allowances {
@@ -67,9 +71,10 @@ impl Allowances {
         Self { limits, callers: Mutex::default() }
     }
 
-    /// Takes a call of this kind out of the caller's allowance; a blob's transfer gets a place.
+    /// Takes a call of this kind out of the caller's allowance; a blob's transfer gets a place, and so does whoever watches.
     pub(super) fn take(&self, key: Key, kind: Kind, now_ms: u64) -> Result<Option<Place>, Excess> {
-        let Limits { calls_hz, calls_burst, joins_hz, joins_burst, transfers_max, .. } = self.limits;
+        let Limits { calls_hz, calls_burst, joins_hz, joins_burst, transfers_max, watches_max, .. } =
+            self.limits;
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if callers.len() >= CALLERS_MAX && !callers.contains_key(&key) {
             callers.retain(|_, allowance| !allowance.is_untouched(&self.limits, now_ms));
@@ -78,6 +83,7 @@ impl Allowances {
             calls: Bucket::full(calls_burst, now_ms),
             joins: Bucket::full(joins_burst, now_ms),
             transfers: Arc::new(Semaphore::new(transfers_max)),
+            watches: Arc::new(Semaphore::new(watches_max)),
         });
         if !allowance.calls.take(calls_hz, calls_burst, now_ms) {
             return Err(Excess::Calls);
@@ -87,6 +93,10 @@ impl Allowances {
             Kind::Transfer => {
                 let place = Arc::clone(&allowance.transfers).try_acquire_owned();
                 place.map(Some).map_err(|_| Excess::Transfers)
+            }
+            Kind::Watch => {
+                let place = Arc::clone(&allowance.watches).try_acquire_owned();
+                place.map(Some).map_err(|_| Excess::Watches)
             }
             Kind::Health | Kind::Join | Kind::Call => Ok(None),
         }
@@ -99,6 +109,7 @@ impl Allowance {
         self.calls.level_at(limits.calls_hz, limits.calls_burst, now_ms) >= limits.calls_burst
             && self.joins.level_at(limits.joins_hz, limits.joins_burst, now_ms) >= limits.joins_burst
             && self.transfers.available_permits() == limits.transfers_max
+            && self.watches.available_permits() == limits.watches_max
     }
 }
 

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-use super::Limits;
+use super::{Limits, allowance::Bucket};
 use crate::watch::tally::Tally;
 
 /// Pause after the system had no more files to give, so that the loop does not spin until it has.
@@ -66,7 +66,9 @@ struct Standing {
     room: Arc<Room>,
     is_let_in: AtomicBool,
     refusals: AtomicU32,
-    refusals_max: u32,
+    limits: Limits,
+    /// Calls that it may still make; full until the first. A std mutex: nothing waits while holding it.
+    calls: Mutex<Option<Bucket>>,
 }
 
 /// A connection, cut off if its time is up or its calls were refused too often.
@@ -106,7 +108,8 @@ impl Doorstep {
             room: Arc::clone(&self.room),
             is_let_in: AtomicBool::new(false),
             refusals: AtomicU32::new(0),
-            refusals_max: self.limits.refusals_max,
+            limits: self.limits,
+            calls: Mutex::default(),
         };
         let deadline = Some(Box::pin(sleep(self.limits.stranger_time)));
         // Small answers must not wait for more bytes to send with them. An old connection may have gone already.
@@ -196,12 +199,19 @@ impl Peer {
         self.0.refusals.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// Takes a call out of the connection's allowance, if there is one.
+    pub(super) fn take_call(&self, now_ms: u64) -> bool {
+        let Limits { connection_calls_hz: hz, connection_calls_burst: burst, .. } = self.0.limits;
+        let mut calls = self.0.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        calls.get_or_insert_with(|| Bucket::full(burst, now_ms)).take(hz, burst, now_ms)
+    }
+
     fn is_let_in(&self) -> bool {
         self.0.is_let_in.load(Ordering::Acquire)
     }
 
     fn is_unwanted(&self) -> bool {
-        self.0.refusals.load(Ordering::Acquire) >= self.0.refusals_max
+        self.0.refusals.load(Ordering::Acquire) >= self.0.limits.refusals_max
     }
 }
 

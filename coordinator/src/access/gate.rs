@@ -10,16 +10,16 @@ use std::{
 
 use earshot_common::credentials::Secret;
 use http::{Request, Response, header::AUTHORIZATION};
-use tokio::time;
+use tokio::{sync::watch, time};
 use tonic::{Status, body::Body, transport::server::TlsConnectInfo};
 use tower::{Layer, Service};
 
 use super::{
     Access, Caller, Limits,
-    allowance::{Allowances, Bucket, Key, Place},
+    allowance::{Allowances, Bucket, Excess, Key, Place},
     doorstep::Peer,
     policy::{self, Kind},
-    register::Stranger,
+    register::{Register, Stranger},
 };
 use crate::{
     clock::Clock,
@@ -30,7 +30,22 @@ use crate::{
 const REFUSALS_LOGGED_HZ: f64 = 1.0;
 const REFUSALS_LOGGED_BURST: f64 = 20.0;
 
-/// A place among the blobs on their way, for as long as one of its copies lives.
+/// The token that a call came with, for answers that go on after it was let in: it may be revoked meanwhile, or expire.
+#[derive(Debug, Clone)]
+pub struct Standing {
+    register: watch::Receiver<Arc<Register>>,
+    secret: Secret,
+    clock: Clock,
+}
+
+impl Standing {
+    /// Whether it would be let in now.
+    pub fn is_valid(&self) -> bool {
+        self.register.borrow().admit(&self.secret, self.clock.now_ms()).is_ok()
+    }
+}
+
+/// A place among the blobs on their way, or among those who watch, for as long as one of its copies lives.
 #[derive(Debug, Clone)]
 pub struct Transfer(#[expect(dead_code, reason = "it is held, and given back when dropped")] Arc<Place>);
 
@@ -78,11 +93,11 @@ impl Gate {
     /// Lets a request pass, with who makes it among its extensions; says how long its answer may take, if that is limited.
     fn pass(&self, request: &mut Request<Body>) -> Result<Option<Duration>, Status> {
         let peer = peer(request).ok_or_else(|| Status::internal("the coordinator failed inside"))?;
-        let path = request.uri().path();
-        self.tally.called(path);
-        let kind = policy::kind(path);
+        let path = request.uri().path().to_owned();
+        self.tally.called(&path);
+        let kind = policy::kind(&path);
         let now_ms = self.clock.now_ms();
-        let caller = match self.caller(request, now_ms) {
+        let caller = match self.caller(request, kind, now_ms) {
             Ok(caller) => caller,
             // Answered, but the connection stays one of a stranger.
             Err(_) if kind == Kind::Health => return Ok(Some(self.call_time)),
@@ -97,12 +112,16 @@ impl Gate {
             }
         };
         peer.let_in();
-        let place = self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms);
+        let place = if peer.take_call(now_ms) {
+            self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms)
+        } else {
+            Err(Excess::Calls)
+        };
         let place = place.map_err(|excess| {
             self.tally.refused(Refused::Excess);
             Status::resource_exhausted(excess.to_string())
         })?;
-        if !policy::allows(&caller, path) {
+        if !policy::allows(&caller, &path) {
             self.tally.refused(Refused::NotAllowed);
             return Err(not_allowed(&caller));
         }
@@ -113,12 +132,19 @@ impl Gate {
         Ok((kind != Kind::Transfer).then_some(self.call_time))
     }
 
-    fn caller(&self, request: &Request<Body>, now_ms: u64) -> Result<Caller, Stranger> {
+    /// Whose request it is. One that is answered for long is given its token along.
+    fn caller(&self, request: &mut Request<Body>, kind: Kind, now_ms: u64) -> Result<Caller, Stranger> {
         let Access::Tokens(register) = &self.access else { return Ok(Caller::Anyone) };
         let header = request.headers().get(AUTHORIZATION).ok_or(Stranger::Nothing)?;
         let secret =
             header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).and_then(Secret::parse);
-        register.borrow().admit(&secret.ok_or(Stranger::Unknown)?, now_ms)
+        let secret = secret.ok_or(Stranger::Unknown)?;
+        let caller = register.borrow().admit(&secret, now_ms)?;
+        if kind == Kind::Watch {
+            let standing = Standing { register: register.clone(), secret, clock: self.clock };
+            request.extensions_mut().insert(standing);
+        }
+        Ok(caller)
     }
 
     fn log(&self, peer: &Peer, stranger: &Stranger, now_ms: u64) {

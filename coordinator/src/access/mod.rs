@@ -86,7 +86,11 @@ pub struct Limits {
     pub strangers_per_peer_max: usize,
     /// Calls refused for want of a token before a connection is closed.
     pub refusals_max: u32,
-    /// Calls a second of one token, in the long run and at once. A worker with a slot a core sends a few hundred.
+    /// Calls a second over one connection, in the long run. A worker has one, and with a slot a core sends a few hundred.
+    pub connection_calls_hz: f64,
+    /// As above, at once.
+    pub connection_calls_burst: f64,
+    /// Calls a second of one token, over all of its connections: a thousand workers may share it.
     pub calls_hz: f64,
     /// As above, at once.
     pub calls_burst: f64,
@@ -96,6 +100,8 @@ pub struct Limits {
     pub joins_burst: f64,
     /// Blobs on their way of one token; each holds a file, and two pieces in memory.
     pub transfers_max: usize,
+    /// Answers without an end of one token: those who watch, and sweeps on their way in.
+    pub watches_max: usize,
     /// How long the answer to a call other than a blob's may take, its request's arrival included.
     pub call_time: Duration,
 }
@@ -108,11 +114,14 @@ impl Default for Limits {
             strangers_max: 1024,
             strangers_per_peer_max: 256,
             refusals_max: 16,
-            calls_hz: 5_000.0,
-            calls_burst: 20_000.0,
+            connection_calls_hz: 5_000.0,
+            connection_calls_burst: 20_000.0,
+            calls_hz: 50_000.0,
+            calls_burst: 100_000.0,
             joins_hz: 10.0,
             joins_burst: 1_000.0,
             transfers_max: 256,
+            watches_max: 64,
             call_time: Duration::from_secs(30),
         }
     }

@@ -13,6 +13,8 @@ pub(super) enum Kind {
     Join,
     /// A blob goes out or comes in.
     Transfer,
+    /// Is answered for as long as there is something to tell.
+    Watch,
     /// Anything else.
     Call,
 }
@@ -23,6 +25,7 @@ pub(super) fn kind(path: &str) -> Kind {
         "/grpc.health.v1.Health/Check" => Kind::Health,
         "/earshot.v1.Cluster/Join" => Kind::Join,
         "/earshot.v1.Blobs/Fetch" | "/earshot.v1.Blobs/Put" => Kind::Transfer,
+        "/earshot.v1.Sweeps/WatchStatus" | "/earshot.v1.Sweeps/SubmitSweep" => Kind::Watch,
         _ => Kind::Call,
     }
 }

@@ -9,7 +9,7 @@ use super::{
     document,
     render::{self, Document, Format},
     replay::ReplayArgs,
-    source::{Source, SourceArgs},
+    source::{OfArgs, Source, SourceArgs},
     watch,
 };
 
@@ -19,12 +19,16 @@ use super::{
   coordinator status                                        of the coordinator on this machine
   coordinator status --watch                                until it has ended
   coordinator status --watch --format json                  one line for each change, for programs
-  coordinator status --coordinator http://10.0.0.1:7070     of another
+  coordinator status --sweep grid                           of another sweep than the newest
+  coordinator status --coordinator http://10.0.0.1:7070     of another coordinator
   coordinator status --db earshot.redb --format json        when none runs")]
 pub(super) struct StatusArgs {
     /// Show it again each time it has changed, until the sweep has ended
     #[arg(long)]
     watch: bool,
+
+    #[command(flatten)]
+    of: OfArgs,
 
     #[command(flatten)]
     source: SourceArgs,
@@ -52,6 +56,9 @@ pub(super) struct LeaderboardArgs {
     pareto: bool,
 
     #[command(flatten)]
+    of: OfArgs,
+
+    #[command(flatten)]
     source: SourceArgs,
 
     #[command(flatten)]
@@ -76,6 +83,9 @@ pub(super) struct TrialArgs {
     trial: u32,
 
     #[command(flatten)]
+    of: OfArgs,
+
+    #[command(flatten)]
     source: SourceArgs,
 
     #[command(flatten)]
@@ -92,27 +102,25 @@ pub(super) struct OutputArgs {
 
 pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
     if args.watch {
-        return watch::run(&args.source, args.output.format);
+        return watch::run(&args.source, &args.of, args.output.format);
     }
     answer(args.output, async {
         let mut source = Source::open(&args.source).await?;
-        document::status(&source.status().await?)
+        document::status(&source.status(&args.of).await?)
     })
 }
 
 pub(super) fn leaderboard(args: &LeaderboardArgs) -> anyhow::Result<ExitCode> {
     answer(args.output, async {
         let mut source = Source::open(&args.source).await?;
-        let board =
-            if args.pareto { source.pareto(args.top).await? } else { source.leaderboard(args.top).await? };
-        document::leaderboard(&board)
+        document::leaderboard(&source.leaderboard(&args.of, args.top, args.pareto).await?)
     })
 }
 
 pub(super) fn trial(args: &TrialArgs) -> anyhow::Result<ExitCode> {
     answer(args.output, async {
         let mut source = Source::open(&args.source).await?;
-        document::trial(&source.trial(args.trial).await?)
+        document::trial(&source.trial(&args.of, args.trial).await?)
     })
 }
 

@@ -12,7 +12,7 @@ use earshot_common::{
 use earshot_data::{manifest::Manifest, prepare::BLOBS, shard::Shard, split::Split};
 use earshot_proto::earshot::v1 as proto;
 
-use super::source::Source;
+use super::source::{OfArgs, Source};
 use crate::{
     blobs::Blobs,
     client::Client,
@@ -24,10 +24,11 @@ use crate::{
 /// is not the sweep's own; only a database without a running coordinator needs one.
 pub(super) async fn gather(
     source: &mut Source,
+    of: &OfArgs,
     trial: Option<u32>,
     processed: Option<&Path>,
 ) -> anyhow::Result<(Champion, Features)> {
-    let (found, sweep) = source.champion(trial).await?;
+    let (found, sweep) = source.champion(of, trial).await?;
     let mut shelf = Shelf::of(source, &sweep, processed)?;
     let job = Job::try_from(found.job.context("the champion has no job")?)?;
     let fold = if found.refit { FoldId::REFIT } else { FoldId(found.fold) };
@@ -42,7 +43,7 @@ pub(super) async fn gather(
         checkpoint: shelf.read(wire::blob_id(&found.checkpoint, "the checkpoint")?).await?,
         logits: shelf.read(wire::blob_id(&found.logits, "the logits")?).await?,
         split: split(&sweep, &manifest, fold, job.split)?,
-        learning_curve: learning_curve(source.trial(found.trial).await?, fold)?,
+        learning_curve: learning_curve(source.trial(of, found.trial).await?, fold)?,
         trials_completed: found.trials_completed,
         sweep,
         job,

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     blobs,
+    retrace::{self, Searches},
     state::{Decision, Event, State},
     store::{EventLog, Folded},
     upkeep::{self, Stores},
@@ -40,7 +41,7 @@ pub(super) enum DbCommand {
     Gc(GcArgs),
 }
 
-/// Verify the log, what follows from it, and every blob that it names
+/// Verify the log, what follows from it, the decisions that were made of it, and every blob that it names
 ///
 /// Nothing is changed or mended. Stop the coordinator first.
 #[derive(Debug, Clone, Args)]
@@ -108,9 +109,16 @@ struct Report {
 }
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
-    let Folded { state, .. } = EventLog::open_existing(&args.place.db)?.fold()?;
+    let Folded { log, state } = EventLog::open_existing(&args.place.db)?.fold()?;
     let stores = stores(&args.place, &state)?;
-    let findings = upkeep::check(&state, &stores)?;
+    let mut findings = upkeep::check(&state, &stores)?;
+    let retraced = retrace::retrace(&log, Searches::Believed, |_| ())?;
+    findings.problems.extend(retraced.difference.map(|found| {
+        format!(
+            "entry {}, {}: it leads to another decision than was made; `coordinator replay` says which",
+            found.position, found.event
+        )
+    }));
     let is_sound = findings.problems.is_empty();
     let report = Report {
         entries: state.position(),

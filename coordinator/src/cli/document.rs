@@ -41,6 +41,7 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
     let mut grid = Grid::new([
         "sweep",
         "state",
+        "weight",
         "trials_total",
         "trials_completed",
         "trials_failed",
@@ -50,6 +51,7 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
     ]);
     grid.rows.extend(list.sweeps.iter().map(|sweep| {
         let numbers = [
+            sweep.weight,
             sweep.trials_total,
             sweep.trials_completed,
             sweep.trials_failed,

@@ -11,7 +11,7 @@ use super::{
     champion, document,
     render::{self, Document, Grid},
     screen::{LogFormat, Screen},
-    source::{Source, SourceArgs},
+    source::{OfArgs, Source, SourceArgs},
 };
 use crate::{
     bundle::Kind,
@@ -42,6 +42,9 @@ pub(super) struct ExportArgs {
     processed: Option<PathBuf>,
 
     #[command(flatten)]
+    of: OfArgs,
+
+    #[command(flatten)]
     source: SourceArgs,
 
     #[command(flatten)]
@@ -55,7 +58,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (champion, features) = runtime.block_on(async {
         let mut source = Source::open(&args.source).await?;
-        champion::gather(&mut source, args.trial, args.processed.as_deref()).await
+        champion::gather(&mut source, &args.of, args.trial, args.processed.as_deref()).await
     })?;
     let time = |_: Kind, run: &mut dyn FnMut()| {
         let watch = Stopwatch::start();

@@ -6,7 +6,8 @@
 //! - `ask`: status, leaderboard, trial; `source` decides who answers. `watch`: the status until the sweep has ended.
 //! - `insight`: the best so far, and which hyperparameters decided.
 //! - `replay`: a trial once more, compared with what it gave.
-//! - `steer`: list, pause, resume, cancel.
+//! - `submit`: one more sweep for a coordinator that runs; `steer`: list, pause, resume, cancel.
+//! - `retrace`: a database's decisions, made again.
 //! - `export`: the champion's bundle; `champion` gathers what it is made of.
 //! - `predict`: clips to labels, by a bundle; `verify`: whether it is still what was exported.
 //! - `rebuild`: a bundle's model trained again from its recordings, and compared.
@@ -27,12 +28,14 @@ mod predict;
 mod rebuild;
 mod render;
 mod replay;
+mod retrace;
 mod screen;
 mod serving;
 mod signals;
 mod source;
 mod start;
 mod steer;
+mod submit;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -77,6 +80,7 @@ pub struct Args {
 enum Command {
     Start(start::StartArgs),
     Status(ask::StatusArgs),
+    Submit(submit::SubmitArgs),
     List(steer::ListArgs),
     Pause(steer::PauseArgs),
     Resume(steer::ResumeArgs),
@@ -86,6 +90,7 @@ enum Command {
     Importance(insight::ImportanceArgs),
     #[command(subcommand)]
     Trial(ask::TrialCommand),
+    Replay(retrace::ReplayArgs),
     Export(export::ExportArgs),
     Predict(predict::PredictArgs),
     Verify(verify::VerifyArgs),
@@ -107,6 +112,7 @@ pub fn main(args: Args) -> ExitCode {
     let done = match args.command {
         Command::Start(args) => start::run(&args),
         Command::Status(args) => ask::status(&args),
+        Command::Submit(args) => submit::run(&args),
         Command::List(args) => steer::list(&args),
         Command::Pause(args) => steer::pause(args),
         Command::Resume(args) => steer::resume(args),
@@ -116,6 +122,7 @@ pub fn main(args: Args) -> ExitCode {
         Command::Importance(args) => insight::importance(&args),
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
+        Command::Replay(args) => retrace::run(&args),
         Command::Export(args) => export::run(&args),
         Command::Predict(args) => predict::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -151,6 +158,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             || cause.is::<Exposed>()
             || cause.is::<start::AnotherSweep>()
             || cause.is::<replay::NotReplayable>()
+            || cause.is::<submit::NotTaken>()
     };
     if error.chain().any(is_usage) { ExitCode::from(USAGE) } else { ExitCode::FAILURE }
 }

@@ -31,6 +31,7 @@ use crate::{
     bundle::{Bundle, Origin},
     dataset,
     engine::{Engine, Settings},
+    preparing::options_of,
     service::job::{self, Progress},
     store::EventLog,
 };
@@ -128,7 +129,7 @@ async fn rebuilt(
     let mut sweep = origin.sweep.clone();
     sweep.data.root = args.data.clone().unwrap_or(sweep.data.root);
     sweep.data.processed = args.processed.clone().unwrap_or(sweep.data.processed);
-    let prepared = data::prepared(&data::options_of(&sweep), args.on_bad, screen, &mut signals).await?;
+    let prepared = data::prepared(&options_of(&sweep), args.on_bad, screen, &mut signals).await?;
     let manifest = match prepared {
         Ok(manifest) => manifest,
         Err(stopped) => return Ok(Err(stopped.exit_code())),

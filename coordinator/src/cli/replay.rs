@@ -13,7 +13,7 @@ use super::{
     document,
     render::{self, Document, Grid},
     screen::{LogFormat, Screen},
-    source::{Source, SourceArgs},
+    source::{OfArgs, Source, SourceArgs},
 };
 use crate::client::{Client, ClientError};
 
@@ -41,11 +41,16 @@ Needs a running coordinator, and a worker. A database whose sweep is complete is
 by `coordinator start` without --exit-when-done.
 
 Exit codes: 0 identical, 1 different or not to be trained again, 2 wrong usage, no such trial,
-or one that has not completed.")]
+or one that has not completed.
+
+`coordinator replay` is another thing: it trains nothing, and recomputes a database's decisions.")]
 pub(super) struct ReplayArgs {
     /// The trial's number, as the leaderboard shows it
     #[arg(value_name = "N")]
     trial: u32,
+
+    #[command(flatten)]
+    of: OfArgs,
 
     #[command(flatten)]
     source: SourceArgs,
@@ -70,7 +75,7 @@ pub(super) fn run(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
 async fn replayed(args: &ReplayArgs, screen: &Screen) -> anyhow::Result<Replay> {
     let source = Source::open(&args.source).await?;
     let mut client = source.running().context("a replay needs a running coordinator, and a worker")?;
-    let asked = client.replay_trial(args.trial).await;
+    let asked = client.replay_trial(args.of.sweep(), args.trial).await;
     let mut replay = asked.map_err(|error| match error {
         ClientError::Refused { ref status, .. } if is_of_trial(status.code()) => NotReplayable(error).into(),
         error => anyhow::Error::from(error),
@@ -129,8 +134,8 @@ async fn doing(replay: &Replay, client: &mut Client) -> String {
     if !workers.is_empty() {
         return format!("trial {} trains again on {}", replay.trial, workers.join(", "));
     }
-    match client.status().await {
-        Ok(status) if status.sweep == replay.sweep && status.state == "paused" => {
+    match client.status(Some(&replay.sweep)).await {
+        Ok(status) if status.state == "paused" => {
             format!("waiting: the sweep is paused; let it go on with `coordinator resume {}`", replay.sweep)
         }
         Ok(status) if status.workers.iter().all(|worker| worker.state != "present") => {

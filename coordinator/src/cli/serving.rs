@@ -94,46 +94,60 @@ impl Serving {
 
     /// Says where the sweep stands at the end.
     async fn conclude(&self, end: &End) -> anyhow::Result<ExitCode> {
-        let (is_complete, board) =
-            self.engine.read(|state| (state.is_done(), views::leaderboard(state, TOP))).await?;
-        let board = board?;
+        let look = |state: &State| {
+            let names = state.sweeps().map(|(_, sweep)| sweep.sweep().name.as_str());
+            let boards: Result<_, _> = names.map(|name| views::leaderboard(state, Some(name), TOP)).collect();
+            boards.map(|boards: Vec<_>| (state.is_done(), boards))
+        };
+        let (is_complete, boards) = self.engine.read(look).await??;
         match end {
             End::Stopped(stopped) if !is_complete => {
                 tracing::info!("stopped; everything is kept, start again to continue");
                 Ok(stopped.exit_code())
             }
-            End::Stopped(_) | End::Done => conclude(&board),
+            End::Stopped(_) | End::Done => conclude(&boards),
         }
     }
 }
 
-fn conclude(board: &Leaderboard) -> anyhow::Result<ExitCode> {
-    if board.rows.is_empty() {
+fn conclude(boards: &[Leaderboard]) -> anyhow::Result<ExitCode> {
+    if boards.iter().all(|board| board.rows.is_empty()) {
         tracing::error!(
             "the sweep has ended, and no trial of it completed; `coordinator trial show N` says why"
         );
         return Ok(ExitCode::from(NONE_COMPLETED));
     }
-    render::print(&document::leaderboard(board)?, Format::Table)?;
+    for board in boards {
+        render::print(&document::leaderboard(board)?, Format::Table)?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Waits until every run has ended, and then until that is the end of serving.
 async fn done(engine: Engine, presence: Presence, when_done: WhenDone) -> Result<(), EngineError> {
+    loop {
+        until(&engine, |is_done| is_done).await?;
+        match when_done {
+            WhenDone::Exit => {
+                tracing::info!("the sweep is complete");
+                return everybody_knows(engine, presence).await;
+            }
+            WhenDone::Serve => {
+                tracing::info!("the sweep is complete; answering until Ctrl-C");
+                // Another may be handed in.
+                until(&engine, |is_done| !is_done).await?;
+            }
+        }
+    }
+}
+
+/// Waits until all is done, or until it is not.
+async fn until(engine: &Engine, wanted: fn(bool) -> bool) -> Result<(), EngineError> {
     let mut changes = engine.changes();
-    while !engine.read(State::is_done).await? {
+    while !wanted(engine.read(State::is_done).await?) {
         changes.changed().await.map_err(|_| EngineError::Stopped)?;
     }
-    match when_done {
-        WhenDone::Exit => {
-            tracing::info!("the sweep is complete");
-            everybody_knows(engine, presence).await
-        }
-        WhenDone::Serve => {
-            tracing::info!("the sweep is complete; answering until Ctrl-C");
-            std::future::pending().await
-        }
-    }
+    Ok(())
 }
 
 /// Waits until no worker that can be reached waits for an answer.
@@ -162,7 +176,7 @@ async fn everybody_knows(engine: Engine, presence: Presence) -> Result<(), Engin
     time::timeout(GRACE, know).await.unwrap_or(Ok(()))
 }
 
-/// Shows how far the sweep has got, until its engine ends.
+/// Shows how far the newest sweep has got, until its engine ends.
 async fn show(engine: Engine, presence: Presence, screen: Screen) {
     let bar = screen.bar("{bar:24} {pos}/{len} trials, {msg}");
     let mut changes = engine.changes();
@@ -171,7 +185,7 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
         changes.borrow_and_update();
         let heard = presence.present();
         let look = move |state: &_| {
-            Ok::<_, ViewError>((views::status(state, &heard)?, views::leaderboard(state, 1)?))
+            Ok::<_, ViewError>((views::status(state, None, &heard)?, views::leaderboard(state, None, 1)?))
         };
         let Ok(Ok((status, board))) = engine.read(look).await else {
             return;
@@ -184,13 +198,12 @@ async fn show(engine: Engine, presence: Presence, screen: Screen) {
         bar.set_position(u64::from(ended));
         let left = if ended == 0 { String::new() } else { format!(", {} left", HumanDuration(bar.eta())) };
         bar.set_message(format!("{best}, {workers} workers, {} epochs{left}", status.epochs));
-        if told.replace(ended) != Some(ended) && !screen.has_bars() {
+        let now = (status.sweep.clone(), ended);
+        if told.as_ref() != Some(&now) && !screen.has_bars() {
             let (total, failed) = (status.trials_total, status.trials_failed);
             tracing::info!(failed, "{ended}/{total} trials, {best}");
         }
-        if matches!(status.state.as_str(), "completed" | "cancelled") {
-            return;
-        }
+        told = Some(now);
         // Looking costs time of the engine's thread, so not after every commit.
         time::sleep(REFRESH).await;
         if changes.changed().await.is_err() {

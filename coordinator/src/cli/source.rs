@@ -51,6 +51,21 @@ pub(super) struct SourceArgs {
     pub(super) credentials: CredentialArgs,
 }
 
+/// Of which sweep.
+#[derive(Debug, Clone, Args)]
+pub(super) struct OfArgs {
+    /// The sweep's name [default: the newest]
+    #[arg(long = "sweep", id = "of", value_name = "NAME")]
+    of: Option<String>,
+}
+
+impl OfArgs {
+    /// Its name; none: the newest.
+    pub(super) fn sweep(&self) -> Option<&str> {
+        self.of.as_deref()
+    }
+}
+
 /// Who answers.
 pub(super) enum Source {
     /// A running coordinator.
@@ -110,12 +125,12 @@ impl Source {
         }
     }
 
-    /// Where the sweep stands.
-    pub(super) async fn status(&mut self) -> anyhow::Result<Status> {
+    /// Where a sweep stands.
+    pub(super) async fn status(&mut self, of: &OfArgs) -> anyhow::Result<Status> {
         match self {
-            Self::Running(client) => Ok(client.status().await?),
+            Self::Running(client) => Ok(client.status(of.sweep()).await?),
             // Without a coordinator nobody is present.
-            Self::File { state, .. } => Ok(views::status(state, &BTreeSet::new())?),
+            Self::File { state, .. } => Ok(views::status(state, of.sweep(), &BTreeSet::new())?),
         }
     }
 
@@ -139,27 +154,25 @@ impl Source {
         }
     }
 
-    /// Completed trials, the best first.
-    pub(super) async fn leaderboard(&mut self, top: u32) -> anyhow::Result<Leaderboard> {
+    /// Completed trials, the best first; with `pareto` only those on the front.
+    pub(super) async fn leaderboard(
+        &mut self,
+        of: &OfArgs,
+        top: u32,
+        pareto: bool,
+    ) -> anyhow::Result<Leaderboard> {
         match self {
-            Self::Running(client) => Ok(client.leaderboard(top).await?),
-            Self::File { state, .. } => Ok(views::leaderboard(state, top)?),
-        }
-    }
-
-    /// Of these, those on the front.
-    pub(super) async fn pareto(&mut self, top: u32) -> anyhow::Result<Leaderboard> {
-        match self {
-            Self::Running(client) => Ok(client.pareto(top).await?),
-            Self::File { state, .. } => Ok(views::pareto(state, top)?),
+            Self::Running(client) => Ok(client.leaderboard(of.sweep(), top, pareto).await?),
+            Self::File { state, .. } if pareto => Ok(views::pareto(state, of.sweep(), top)?),
+            Self::File { state, .. } => Ok(views::leaderboard(state, of.sweep(), top)?),
         }
     }
 
     /// One trial.
-    pub(super) async fn trial(&mut self, trial: u32) -> anyhow::Result<Trial> {
+    pub(super) async fn trial(&mut self, of: &OfArgs, trial: u32) -> anyhow::Result<Trial> {
         match self {
-            Self::Running(client) => Ok(client.trial(trial).await?),
-            Self::File { state, .. } => Ok(views::trial(state, TrialId(trial))?),
+            Self::Running(client) => Ok(client.trial(of.sweep(), trial).await?),
+            Self::File { state, .. } => Ok(views::trial(state, of.sweep(), TrialId(trial))?),
         }
     }
 
@@ -180,10 +193,14 @@ impl Source {
     }
 
     /// A trial, without a number the best, with its sweep.
-    pub(super) async fn champion(&mut self, trial: Option<u32>) -> anyhow::Result<(Champion, Sweep)> {
+    pub(super) async fn champion(
+        &mut self,
+        of: &OfArgs,
+        trial: Option<u32>,
+    ) -> anyhow::Result<(Champion, Sweep)> {
         let champion = match self {
-            Self::Running(client) => client.champion(trial).await?,
-            Self::File { state, .. } => views::champion(state, trial.map(TrialId))?,
+            Self::Running(client) => client.champion(of.sweep(), trial).await?,
+            Self::File { state, .. } => views::champion(state, of.sweep(), trial.map(TrialId))?,
         };
         let sweep =
             serde_json::from_str(&champion.sweep_json).context("the champion's sweep cannot be read")?;

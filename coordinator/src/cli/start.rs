@@ -1,7 +1,6 @@
 //! Serves a sweep: checks it, prepares its data, opens its database, and waits.
 
 use std::{
-    collections::BTreeSet,
     io::Write,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,8 +9,7 @@ use std::{
 
 use anyhow::Context;
 use clap::Args;
-use earshot_common::sweep::{self, Sweep};
-use earshot_data::manifest::{ClipEntry, Manifest};
+use earshot_common::sweep::Sweep;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 use tokio::{runtime::Builder, task::JoinSet};
@@ -29,6 +27,7 @@ use crate::{
     blobs::Blobs,
     dataset,
     engine::{Engine, EngineError, Settings},
+    preparing,
     service::presence::Presence,
     state::{Dataset, EventKind, State},
     store::{EventLog, Folded},
@@ -91,7 +90,7 @@ pub(super) struct StartArgs {
 /// The database holds a sweep, and not this one.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{} holds another sweep: {}; name another database with --db FILE, or start that sweep again as it was",
+    "{} holds another sweep: {}; name another database with --db FILE, start that sweep again as it was, or hand this one in beside it with `coordinator submit`",
     db.display(),
     differences.join(", ")
 )]
@@ -104,9 +103,6 @@ pub(super) struct AnotherSweep {
 /// Differences that are named; more would not help.
 const DIFFERENCES_SHOWN: usize = 5;
 
-/// Sources that a warning names; more would bury its advice.
-const SOURCES_SHOWN: usize = 5;
-
 pub(super) fn run(args: &StartArgs) -> anyhow::Result<ExitCode> {
     let sweep = Sweep::load(&args.sweep, &args.overrides.set)?;
     let screen = Screen::start(args.log_format);
@@ -117,14 +113,16 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let mut signals = Signals::listen()?;
     let plan = args.entrance.plan(&args.db).await?;
     let earlier = args.db.exists().then(|| continued(&args.db, &sweep)).transpose()?;
-    let prepared = data::prepared(&data::options_of(&sweep), args.on_bad, &screen, &mut signals).await?;
+    let prepared = data::prepared(&preparing::options_of(&sweep), args.on_bad, &screen, &mut signals).await?;
     let manifest = match prepared {
         Ok(manifest) => manifest,
         Err(stopped) => return Ok(stopped.exit_code()),
     };
     let blobs = Blobs::open(&args.db, &sweep.data.processed)?;
     let dataset = dataset::dataset(&sweep, &manifest, &blobs)?;
-    warn_of_leakage(&sweep, &manifest)?;
+    for warning in preparing::leaks(&sweep, &manifest)? {
+        tracing::warn!("{warning}");
+    }
     let mut watchers = JoinSet::new();
     let tally = Tally::default();
     let metrics = plan.metrics().await?;
@@ -132,6 +130,7 @@ async fn start(args: &StartArgs, sweep: Sweep, screen: Screen) -> anyhow::Result
     let address = entrance.listener.local_addr()?;
 
     let folded = earlier.map_or_else(|| EventLog::open(&args.db)?.fold(), Ok)?;
+    add_features(&blobs, &folded.state)?;
     let lease_ms = u64::from(args.lease_seconds) * 1000;
     let (engine, running) = Engine::start(folded, Settings { lease_ms });
     submit(&engine, &args.db, sweep, dataset).await?;
@@ -162,6 +161,23 @@ fn continued(db: &Path, sweep: &Sweep) -> anyhow::Result<Folded> {
     Ok(folded)
 }
 
+/// Sweeps that were handed in meanwhile brought folders of their own.
+fn add_features(blobs: &Blobs, state: &State) -> anyhow::Result<()> {
+    for (_, sweep) in state.sweeps().filter(|(_, sweep)| !sweep.has_ended()) {
+        let processed = &sweep.sweep().data.processed;
+        if processed.is_dir() {
+            blobs.add(processed)?;
+        } else {
+            tracing::warn!(
+                "the features of sweep {} are not in {}: start the coordinator in the folder where that was made",
+                sweep.sweep().name,
+                processed.display()
+            );
+        }
+    }
+    Ok(())
+}
+
 /// Hands the sweep in, unless the database holds it already.
 async fn submit(engine: &Engine, db: &Path, sweep: Sweep, dataset: Dataset) -> anyhow::Result<()> {
     let path = db.to_owned();
@@ -180,7 +196,7 @@ async fn submit(engine: &Engine, db: &Path, sweep: Sweep, dataset: Dataset) -> a
     }
 }
 
-/// Whether the database is empty or holds this sweep with these features. Where the data lies does not matter, only what
+/// Whether the database is empty or holds this sweep, perhaps beside others, with these features. Where the data lies does not matter, only what
 /// it is.
 fn check_same(
     db: &Path,
@@ -188,7 +204,8 @@ fn check_same(
     sweep: &Sweep,
     dataset: Option<&Dataset>,
 ) -> Result<(), AnotherSweep> {
-    let Some((_, known)) = state.newest_sweep() else {
+    let of_that_name = state.sweep_named(&sweep.name);
+    let Some((_, known)) = of_that_name.or_else(|| state.newest_sweep()) else {
         return Ok(());
     };
     let mut differences = Vec::new();
@@ -227,44 +244,6 @@ fn differ(path: &str, theirs: &Value, ours: &Value, differences: &mut Vec<String
         _ if theirs == ours => {}
         _ => differences.push(format!("{path} is {theirs} there and {ours} here")),
     }
-}
-
-/// A split that ignores sources lets a model recognise recordings instead of sounds.
-fn warn_of_leakage(sweep: &Sweep, manifest: &Manifest) -> anyhow::Result<()> {
-    for (fold, split) in dataset::splits(&sweep.split, &manifest.clips)? {
-        let shared: Vec<&str> = split.shared_sources(&manifest.clips).into_keys().collect();
-        if shared.is_empty() {
-            continue;
-        }
-        let advice = match sweep.split {
-            sweep::Split::Holdout(_) => "scores will flatter; use kind = \"grouped\"",
-            sweep::Split::Folds { .. } | sweep::Split::Grouped(_) => "scores will flatter a little",
-        };
-        let (count, names) = (shared.len(), named(&shared, &manifest.clips));
-        tracing::warn!(
-            "{count} sources have clips on both sides of the split (validation fold {fold}): {names}; {advice}"
-        );
-    }
-    Ok(())
-}
-
-/// The first few sources, each with the dataset's folds that have clips of it, and how many more there are.
-fn named(sources: &[&str], clips: &[ClipEntry]) -> String {
-    let name = |source: &&str| {
-        let folds: BTreeSet<u32> =
-            clips.iter().filter(|clip| clip.source == **source).filter_map(|clip| clip.fold).collect();
-        let shown: Vec<String> = folds.iter().map(ToString::to_string).collect();
-        match folds.len() {
-            0 => (*source).to_owned(),
-            1 => format!("{source} (fold {})", shown.join(", ")),
-            _ => format!("{source} (folds {})", shown.join(", ")),
-        }
-    };
-    let mut names: Vec<String> = sources.iter().take(SOURCES_SHOWN).map(name).collect();
-    if sources.len() > SOURCES_SHOWN {
-        names.push(format!("{} more", sources.len() - SOURCES_SHOWN));
-    }
-    names.join(", ")
 }
 
 /// Whole or not at all: whoever waits for the file reads an address.
@@ -327,20 +306,6 @@ mod tests {
             b"another",
             Err("the recordings have changed since it began; name another database with --db"),
         );
-    }
-
-    #[test]
-    fn sources_are_named_with_their_folds() {
-        let clip = |source: &str, fold| ClipEntry {
-            name: String::new(),
-            class: 0,
-            fold: Some(fold),
-            source: source.to_owned(),
-            content: BlobId::of(b""),
-        };
-        let clips = [clip("7", 1), clip("7", 3), clip("8", 2)];
-        assert_eq!(named(&["7", "8"], &clips), "7 (folds 1, 3), 8 (fold 2)");
-        assert!(named(&["8"; 9], &clips).ends_with(", 8 (fold 2), 4 more"));
     }
 
     #[test]

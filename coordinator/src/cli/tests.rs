@@ -62,6 +62,12 @@ fn commands_are_taken_and_slips_are_named() {
     check(&["sweep", "check", "s.toml", "--set", "seed=1"], Ok(()));
     check(&["list", "--format", "csv"], Ok(()));
     check(&["pause"], Ok(()));
+    check(&["submit"], Err("<FILE>"));
+    check(&["submit", "s.toml", "--set", "weight=3", "--coordinator", "http://h:1"], Ok(()));
+    check(&["leaderboard", "--sweep", "grid"], Ok(()));
+    check(&["trial", "replay", "7", "--sweep", "grid"], Ok(()));
+    check(&["replay"], Ok(()));
+    check(&["replay", "x.redb", "--without-search", "--format", "csv"], Ok(()));
     check(&["resume", "grid", "--coordinator", "http://h:1"], Ok(()));
     check(&["cancel"], Err("<NAME>"));
     check(&["db", "check", "--db", "x.redb", "--processed", "features"], Ok(()));

@@ -14,7 +14,7 @@ use tonic::Code;
 use super::{
     document,
     render::{self, Document, Format},
-    source::{Source, SourceArgs},
+    source::{OfArgs, Source, SourceArgs},
 };
 use crate::client::{Client, ClientError};
 
@@ -25,19 +25,19 @@ const AWAY_PAUSE: Duration = Duration::from_millis(500);
 /// Moves to the terminal's upper left corner and clears it, as `watch` and `top` do (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// Shows the newest sweep's status until it has ended.
-pub(super) fn run(source: &SourceArgs, format: Format) -> anyhow::Result<ExitCode> {
+/// Shows a sweep's status until it has ended.
+pub(super) fn run(source: &SourceArgs, of: &OfArgs, format: Format) -> anyhow::Result<ExitCode> {
     let canvas = Canvas::new(format, io::stdout().is_terminal());
-    Builder::new_current_thread().enable_all().build()?.block_on(watch(source, canvas))?;
+    Builder::new_current_thread().enable_all().build()?.block_on(watch(source, of, canvas))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn watch(source: &SourceArgs, mut canvas: Canvas) -> anyhow::Result<()> {
+async fn watch(source: &SourceArgs, of: &OfArgs, mut canvas: Canvas) -> anyhow::Result<()> {
     let running = Source::open(source).await?.running();
     let mut client = running.context("there is nothing to watch without a running coordinator")?;
     let mut tries = 0;
     loop {
-        let broken = match watch_once(&mut client, &mut canvas, &mut tries).await {
+        let broken = match watch_once(&mut client, of, &mut canvas, &mut tries).await {
             Ok(End::Ended | End::NobodyListens) => return Ok(()),
             Ok(End::Broken) => None,
             Err(error) if is_passing(&error) => Some(error),
@@ -62,8 +62,13 @@ enum End {
     NobodyListens,
 }
 
-async fn watch_once(client: &mut Client, canvas: &mut Canvas, tries: &mut u32) -> Result<End, ClientError> {
-    let mut statuses = client.watch().await?;
+async fn watch_once(
+    client: &mut Client,
+    of: &OfArgs,
+    canvas: &mut Canvas,
+    tries: &mut u32,
+) -> Result<End, ClientError> {
+    let mut statuses = client.watch(of.sweep()).await?;
     while let Some(status) = client.next(&mut statuses).await? {
         *tries = 0;
         if !canvas.show(&status) {

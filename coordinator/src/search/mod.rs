@@ -109,8 +109,7 @@ pub fn propose(question: &Question<'_>) -> Option<Proposal> {
     let number = history.len() as u64;
     let mut dice = dice(seed, number);
     let (point, why) = match search {
-        Search::Grid { shuffle: false } => (space.point(number), Why::Grid),
-        Search::Grid { shuffle: true } => (grid::shuffled(space, seed, number), Why::Grid),
+        Search::Grid { shuffle } => (grid_point(space, seed, shuffle, number), Why::Grid),
         Search::Random => (random::draw(space, history, &mut dice), Why::Random),
         Search::Sobol => (sobol::propose(space, seed, history, &mut dice), Why::Sobol),
         Search::Tpe { startup, candidates } => {
@@ -119,6 +118,12 @@ pub fn propose(question: &Question<'_>) -> Option<Proposal> {
         Search::Bayes { startup } => return Bayes { startup }.propose(question, &mut dice),
     };
     Some(Proposal::new(point?, why))
+}
+
+/// A grid's point of that number, in the order in which it is searched; none after the last. It is all that a grid proposes, so
+/// that a long sweep's history need not be gathered for it.
+pub fn grid_point(space: &Space, seed: u64, shuffle: bool, number: u64) -> Option<Point> {
+    if shuffle { grid::shuffled(space, seed, number) } else { space.point(number) }
 }
 
 /// Points drawn for an outlook where trials cannot be foreseen.

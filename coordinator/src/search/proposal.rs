@@ -99,7 +99,7 @@ pub enum Why {
 
 impl Proposal {
     /// With its reason.
-    pub(super) fn new(point: Point, why: Why) -> Self {
+    pub(crate) fn new(point: Point, why: Why) -> Self {
         Self { point, why: Some(why) }
     }
 }

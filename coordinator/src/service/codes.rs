@@ -13,7 +13,7 @@ pub(super) fn of_engine(error: &EngineError) -> Status {
     }
 }
 
-fn of_refusal(refusal: &Refusal) -> Status {
+pub(super) fn of_refusal(refusal: &Refusal) -> Status {
     let text = refusal.to_string();
     match refusal {
         Refusal::UnknownWorker(_) | Refusal::UnknownSweep(_) | Refusal::UnknownTrial(_) => {
@@ -27,6 +27,17 @@ fn of_refusal(refusal: &Refusal) -> Status {
             Status::invalid_argument(text)
         }
     }
+}
+
+/// An error and its causes on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
 }
 
 pub(super) fn of_wire(error: &WireError) -> Status {

@@ -4,6 +4,7 @@
 //! - `blobs`: content-addressed bytes, in verified pieces; `piece` is one of them.
 //! - `sweeps`: what users ask, answered by [`crate::views`]; `watching`: a status each time it has changed.
 //! - [`presence`]: which workers were heard lately, and which know that all is done.
+//! - `submission`: a sweep is handed in while others run.
 //! - `bell`: wakes idle workers when there may be something for them.
 //! - `owners`: whose token may speak for which worker.
 //! - `job`: a single job for a single worker, without an engine's sweep.
@@ -19,6 +20,7 @@ pub(crate) mod job;
 mod owners;
 pub(crate) mod piece;
 pub mod presence;
+mod submission;
 mod sweeps;
 #[cfg(test)]
 mod tests;
@@ -36,7 +38,7 @@ use tonic::transport::Server;
 
 use self::{
     bell::Bell, blobs::BlobService, cluster::ClusterService, owners::Owners, presence::Presence,
-    sweeps::SweepService,
+    submission::Desk, sweeps::SweepService,
 };
 use crate::{
     access::{Entrance, doorstep::Doorstep, gate::GateLayer},
@@ -53,8 +55,8 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// heartbeats must always find room beside them.
 const STREAMS_MAX: u32 = 2048;
 
-/// Bytes of a request that carries no blob. The largest is a heartbeat that names every slot's attempt.
-const REQUEST_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a request that carries no blob. The largest are a sweep file, and a heartbeat that names every slot's attempt.
+pub(crate) const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
 /// Bytes of a request's headers: a token and a few names.
 const HEADERS_BYTES_MAX: u32 = 16 * 1024;
@@ -98,7 +100,8 @@ pub async fn serve(
         stopping: stopping.clone(),
     };
     let cluster = ClusterServer::new(cluster).max_decoding_message_size(REQUEST_BYTES_MAX);
-    let sweeps = SweepService { engine: engine.clone(), presence, stopping: stopping.clone() };
+    let desk = Desk::new(engine.clone(), blobs.clone(), stopping.clone());
+    let sweeps = SweepService { engine: engine.clone(), presence, desk, stopping: stopping.clone() };
     let sweeps = SweepsServer::new(sweeps).max_decoding_message_size(REQUEST_BYTES_MAX);
     let blobs =
         BlobsServer::new(BlobService { blobs, engine }).max_decoding_message_size(piece::MESSAGE_BYTES_MAX);

@@ -5,7 +5,7 @@ use earshot_proto::earshot::v1::{
     CancelSweepRequest, Champion, Curve, GetChampionRequest, GetCurveRequest, GetImportanceRequest,
     GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest, Importance, Leaderboard,
     ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest, ResumeSweepRequest,
-    Status as SweepStatus, Sweep, SweepList, Trial, WatchStatusRequest, sweeps_server,
+    Status as SweepStatus, SubmitSweepRequest, Sweep, SweepList, Trial, WatchStatusRequest, sweeps_server,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -13,9 +13,11 @@ use tonic::{Request, Response, Status};
 use super::{
     codes,
     presence::Presence,
+    submission::{Desk, Submissions},
     watching::{self, Statuses},
 };
 use crate::{
+    access::gate::Transfer,
     engine::Engine,
     state::{Decision, EventKind, State},
     views::{self, ViewError},
@@ -25,6 +27,8 @@ use crate::{
 pub(super) struct SweepService {
     pub(super) engine: Engine,
     pub(super) presence: Presence,
+    /// Where sweeps are handed in.
+    pub(super) desk: Desk,
     /// Cancelled when the service stops: watching ends.
     pub(super) stopping: CancellationToken,
 }
@@ -54,34 +58,36 @@ impl SweepService {
 #[tonic::async_trait]
 impl sweeps_server::Sweeps for SweepService {
     type WatchStatusStream = Statuses;
+    type SubmitSweepStream = Submissions;
 
-    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<SweepStatus>, Status> {
-        let present = self.presence.present();
-        self.view(move |state| views::status(state, &present)).await
+    async fn get_status(&self, request: Request<GetStatusRequest>) -> Result<Response<SweepStatus>, Status> {
+        let (present, name) = (self.presence.present(), request.into_inner().sweep);
+        self.view(move |state| views::status(state, name.as_deref(), &present)).await
     }
 
-    async fn watch_status(&self, _: Request<WatchStatusRequest>) -> Result<Response<Statuses>, Status> {
+    async fn watch_status(&self, request: Request<WatchStatusRequest>) -> Result<Response<Statuses>, Status> {
         let (engine, presence) = (self.engine.clone(), self.presence.clone());
-        Ok(Response::new(watching::statuses(engine, presence, self.stopping.clone())))
+        let (stopping, name) = (self.stopping.clone(), request.get_ref().sweep.clone());
+        Ok(Response::new(watching::statuses(engine, presence, name, stopping, request.extensions())))
     }
 
     async fn get_leaderboard(
         &self,
         request: Request<GetLeaderboardRequest>,
     ) -> Result<Response<Leaderboard>, Status> {
-        let GetLeaderboardRequest { top, pareto } = request.into_inner();
+        let GetLeaderboardRequest { top, sweep, pareto } = request.into_inner();
         let look = if pareto { views::pareto } else { views::leaderboard };
-        self.view(move |state| look(state, top)).await
+        self.view(move |state| look(state, sweep.as_deref(), top)).await
     }
 
     async fn get_trial(&self, request: Request<GetTrialRequest>) -> Result<Response<Trial>, Status> {
-        let trial = TrialId(request.into_inner().trial);
-        self.view(move |state| views::trial(state, trial)).await
+        let GetTrialRequest { trial, sweep } = request.into_inner();
+        self.view(move |state| views::trial(state, sweep.as_deref(), TrialId(trial))).await
     }
 
     async fn get_champion(&self, request: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
-        let trial = request.into_inner().trial.map(TrialId);
-        self.view(move |state| views::champion(state, trial)).await
+        let GetChampionRequest { sweep, trial } = request.into_inner();
+        self.view(move |state| views::champion(state, sweep.as_deref(), trial.map(TrialId))).await
     }
 
     async fn get_curve(&self, _: Request<GetCurveRequest>) -> Result<Response<Curve>, Status> {
@@ -93,10 +99,11 @@ impl sweeps_server::Sweeps for SweepService {
     }
 
     async fn replay_trial(&self, request: Request<ReplayTrialRequest>) -> Result<Response<Replay>, Status> {
-        let trial = TrialId(request.into_inner().trial);
+        let ReplayTrialRequest { trial, sweep } = request.into_inner();
+        let trial = TrialId(trial);
         let found = self.view(move |state| {
-            views::trial(state, trial)?;
-            views::find(state, None).map(|(id, _)| id)
+            views::trial(state, sweep.as_deref(), trial)?;
+            views::find(state, sweep.as_deref()).map(|(id, _)| id)
         });
         let sweep = found.await?.into_inner();
         let asked = self.engine.submit(EventKind::ReplayAsked { sweep, trial }).await;
@@ -109,6 +116,14 @@ impl sweeps_server::Sweeps for SweepService {
     async fn get_replay(&self, request: Request<GetReplayRequest>) -> Result<Response<Replay>, Status> {
         let id = ReplayId(request.into_inner().replay);
         self.view(move |state| views::replay(state, id)).await
+    }
+
+    async fn submit_sweep(
+        &self,
+        request: Request<SubmitSweepRequest>,
+    ) -> Result<Response<Submissions>, Status> {
+        let place = request.extensions().get::<Transfer>().cloned();
+        self.desk.take(request.into_inner(), place).await.map(Response::new)
     }
 
     async fn list_sweeps(&self, _: Request<ListSweepsRequest>) -> Result<Response<SweepList>, Status> {

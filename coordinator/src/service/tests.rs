@@ -36,6 +36,7 @@ use crate::{
 
 mod access;
 mod hostile;
+mod submission;
 mod watching;
 
 /// A coordinator in this process, on a real socket.
@@ -264,12 +265,12 @@ async fn a_sweep_is_trained_and_everybody_is_told() {
     assert!(site.presence.knows_the_end(earshot_common::ids::WorkerId(worker), 1));
 
     let mut client = Client::connect(&site.url(), &Credentials::default()).await.unwrap();
-    let status = client.status().await.unwrap();
+    let status = client.status(None).await.unwrap();
     assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 2, 4));
     assert_eq!(status.workers[0].state, "present");
-    assert_eq!(client.leaderboard(1).await.unwrap().rows.len(), 1);
-    assert_eq!(client.trial(1).await.unwrap().state, "completed");
-    let error = client.trial(7).await.unwrap_err().to_string();
+    assert_eq!(client.leaderboard(None, 1).await.unwrap().rows.len(), 1);
+    assert_eq!(client.trial(None, 1).await.unwrap().state, "completed");
+    let error = client.trial(None, 7).await.unwrap_err().to_string();
     assert!(error.contains("says: there is no trial 7"), "{error}");
     let champion = client.champion(None).await.unwrap();
     let checkpoint = wire::blob_id(&champion.checkpoint, "the checkpoint").unwrap();
@@ -355,7 +356,7 @@ async fn health_and_an_empty_coordinator_are_told() {
         let health = HealthClient::new(channel.clone()).check(request).await.unwrap().into_inner();
         assert_eq!(health.status(), ServingStatus::Serving);
     }
-    let status = SweepsClient::new(channel).get_status(GetStatusRequest {}).await;
+    let status = SweepsClient::new(channel).get_status(GetStatusRequest { sweep: None }).await;
     check(status, Code::FailedPrecondition, "no sweep was started yet");
     site.stop().await;
 }
@@ -397,15 +398,15 @@ async fn a_completed_trial_is_replayed_and_another_is_not() {
         Err(ClientError::Refused { status, .. }) => status.code(),
         other => panic!("{other:?}"),
     };
-    assert_eq!(code(client.replay_trial(0).await), Code::NotFound);
+    assert_eq!(code(client.replay_trial(None, 0).await), Code::NotFound);
     assert_eq!(code(client.replay(0).await), Code::NotFound);
     let token = site.token(worker).await;
-    assert_eq!(code(client.replay_trial(0).await), Code::FailedPrecondition);
+    assert_eq!(code(client.replay_trial(None, 0).await), Code::FailedPrecondition);
     site.train_on(worker, token).await;
 
-    let asked = client.replay_trial(0).await.unwrap();
+    let asked = client.replay_trial(None, 0).await.unwrap();
     assert_eq!((asked.state.as_str(), asked.runs.len()), ("waiting", 1));
-    assert_eq!(client.replay_trial(0).await.unwrap().replay, asked.replay, "joined");
+    assert_eq!(client.replay_trial(None, 0).await.unwrap().replay, asked.replay, "joined");
     site.train(worker).await;
     let seen = client.replay(asked.replay).await.unwrap();
     assert_eq!(seen.state, "identical", "{seen:#?}");

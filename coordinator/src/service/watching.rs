@@ -7,10 +7,14 @@ use futures::stream;
 use tokio::{sync::watch, time};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Extensions, Status};
 
 use super::{codes, presence::Presence};
-use crate::{engine::Engine, views};
+use crate::{
+    access::gate::{Standing, Transfer},
+    engine::Engine,
+    views,
+};
 
 /// The shortest time between two looks: people read no faster, and looking costs time of the engine's thread.
 const REFRESH: Duration = Duration::from_millis(250);
@@ -24,16 +28,38 @@ pub(super) type Statuses = Pin<Box<dyn Stream<Item = Result<SweepStatus, Status>
 struct Watching {
     engine: Engine,
     presence: Presence,
+    /// The sweep's name; none: the newest.
+    name: Option<String>,
     changes: watch::Receiver<u64>,
     stopping: CancellationToken,
+    standing: Option<Standing>,
     told: Option<SweepStatus>,
     is_last: bool,
+    /// Held until nobody watches any more.
+    _place: Option<Transfer>,
 }
 
-/// Watches the newest sweep.
-pub(super) fn statuses(engine: Engine, presence: Presence, stopping: CancellationToken) -> Statuses {
+/// Watches a sweep; `of` is what the gate said of the call.
+pub(super) fn statuses(
+    engine: Engine,
+    presence: Presence,
+    name: Option<String>,
+    stopping: CancellationToken,
+    of: &Extensions,
+) -> Statuses {
     let changes = engine.changes();
-    let watching = Watching { engine, presence, changes, stopping, told: None, is_last: false };
+    let (standing, place) = (of.get::<Standing>().cloned(), of.get::<Transfer>().cloned());
+    let watching = Watching {
+        engine,
+        presence,
+        name,
+        changes,
+        stopping,
+        standing,
+        told: None,
+        is_last: false,
+        _place: place,
+    };
     Box::pin(stream::unfold(watching, |mut watching| async move {
         let next = watching.next().await?;
         Some((next, watching))
@@ -46,6 +72,10 @@ impl Watching {
             // The mind may still be asked when the service stops: it ends after it.
             self.is_last = self.stopping.is_cancelled();
             self.changes.borrow_and_update();
+            if self.standing.as_ref().is_some_and(|standing| !standing.is_valid()) {
+                self.is_last = true;
+                return Some(Err(Status::unauthenticated("the token was revoked, or has expired")));
+            }
             let status = match self.look().await {
                 Ok(status) => status,
                 Err(status) => {
@@ -53,6 +83,8 @@ impl Watching {
                     return Some(Err(status));
                 }
             };
+            // A sweep that is handed in meanwhile is another.
+            self.name = Some(status.sweep.clone());
             self.is_last |= has_ended(&status);
             if self.told.as_ref() != Some(&status) {
                 self.told = Some(status.clone());
@@ -64,8 +96,8 @@ impl Watching {
     }
 
     async fn look(&self) -> Result<SweepStatus, Status> {
-        let present = self.presence.present();
-        let seen = self.engine.read(move |state| views::status(state, &present)).await;
+        let (present, name) = (self.presence.present(), self.name.clone());
+        let seen = self.engine.read(move |state| views::status(state, name.as_deref(), &present)).await;
         seen.map_err(|error| codes::of_engine(&error))?.map_err(|error| codes::of_view(&error))
     }
 

@@ -126,6 +126,7 @@ pub enum EventKind {
 
 /// The answer to an event that was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Decision {
     /// The sweep has this number.
     Submitted(SweepId),
@@ -141,6 +142,53 @@ pub enum Decision {
     Verdict(Verdict),
     /// Noted.
     Noted,
+}
+
+/// What tells one decision from another: the first bytes of the BLAKE3 hash of its JSON. Chance makes two alike once in 2^64.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Digest(pub [u8; Digest::BYTES]);
+
+impl Digest {
+    /// Its length.
+    pub const BYTES: usize = 8;
+}
+
+impl std::fmt::Display for Digest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Decision {
+    /// Its digest. A field that is added to a decision has to be left out of its JSON where nothing is other than before.
+    pub fn digest(&self) -> Digest {
+        // Everything in a decision has a form in JSON.
+        let json = serde_json::to_vec(self).unwrap_or_default();
+        let mut bytes = [0; Digest::BYTES];
+        blake3::Hasher::new().update(&json).finalize_xof().fill(&mut bytes);
+        Digest(bytes)
+    }
+}
+
+impl EventKind {
+    /// What happened, in a word: as it stands in the log.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Submitted { .. } => "submitted",
+            Self::Paused { .. } => "paused",
+            Self::Resumed { .. } => "resumed",
+            Self::Cancelled { .. } => "cancelled",
+            Self::ReplayAsked { .. } => "replay_asked",
+            Self::Joined { .. } => "joined",
+            Self::Asked { .. } => "asked",
+            Self::AskedAlike { .. } => "asked_alike",
+            Self::Reported { .. } => "reported",
+            Self::Finished { .. } => "finished",
+            Self::Expired { .. } => "expired",
+            Self::Unclaimed { .. } => "unclaimed",
+            Self::Left { .. } => "left",
+        }
+    }
 }
 
 /// A worker's right to one attempt.

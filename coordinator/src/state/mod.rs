@@ -6,6 +6,8 @@
 //! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped; `judgement`:
 //!   what they made of each; `progress`: what completed when; `spread`: how far
 //!   scores can be trusted.
+//! - `sharing`: which of several sweeps is served next.
+//! - `ending`: how attempts are reported on and end.
 //! - [`replay`]: completed trials that are trained again, to be compared.
 //!
 //! Deliberately absent: clocks, randomness, sockets, disks. Every event carries its time, the search draws from the sweep's
@@ -14,11 +16,13 @@
 //! only its passing ([`EventKind::Expired`], [`EventKind::Unclaimed`]) is one.
 
 pub mod dataset;
+mod ending;
 pub mod event;
 mod judgement;
 mod progress;
 mod ranking;
 pub mod replay;
+mod sharing;
 mod spread;
 mod sweep;
 #[cfg(test)]
@@ -31,13 +35,13 @@ use std::collections::BTreeMap;
 
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Job, Outcome, RunResult, Verdict},
+    job::Job,
 };
 use serde::Serialize;
 
 pub use self::{
     dataset::{Dataset, DatasetView},
-    event::{Decision, Event, EventKind, Grant, Refusal},
+    event::{Decision, Digest, Event, EventKind, Grant, Refusal},
     judgement::{Basis, Judged, Judgement},
     progress::Completion,
     ranking::MeanMetrics,
@@ -48,7 +52,7 @@ pub use self::{
     worker::Worker,
 };
 
-use self::{replay::Replays, worker::SLOTS_MAX};
+use self::{replay::Replays, sharing::Share, worker::SLOTS_MAX};
 use crate::search::Proposal;
 
 /// Everything the coordinator knows: the fold of its log.
@@ -59,6 +63,8 @@ pub struct State {
     /// Every attempt ever granted.
     attempts: BTreeMap<Token, Task>,
     replays: Replays,
+    /// What the sweep that was served last had had of the workers' time, by its weight.
+    level: Share,
     /// Log entries folded so far; the next entry's position.
     position: u64,
     /// Time of the newest entry.
@@ -91,7 +97,9 @@ impl State {
                     return Err(Refusal::NameTaken(sweep.name.clone()));
                 }
                 let id = SweepId(self.sweeps.len() as u32);
-                self.sweeps.insert(id, SweepState::new(id, (**sweep).clone(), dataset.clone(), at_ms));
+                let mut entered = SweepState::new(id, (**sweep).clone(), dataset.clone(), at_ms);
+                entered.catch_up(self.level, at_ms);
+                self.sweeps.insert(id, entered);
                 Decision::Submitted(id)
             }
             EventKind::Paused { sweep } => {
@@ -105,7 +113,7 @@ impl State {
             EventKind::Cancelled { sweep } => {
                 let ended = self.running(*sweep)?.cancel();
                 for token in ended.into_iter().chain(self.replays.cancel(*sweep)) {
-                    self.release(token);
+                    self.release(token, at_ms);
                 }
                 Decision::Noted
             }
@@ -119,21 +127,21 @@ impl State {
             }
             EventKind::Reported { worker, token, epoch, midway } => {
                 let task = self.live(*worker, *token)?;
-                let verdict = self.report(task, epoch, *midway)?;
+                let verdict = self.report(task, epoch, *midway, at_ms)?;
                 self.epochs += 1;
                 Decision::Verdict(verdict)
             }
             EventKind::Finished { worker, token, outcome } => self.finish(*worker, *token, outcome, at_ms)?,
             EventKind::Expired { token } => {
-                self.lose(*token, AttemptEnd::Expired)?;
+                self.lose(*token, AttemptEnd::Expired, at_ms)?;
                 self.expiries += 1;
                 Decision::Noted
             }
             EventKind::Unclaimed { token } => {
-                self.lose(*token, AttemptEnd::Unclaimed)?;
+                self.lose(*token, AttemptEnd::Unclaimed, at_ms)?;
                 Decision::Noted
             }
-            EventKind::Left { worker } => self.leave(*worker)?,
+            EventKind::Left { worker } => self.leave(*worker, at_ms)?,
         };
         self.position += 1;
         self.at_ms = at_ms;
@@ -209,6 +217,11 @@ impl State {
     /// Tokens of the attempts that are alive.
     pub fn live_tokens(&self) -> impl Iterator<Item = Token> {
         self.workers.values().flat_map(|worker| worker.held.iter().copied())
+    }
+
+    /// Which run an attempt is, or was, at.
+    pub fn run_of(&self, token: Token) -> Option<RunId> {
+        self.attempts.get(&token).map(|&(Task::Run(run) | Task::Replay(_, run))| run)
     }
 
     /// Whether this attempt is alive.
@@ -294,7 +307,7 @@ impl State {
         // Somebody waits for a replay, and it is a trial long at most.
         let grant = self.grant_replay(id, token, at_ms);
         let grant = grant.or_else(|| self.grant_fairly(id, proposed, token, at_ms));
-        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant)))
+        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant, at_ms)))
     }
 
     /// Hands out a further run of the shape of the one that a worker holds. A replay is trained as its original was.
@@ -309,12 +322,15 @@ impl State {
         let Task::Run(run) = self.live(id, like)? else { return Ok(Decision::NothingLeft) };
         let sweep = self.running(run.sweep)?;
         let grant = sweep.grant_alike(run, id, proposed, token, at_ms);
-        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant)))
+        Ok(grant.map_or(Decision::NothingLeft, |grant| self.hold(id, grant, at_ms)))
     }
 
     /// Enters what a worker was granted.
-    fn hold(&mut self, id: WorkerId, grant: Grant) -> Decision {
+    fn hold(&mut self, id: WorkerId, grant: Grant, at_ms: u64) -> Decision {
         let token = grant.token;
+        if let Some(sweep) = self.sweeps.get_mut(&grant.run.sweep).filter(|_| grant.replay.is_none()) {
+            sweep.account_mut().open(at_ms);
+        }
         if let Some(worker) = self.workers.get_mut(&id) {
             worker.held.push(token);
         }
@@ -337,39 +353,6 @@ impl State {
         self.replays.next(|sweep| !is_paused(sweep))
     }
 
-    /// Takes a run of the sweep that has the fewest at work; of equals, of the oldest.
-    fn grant_fairly(
-        &mut self,
-        worker: WorkerId,
-        proposed: &[Proposal],
-        token: Token,
-        at_ms: u64,
-    ) -> Option<Grant> {
-        // The proposals are those of the first; if its search has run out, the others' are asked.
-        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Proposal]));
-        let sweeps = self.by_share().into_iter().zip(proposed);
-        sweeps
-            .into_iter()
-            .find_map(|(id, proposed)| self.sweeps.get_mut(&id)?.grant(worker, proposed, token, at_ms))
-    }
-
-    /// Sweeps with work in the order in which they are served.
-    fn by_share(&self) -> Vec<SweepId> {
-        let with_work = self.sweeps.iter().filter(|(_, sweep)| sweep.has_work());
-        let mut shares: Vec<(usize, SweepId)> = with_work.map(|(&id, sweep)| (sweep.leased(), id)).collect();
-        shares.sort_unstable();
-        shares.into_iter().map(|(_, id)| id).collect()
-    }
-
-    /// What a search would propose if a worker asked now, to be written into [`EventKind::Asked`].
-    pub fn proposals(&self) -> Vec<Proposal> {
-        if self.next_replay().is_some() {
-            return Vec::new();
-        }
-        let next = self.by_share().first().and_then(|id| self.sweeps.get(id));
-        next.map_or_else(Vec::new, SweepState::proposals)
-    }
-
     /// What the search would propose if a worker asked for a further run of the shape of this one, to be written into
     /// [`EventKind::AskedAlike`]; none if there is no such run.
     pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
@@ -390,114 +373,6 @@ impl State {
         let completed = trial.all_runs().filter(|(_, run)| run.completed().is_some());
         let folds = completed.map(|(fold, _)| fold);
         Ok(Decision::Replaying(self.replays.ask(ReplayId(self.position), sweep, id, folds)))
-    }
-
-    fn report(&mut self, task: Task, epoch: &Epoch, midway: Option<BlobId>) -> Result<Verdict, Refusal> {
-        match task {
-            Task::Run(run) => {
-                let Some(sweep) = self.sweeps.get_mut(&run.sweep) else { return Ok(Verdict::Stop) };
-                let (verdict, ended) = sweep.report(run, epoch, midway)?;
-                for token in ended {
-                    self.release(token);
-                }
-                Ok(verdict)
-            }
-            Task::Replay(id, run) => {
-                let Some(sweep) = self.sweeps.get(&run.sweep) else { return Ok(Verdict::Stop) };
-                let Some(original) = sweep.run(run) else { return Ok(Verdict::Stop) };
-                let last = sweep.recipe(run).map_or(0, |recipe| recipe.epochs);
-                self.replays.report(id, run.fold, (epoch, midway), original, last)
-            }
-        }
-    }
-
-    fn complete(&mut self, task: Task, result: RunResult, at_ms: u64) -> Result<(), Refusal> {
-        match task {
-            Task::Run(run) => {
-                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result, at_ms))
-            }
-            Task::Replay(id, run) => match self.sweeps.get(&run.sweep).and_then(|sweep| sweep.run(run)) {
-                Some(original) => self.replays.complete(id, run.fold, result, original),
-                None => Ok(()),
-            },
-        }
-    }
-
-    fn finish(
-        &mut self,
-        worker: WorkerId,
-        token: Token,
-        outcome: &Outcome,
-        at_ms: u64,
-    ) -> Result<Decision, Refusal> {
-        self.present(worker)?;
-        if self.is_repeated(worker, token, outcome) {
-            return Ok(Decision::Noted);
-        }
-        let task = self.live(worker, token)?;
-        let end = match outcome {
-            Outcome::Completed(result) => {
-                self.complete(task, *result, at_ms)?;
-                AttemptEnd::Completed
-            }
-            Outcome::Failed(failure) => AttemptEnd::Failed(failure.clone()),
-        };
-        self.end(task, token, end);
-        Ok(Decision::Noted)
-    }
-
-    /// A worker whose answer was lost says again what is already known.
-    fn is_repeated(&self, worker: WorkerId, token: Token, outcome: &Outcome) -> bool {
-        let Some(attempt) = self.attempt(token).filter(|attempt| attempt.worker == worker) else {
-            return false;
-        };
-        match (&attempt.end, outcome) {
-            (Some(AttemptEnd::Failed(known)), Outcome::Failed(failure)) => known == failure,
-            (Some(AttemptEnd::Completed), Outcome::Completed(result)) => {
-                self.run(token).is_some_and(|run| run.status == RunStatus::Completed(*result))
-            }
-            _ => false,
-        }
-    }
-
-    fn leave(&mut self, id: WorkerId) -> Result<Decision, Refusal> {
-        let held = self.present(id)?.held.clone();
-        for token in held {
-            if let Some(&task) = self.attempts.get(&token) {
-                self.end(task, token, AttemptEnd::Left);
-            }
-        }
-        if let Some(worker) = self.workers.get_mut(&id) {
-            worker.has_left = true;
-        }
-        Ok(Decision::Noted)
-    }
-
-    /// Ends an attempt whose lease has run out.
-    fn lose(&mut self, token: Token, end: AttemptEnd) -> Result<(), Refusal> {
-        let task = self.attempts.get(&token).copied().filter(|_| self.is_live(token));
-        self.end(task.ok_or(Refusal::LeaseEnded(token))?, token, end);
-        Ok(())
-    }
-
-    /// Ends an attempt, and with it those of the trial's other runs that nobody needs any more.
-    fn end(&mut self, task: Task, token: Token, end: AttemptEnd) {
-        self.release(token);
-        let (Task::Run(run) | Task::Replay(_, run)) = task;
-        let Some(sweep) = self.sweeps.get_mut(&run.sweep) else { return };
-        if let Task::Replay(id, _) = task {
-            return self.replays.end(id, run.fold, token, end, sweep.sweep().budget.attempts as usize);
-        }
-        for token in sweep.end(run, token, end) {
-            self.release(token);
-        }
-    }
-
-    fn release(&mut self, token: Token) {
-        let holder = self.attempt(token).map(|attempt| attempt.worker);
-        if let Some(worker) = holder.and_then(|worker| self.workers.get_mut(&worker)) {
-            worker.held.retain(|held| *held != token);
-        }
     }
 
     /// What an attempt is at that this worker holds.

@@ -1,9 +1,9 @@
 //! What makes a completed trial better than another.
 
-use std::{cmp::Ordering, collections::BTreeSet};
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use earshot_common::{ids::TrialId, job::Epoch, sweep::Objective};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{
     thinning::best_so_far,
@@ -74,11 +74,21 @@ impl MeanMetrics {
 }
 
 /// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number. Kept in
-/// order as trials complete, so that a look at the first few costs the same whatever the sweep's size.
+/// order as trials complete, so that a look at the first few costs the same whatever the sweep's size; and with their means,
+/// which do not change any more, so that a look at all of them need not go through their epochs.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 #[serde(transparent)]
 pub(super) struct Ranking {
-    places: BTreeSet<Place>,
+    #[serde(serialize_with = "places_alone")]
+    places: BTreeMap<Place, MeanMetrics>,
+}
+
+/// Means follow from the trials, which are written beside.
+fn places_alone<S: Serializer>(
+    places: &BTreeMap<Place, MeanMetrics>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(places.keys())
 }
 
 /// A trial's place among others: the best is the least.
@@ -91,11 +101,11 @@ pub(super) struct Place {
 
 impl Ranking {
     pub(super) fn enter(&mut self, id: TrialId, mean: MeanMetrics, objective: Objective) {
-        self.places.insert(Place { score: mean.score(objective), loss: mean.loss, trial: id });
+        self.places.insert(Place { score: mean.score(objective), loss: mean.loss, trial: id }, mean);
     }
 
-    pub(super) fn trials(&self) -> impl Iterator<Item = TrialId> {
-        self.places.iter().map(|place| place.trial)
+    pub(super) fn trials(&self) -> impl Iterator<Item = (TrialId, MeanMetrics)> {
+        self.places.iter().map(|(place, &mean)| (place.trial, mean))
     }
 }
 

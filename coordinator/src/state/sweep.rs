@@ -22,6 +22,7 @@ use super::{
     event::{Grant, Refusal},
     progress::{Completion, Progress},
     ranking::{MeanMetrics, Ranking},
+    sharing::Account,
     spread::{Estimate, Spread},
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
@@ -63,6 +64,7 @@ pub struct SweepState {
     tally: BTreeMap<TrialStatus, u32>,
     ranking: Ranking,
     thinning: Thinning,
+    account: Account,
     progress: Progress,
     spread: Spread,
 }
@@ -81,6 +83,7 @@ impl SweepState {
             tally: BTreeMap::new(),
             ranking: Ranking::default(),
             thinning: Thinning::default(),
+            account: Account::default(),
             progress: Progress::since(at_ms),
             spread: Spread::default(),
         }
@@ -206,10 +209,15 @@ impl SweepState {
 
     /// Completed trials, the best first: by the objective's mean over runs, then by lower loss, then by lower number.
     pub fn ranking(&self) -> impl Iterator<Item = (TrialId, &Trial, MeanMetrics)> {
-        self.ranking.trials().filter_map(|id| {
-            let trial = self.trial(id)?;
-            Some((id, trial, MeanMetrics::of(trial)?))
-        })
+        self.ranking.trials().filter_map(|(id, mean)| Some((id, self.trial(id)?, mean)))
+    }
+
+    pub(super) fn account(&self) -> &Account {
+        &self.account
+    }
+
+    pub(super) fn account_mut(&mut self) -> &mut Account {
+        &mut self.account
     }
 
     /// What a completed trial's mean is worth; none where there are too few folds or trials to tell.
@@ -359,19 +367,30 @@ impl SweepState {
 
     /// The search's next point after the trials and these that it has just proposed.
     fn propose(&self, proposed: &[Proposal]) -> Option<Proposal> {
-        let trials = self.trials.iter().map(|trial| self.past(trial));
+        let Sweep { search, space, seed, .. } = &self.sweep;
+        if let Search::Grid { shuffle } = *search {
+            let number = (self.trials.len() + proposed.len()) as u64;
+            return Some(Proposal::new(search::grid_point(space, *seed, shuffle, number)?, search::Why::Grid));
+        }
+        let past = |trial| {
+            if search.heeds_results() {
+                self.past(trial)
+            } else {
+                Past { point: &trial.point, standing: Standing::Pending, costs: Costs::default() }
+            }
+        };
+        let trials = self.trials.iter().map(past);
         let proposed = proposed.iter().map(|Proposal { point, .. }| {
             let (_, cost, infeasible) = self.verdict(point);
             let standing = infeasible.map_or(Standing::Pending, |_| Standing::Infeasible);
             Past { point, standing, costs: self.costs(&cost) }
         });
         let history: Vec<Past<'_>> = trials.chain(proposed).collect();
-        let Sweep { search, space, seed, minimise, .. } = &self.sweep;
         let costs = |point: &Point| {
             let (_, cost, infeasible) = self.verdict(point);
             infeasible.is_none().then(|| self.costs(&cost))
         };
-        let has_costs = !minimise.is_empty();
+        let has_costs = !self.sweep.minimise.is_empty();
         search::propose(&Question {
             search: *search,
             space,
@@ -394,7 +413,7 @@ impl SweepState {
     /// The numbers of the completed trials on the front: no other scores as well and costs as little, and is better in something.
     /// Where no cost is to be small, these are the best.
     pub fn front(&self) -> BTreeSet<TrialId> {
-        let scored = self.ranking.trials().filter_map(|id| {
+        let scored = self.ranking.trials().filter_map(|(id, _)| {
             let trial = self.trial(id)?;
             let score = trial.score(self.sweep.objective)?;
             Some((id, Outcome { score, costs: self.costs(&trial.cost) }))
@@ -514,7 +533,7 @@ impl SweepState {
         if !self.sweep.schedule.refit || self.is_unfinished() || !self.leased.is_empty() {
             return;
         }
-        let Some(best) = self.ranking.trials().next() else { return };
+        let Some((best, _)) = self.ranking.trials().next() else { return };
         if let Some(trial) = self.trials.get_mut(best.0 as usize)
             && trial.refit.is_none()
         {

@@ -24,6 +24,17 @@ pub enum StoreError {
         #[source]
         source: Box<redb::Error>,
     },
+    /// The disk refuses to read it, or to write to it.
+    #[error(
+        "{path} cannot be opened; nothing in it is lost, mend the disk or the file's permissions and try again"
+    )]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        #[source]
+        source: Box<redb::Error>,
+    },
     /// Written by another version of Earshot.
     #[error(
         "{path} has log format {found}, this Earshot reads formats {FORMAT_OLDEST} to {FORMAT_VERSION}; use the Earshot \

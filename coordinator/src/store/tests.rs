@@ -1,3 +1,5 @@
+mod damage;
+
 use std::fs;
 
 use redb::ReadableTableMetadata;
@@ -9,16 +11,25 @@ fn joined(at_ms: u64) -> Event {
     Event { at_ms, kind: EventKind::Joined { name: "w".into(), slots: 1, device: "cpu".into(), by: None } }
 }
 
+fn digest(number: u8) -> Digest {
+    Digest([number; Digest::BYTES])
+}
+
 #[test]
 fn entries_survive_reopening() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
     let log = EventLog::open(&path).unwrap();
-    log.append(0, &[joined(1), joined(2)]).unwrap();
-    log.append(2, &[joined(3)]).unwrap();
+    log.append(0, &[joined(1), joined(2)], &[digest(1), digest(2)]).unwrap();
+    log.append(2, &[joined(3)], &[digest(3)]).unwrap();
     let before = log.replay().unwrap();
     drop(log);
-    let after = EventLog::open_existing(&path).unwrap().replay().unwrap();
+    let log = EventLog::open_existing(&path).unwrap();
+    assert_eq!(
+        log.decided().unwrap(),
+        [1, 2, 3].map(|number| (u64::from(number) - 1, digest(number))).into()
+    );
+    let after = log.replay().unwrap();
     assert_eq!((after.position(), after.workers().count()), (3, 3));
     assert_eq!(before, after);
 }
@@ -45,13 +56,13 @@ fn what_is_no_log_is_refused_and_left_alone() {
 fn a_gap_or_an_impossible_entry_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let gap = EventLog::open(&folder.path().join("gap.redb")).unwrap();
-    gap.append(0, &[joined(1)]).unwrap();
-    gap.append(2, &[joined(2)]).unwrap();
+    gap.append(0, &[joined(1)], &[]).unwrap();
+    gap.append(2, &[joined(2)], &[]).unwrap();
     assert!(matches!(gap.replay(), Err(StoreError::Entry { position: 1, .. })));
 
     let impossible = EventLog::open(&folder.path().join("impossible.redb")).unwrap();
     let worker = earshot_common::ids::WorkerId(7);
-    impossible.append(0, &[Event { at_ms: 1, kind: EventKind::Left { worker } }]).unwrap();
+    impossible.append(0, &[Event { at_ms: 1, kind: EventKind::Left { worker } }], &[]).unwrap();
     let error = impossible.replay().unwrap_err();
     assert!(error.to_string().contains("worker 7 is unknown"), "{error}");
 }
@@ -85,8 +96,11 @@ const FORMAT_5: &str = include_str!("golden/format_5.jsonl");
 /// The entries that format 6 added, to follow the sweep and the worker of format 1.
 const FORMAT_6: &str = include_str!("golden/format_6.jsonl");
 
-/// That of format 5, with why its points were proposed: format 7.
+/// What format 7 added: a weight, in the sweep of format 1, to be followed by the rest of that.
 const FORMAT_7: &str = include_str!("golden/format_7.jsonl");
+
+/// That of format 5, with why its points were proposed: format 8.
+const FORMAT_8: &str = include_str!("golden/format_8.jsonl");
 
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
@@ -102,6 +116,7 @@ fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]
         let transaction = log.database.begin_read().unwrap();
         let meta = transaction.open_table(META).unwrap();
         assert_eq!(meta.get("format").unwrap().unwrap().value(), FORMAT_VERSION);
+        assert_eq!(log.decided().unwrap(), [].into(), "nobody kept what was decided");
         let len = transaction.open_table(EVENTS).unwrap().len().unwrap();
         assert_eq!((len, state.position()), (entries.lines().count() as u64, len));
     }
@@ -113,6 +128,11 @@ fn a_log_of_an_older_format_is_read_and_marked() {
     let beginning: String = FORMAT_1.split_inclusive('\n').take(2).collect();
     check_older(2, &format!("{beginning}{FORMAT_2}"), [0, 0, 0, 0]);
     check_older(6, &format!("{beginning}{FORMAT_6}"), [0, 0, 0, 0]);
+    check_older(
+        7,
+        &format!("{FORMAT_7}{}", FORMAT_1.split_inclusive('\n').skip(1).collect::<String>()),
+        [1, 1, 1, 6],
+    );
     check_older(3, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
     check_older(4, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
 }
@@ -120,7 +140,7 @@ fn a_log_of_an_older_format_is_read_and_marked() {
 #[test]
 fn proposals_are_read_as_they_were_written() {
     for (format, entries, reasons) in
-        [(5, FORMAT_5, [None, None]), (7, FORMAT_7, [Some("startup"), Some("improvement")])]
+        [(5, FORMAT_5, [None, None]), (8, FORMAT_8, [Some("startup"), Some("improvement")])]
     {
         check_older(format, entries, [0, 1, 0, 0]);
         let mut state = State::default();

@@ -72,16 +72,16 @@ impl Story {
     }
 
     fn status(&self) -> proto::Status {
-        status(&self.state, &BTreeSet::from([self.worker])).unwrap()
+        status(&self.state, None, &BTreeSet::from([self.worker])).unwrap()
     }
 }
 
 #[test]
 fn an_empty_database_shows_nothing() {
     let state = State::default();
-    assert_eq!(status(&state, &BTreeSet::new()), Err(ViewError::NoSweep));
-    assert_eq!(leaderboard(&state, 0), Err(ViewError::NoSweep));
-    assert_eq!(champion(&state, None), Err(ViewError::NoSweep));
+    assert_eq!(status(&state, None, &BTreeSet::new()), Err(ViewError::NoSweep));
+    assert_eq!(leaderboard(&state, None, 0), Err(ViewError::NoSweep));
+    assert_eq!(champion(&state, None, None), Err(ViewError::NoSweep));
 }
 
 #[test]
@@ -108,14 +108,14 @@ fn the_leaderboard_holds_means_and_points() {
     for accuracy in [0.5, 0.7, 0.9, 0.8] {
         story.complete(accuracy);
     }
-    let board = leaderboard(&story.state, 0).unwrap();
+    let board = leaderboard(&story.state, None, 0).unwrap();
     assert_eq!(board.rows.iter().map(|row| (row.rank, row.trial)).collect::<Vec<_>>(), [(1, 1), (2, 0)]);
     let best = &board.rows[0];
     assert!((best.accuracy - 0.85).abs() < 1e-12 && (best.macro_f1 - 0.425).abs() < 1e-12);
     assert_eq!((best.epoch, best.runs), (2, 2));
     let dropout = best.point.iter().find(|assignment| assignment.name == "dropout").unwrap();
     assert_eq!((dropout.value.as_str(), best.point.len()), ("0.2", 1));
-    assert_eq!(leaderboard(&story.state, 1).unwrap().rows, board.rows[..1]);
+    assert_eq!(leaderboard(&story.state, None, 1).unwrap().rows, board.rows[..1]);
 }
 
 #[test]
@@ -137,18 +137,44 @@ fn the_champion_is_the_best_run_of_the_best_trial() {
 fn a_trial_shows_what_failed_and_where() {
     let mut story = Story::new("");
     story.fail(Reason::OutOfMemory);
-    let shown = trial(&story.state, TrialId(0)).unwrap();
+    let shown = trial(&story.state, None, TrialId(0)).unwrap();
     assert_eq!((shown.state.as_str(), shown.reason.as_str()), ("running", ""));
     assert_eq!(shown.runs[0].failures, ["attempt 1 on attic: out of memory: because"]);
     story.fail(Reason::Diverged);
-    let shown = trial(&story.state, TrialId(0)).unwrap();
+    let shown = trial(&story.state, None, TrialId(0)).unwrap();
     assert_eq!(
         (shown.state.as_str(), shown.reason.as_str()),
         ("failed", "attempt 2 on attic: diverged: because")
     );
     assert_eq!((shown.runs[0].attempts, shown.runs[0].worker.as_str()), (2, "attic"));
-    let error = trial(&story.state, TrialId(7)).unwrap_err();
+    let error = trial(&story.state, None, TrialId(7)).unwrap_err();
     assert_eq!(error.to_string(), "there is no trial 7: 1 of 3 trials have been proposed, numbered from 0");
+}
+
+/// Whatever it was that each worker met, the last straw takes the trial along, and all of it is told.
+#[test]
+fn a_run_that_is_given_up_lists_every_reason() {
+    let mut story = Story::new("[budget]\nattempts = 5\n");
+    for reason in [Reason::OutOfMemory, Reason::Data, Reason::Disk, Reason::Worker] {
+        story.fail(reason);
+    }
+    let token = story.ask();
+    story.tell(EventKind::Expired { token });
+    let shown = trial(&story.state, None, TrialId(0)).unwrap();
+    let expected = [
+        "attempt 1 on attic: out of memory: because",
+        "attempt 2 on attic: data: because",
+        "attempt 3 on attic: disk: because",
+        "attempt 4 on attic: worker: because",
+        "attempt 5 on attic: the worker fell silent",
+    ];
+    assert_eq!((shown.state.as_str(), shown.reason.as_str()), ("failed", expected[4]));
+    assert_eq!(shown.runs[0].failures, expected);
+    assert_eq!(shown.runs[1].state, "failed", "nobody needs the other fold any more");
+    // The sweep goes on.
+    story.complete(0.5);
+    story.complete(0.5);
+    assert_eq!(trial(&story.state, None, TrialId(1)).unwrap().state, "completed");
 }
 
 #[test]
@@ -158,7 +184,7 @@ fn an_infeasible_trial_says_which_constraint() {
         story.tell(EventKind::Asked { worker: story.worker, proposed: vec![] }),
         Decision::NothingLeft
     );
-    let shown = trial(&story.state, TrialId(0)).unwrap();
+    let shown = trial(&story.state, None, TrialId(0)).unwrap();
     assert!(shown.state == "infeasible" && shown.reason.contains("constraints allow 10"), "{shown:?}");
     let status = story.status();
     assert_eq!((status.state.as_str(), status.trials_infeasible, status.runs_waiting), ("completed", 3, 0));

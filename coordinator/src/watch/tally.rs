@@ -6,7 +6,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge,
 pub(super) type Label = [(&'static str, &'static str); 1];
 
 /// Calls that are told apart; any other is `other`, so that nobody can fill the memory with made-up names.
-const CALLS: [&str; 20] = [
+const CALLS: [&str; 21] = [
     "/earshot.v1.Blobs/Fetch",
     "/earshot.v1.Blobs/Put",
     "/earshot.v1.Cluster/Finish",
@@ -25,6 +25,7 @@ const CALLS: [&str; 20] = [
     "/earshot.v1.Sweeps/PauseSweep",
     "/earshot.v1.Sweeps/ReplayTrial",
     "/earshot.v1.Sweeps/ResumeSweep",
+    "/earshot.v1.Sweeps/SubmitSweep",
     "/earshot.v1.Sweeps/WatchStatus",
     "/grpc.health.v1.Health/Check",
 ];

@@ -366,7 +366,7 @@ fn fate(run: RunId, epochs: u32, stage: &mut Stage) -> Fate {
     } else if is_divergent {
         Fate::FailsFor(Reason::Diverged)
     } else if stage.dice.chance(stage.plan.failure) {
-        Fate::FailsFor(*stage.dice.pick(&[Reason::OutOfMemory, Reason::Data, Reason::Worker]))
+        Fate::FailsFor(*stage.dice.pick(&[Reason::OutOfMemory, Reason::Data, Reason::Worker, Reason::Disk]))
     } else {
         let patience = if stage.plan.is_deterministic { &mut lot } else { &mut stage.dice };
         if patience.chance(0.2) {

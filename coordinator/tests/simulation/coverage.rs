@@ -28,6 +28,8 @@ coverage!(
     failed_runs,
     quarantined_runs,
     infeasible_trials,
+    sweeps_handed_in_later,
+    sweeps_chosen_among,
     paused_sweeps,
     resumed_sweeps,
     cancelled_sweeps,

@@ -2,6 +2,7 @@
 //! the decision that a second state machine made of the entry's bytes, and looks at the live one after every step.
 
 mod conclusion;
+mod sharing;
 mod thinned;
 
 use std::{
@@ -12,7 +13,7 @@ use std::{
 use coordinator::{
     leases::Lost,
     mind::Mind,
-    state::{Decision, Event, EventKind, Grant, Run, RunStatus, State, SweepState},
+    state::{Decision, Digest, Event, EventKind, Grant, Run, RunStatus, State, SweepState},
 };
 use earshot_common::{
     ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
@@ -20,6 +21,7 @@ use earshot_common::{
     sweep::{Search, Stop},
 };
 
+use self::sharing::{Sharing, Waiting};
 use crate::{
     coverage::Coverage,
     dice::Dice,
@@ -50,6 +52,7 @@ pub(crate) struct Oracle {
     held: BTreeSet<RunId>,
     paused: BTreeSet<SweepId>,
     cancelled: BTreeSet<SweepId>,
+    sharing: Sharing,
     /// Results of replays.
     replayed: Vec<(Token, RunResult)>,
     /// What workers were told that it is kept.
@@ -147,16 +150,22 @@ impl Oracle {
         self.completed.keys().nth(some).map(|run| (run.sweep, run.trial))
     }
 
-    /// An entry has reached the disk.
-    pub(crate) fn entered(&mut self, event: &Event) {
+    /// An entry has reached the disk, with the digest of what was decided of it.
+    pub(crate) fn entered(&mut self, event: &Event, digest: Digest) {
         let position = self.shadow.position();
         assert!(event.at_ms >= self.at_ms, "entry {position} is older than the one before");
         self.at_ms = event.at_ms;
         let before = self.is_of_replays(&event.kind).then(|| self.sweeps());
+        let waiting = self.asks(&event.kind);
         let decision = self.shadow.apply(event).expect("what the mind took is taken again");
+        assert_eq!(decision.digest(), digest, "entry {position} was decided otherwise than its bytes say");
         let is_of_run = matches!(&decision, Decision::Granted(grant) if grant.replay.is_none());
         if let Some(before) = before.filter(|_| !is_of_run) {
             assert!(self.sweeps() == before, "a replay changed its sweep: {event:?}");
+        }
+        if let (Some(waiting), Decision::Granted(grant)) = (waiting, &decision) {
+            waiting.check(grant.run.sweep, &self.shadow);
+            self.covered.sweeps_chosen_among += u64::from(waiting.is_choice());
         }
         self.observe(event, &decision);
         self.decisions.push(decision);
@@ -177,6 +186,13 @@ impl Oracle {
         is_of_replays && trials(&self.shadow) <= RUNS_SMALL
     }
 
+    /// Who is to be served when somebody asks, unless that is a replay.
+    fn asks(&mut self, kind: &EventKind) -> Option<Waiting> {
+        let is_of_replay = self.replays.waiting().any(|sweep| !self.is_paused(sweep));
+        let is_of_sweeps = matches!(kind, EventKind::Asked { .. }) && !is_of_replay;
+        is_of_sweeps.then(|| self.sharing.asked(&self.shadow, self.at_ms))
+    }
+
     fn sweeps(&self) -> Vec<SweepState> {
         self.shadow.sweeps().map(|(_, sweep)| sweep.clone()).collect()
     }
@@ -187,7 +203,6 @@ impl Oracle {
                 if grant.replay.is_none() {
                     let waits = self.replays.waiting().find(|&sweep| !self.is_paused(sweep));
                     assert_eq!(waits, None, "run {} was handed out where a replay waits", grant.run);
-                    self.check_share(grant.run.sweep);
                 }
                 self.observe_grant(*worker, grant);
             }
@@ -261,8 +276,10 @@ impl Oracle {
                     self.ends(token);
                 }
             }
+            (EventKind::Submitted { sweep, .. }, Decision::Submitted(id)) => {
+                self.sharing.submitted(*id, sweep.weight, self.at_ms);
+            }
             (EventKind::Joined { .. }, Decision::Joined(_))
-            | (EventKind::Submitted { .. }, Decision::Submitted(_))
             | (EventKind::Asked { .. }, Decision::NothingLeft) => {}
             (kind, decision) => panic!("{kind:?} was answered {decision:?}"),
         }
@@ -282,6 +299,7 @@ impl Oracle {
             self.alive.insert(*token, alive);
             return;
         }
+        self.sharing.granted(run.sweep, *token, self.at_ms);
         assert!(!self.completed.contains_key(run), "run {run} has completed and is trained again");
         assert!(!self.failed_trials.contains(&(run.sweep, run.trial)), "run {run} was given up");
         let is_wanted = !self.paused.contains(&run.sweep) && !self.cancelled.contains(&run.sweep);
@@ -329,16 +347,6 @@ impl Oracle {
 
     fn is_paused(&self, id: SweepId) -> bool {
         self.paused.contains(&id) && !sweep(&self.shadow, id).has_ended()
-    }
-
-    /// A sweep whose runs wait has no fewer at work than the one that just got another.
-    fn check_share(&self, served: SweepId) {
-        let counts = |alive: &&Alive, id| alive.replay.is_none() && alive.run.sweep == id;
-        let share = |id: SweepId| self.alive.values().filter(|alive| counts(alive, id)).count();
-        let waiting = self.shadow.sweeps().filter(|(_, sweep)| sweep.has_work() && sweep.waiting() > 0);
-        for (id, _) in waiting {
-            assert!(share(served) <= share(id), "sweep {served} was served where sweep {id} has less");
-        }
     }
 
     /// A run is held: by the median rule with its whole trial, else alone, at a rung.
@@ -404,6 +412,9 @@ impl Oracle {
     fn ends(&mut self, token: Token) -> Option<Alive> {
         let alive = self.alive.remove(&token)?;
         self.ended.push((alive.worker, token));
+        if alive.replay.is_none() {
+            self.sharing.ended(alive.run.sweep, token, self.at_ms);
+        }
         Some(alive)
     }
 

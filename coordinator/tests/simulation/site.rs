@@ -6,7 +6,7 @@ use std::{collections::VecDeque, mem};
 use coordinator::{
     leases::Lost,
     mind::{Asked, Mind},
-    state::{Decision, Event, EventKind, Refusal, State},
+    state::{Decision, Digest, Event, EventKind, Refusal, State},
 };
 use earshot_common::{
     ids::{Token, WorkerId},
@@ -101,7 +101,7 @@ impl Site {
         if process.writing.is_some() && !events.is_empty() {
             if stage.dice.chance(0.5) {
                 stage.covered.crashes_after_commit += 1;
-                write(&mut self.disk, &mut self.oracle, first, events);
+                write(&mut self.disk, &mut self.oracle, first, events, process.mind.decided());
             } else {
                 stage.covered.crashes_before_commit += 1;
             }
@@ -198,7 +198,7 @@ impl Site {
     pub(crate) fn written(&mut self, life: u64, stage: &mut Stage) {
         let Some(process) = self.process.as_mut().filter(|_| life == self.life) else { return };
         let (first, events) = process.mind.uncommitted();
-        write(&mut self.disk, &mut self.oracle, first, events);
+        write(&mut self.disk, &mut self.oracle, first, events, process.mind.decided());
         process.mind.committed();
         self.oracle.check_committed(process.mind.state());
         let mut answers = process.writing.take().unwrap_or_default();
@@ -245,11 +245,12 @@ fn restart_later(stage: &mut Stage) {
     stage.later(in_ms, Happening::Starts);
 }
 
-fn write(disk: &mut Vec<Vec<u8>>, oracle: &mut Oracle, first: u64, events: &[Event]) {
+fn write(disk: &mut Vec<Vec<u8>>, oracle: &mut Oracle, first: u64, events: &[Event], decided: &[Digest]) {
     assert_eq!(first, disk.len() as u64, "the log has a gap");
-    for event in events {
+    assert_eq!(events.len(), decided.len());
+    for (event, digest) in events.iter().zip(decided) {
         let bytes = serde_json::to_vec(event).unwrap();
-        oracle.entered(&serde_json::from_slice(&bytes).unwrap());
+        oracle.entered(&serde_json::from_slice(&bytes).unwrap(), *digest);
         disk.push(bytes);
     }
 }

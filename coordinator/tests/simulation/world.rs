@@ -1,9 +1,15 @@
 //! The agenda of everything that is going to happen, and the loop over it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+};
 
 use coordinator::state::{EventKind, Refusal};
-use earshot_common::ids::{SweepId, TrialId};
+use earshot_common::{
+    ids::{SweepId, TrialId},
+    sweep::Sweep,
+};
 
 use crate::{
     agent::{Agent, Timer},
@@ -25,14 +31,26 @@ const LATE_MS_MAX: u64 = 90_000;
 #[derive(Debug)]
 pub(crate) enum Happening {
     Arrives(Envelope),
-    Answered { sender: Sender, call: Call, reply: Reply },
-    Written { life: u64 },
-    Tick { life: u64 },
+    Answered {
+        sender: Sender,
+        call: Call,
+        reply: Reply,
+    },
+    Written {
+        life: u64,
+    },
+    Tick {
+        life: u64,
+    },
     Dies,
     Starts,
     ClockIsSet,
     IsSuspended,
-    Agent { agent: usize, life: u64, timer: Timer },
+    Agent {
+        agent: usize,
+        life: u64,
+        timer: Timer,
+    },
     AgentDies,
     AgentFreezes,
     AgentLeaves,
@@ -40,6 +58,8 @@ pub(crate) enum Happening {
     LinksAreMended(Vec<usize>),
     Lie,
     UserActs,
+    /// One more sweep, while others run.
+    UserHandsIn(Request),
     UserWantsAReplay,
     UserConcludes,
     Calm,
@@ -66,6 +86,8 @@ pub(crate) struct World {
     agents: Vec<Agent>,
     /// What the user still wants to hand in, and the call that is under way.
     wishes: Vec<Request>,
+    /// What comes to the user's mind later.
+    later: Vec<Request>,
     wish_call: Option<Call>,
     /// Whether the user will look again whether there is anything left to wish.
     is_user_awake: bool,
@@ -154,10 +176,14 @@ impl World {
         let wishes = (0..plan.sweeps).map(|number| {
             let name = format!("sweep-{number}");
             let sweep = if is_large { sweeps::large_sweep(name) } else { sweeps::sweep(kind + number, name) };
+            let sweep = Sweep { weight: *dice.pick(&[1, 1, 2, 3, 7]), ..sweep };
             let dataset = sweeps::dataset(&sweep);
             Request::User(EventKind::Submitted { sweep: Box::new(sweep), dataset })
         });
-        let wishes = wishes.collect();
+        let (mut wishes, mut later): (Vec<_>, Vec<_>) = (wishes.collect(), Vec::new());
+        while wishes.len() > 1 && dice.chance(0.4) {
+            later.extend(wishes.pop());
+        }
         let wishes = with_second_thoughts(wishes, &mut dice);
         let stage = Stage {
             seed,
@@ -175,6 +201,7 @@ impl World {
             site: Site::default(),
             agents,
             wishes,
+            later,
             wish_call: None,
             is_user_awake: true,
             is_telling: false,
@@ -225,6 +252,10 @@ impl World {
         ];
         for (mean_ms, happening) in recurring {
             self.stage.recurring(mean_ms, happening);
+        }
+        for request in mem::take(&mut self.later) {
+            let in_ms = self.stage.dice.between(1_000, calm_at_ms - 1);
+            self.stage.later(in_ms, Happening::UserHandsIn(request));
         }
         self.stage.later(0, Happening::Starts);
         self.stage.later(1, Happening::UserActs);
@@ -310,6 +341,11 @@ impl World {
                 stage.recurring(stage.plan.lie_mean_ms, Happening::Lie);
             }
             Happening::UserActs => self.user_acts(),
+            Happening::UserHandsIn(request) => {
+                self.stage.covered.sweeps_handed_in_later += 1;
+                self.wishes.push(request);
+                self.user_is_awake();
+            }
             Happening::UserWantsAReplay => self.user_wants_a_replay(),
             Happening::UserConcludes => self.user_concludes(),
             Happening::Calm => {
@@ -357,6 +393,10 @@ impl World {
             self.wishes.push(Request::User(EventKind::Cancelled { sweep }));
         }
         stage.recurring(stage.plan.replay_mean_ms, Happening::UserWantsAReplay);
+        self.user_is_awake();
+    }
+
+    fn user_is_awake(&mut self) {
         if !self.is_user_awake {
             self.user_acts();
         }

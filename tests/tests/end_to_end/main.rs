@@ -28,6 +28,7 @@ mod linkage;
 mod predict;
 mod replay;
 mod stopped;
+mod submit;
 mod sweep;
 mod views;
 mod watch;

@@ -57,16 +57,36 @@ struct Attempt {
 /// The coordinator has ended the attempt's lease, or the worker waits no longer.
 struct Dropped;
 
+/// What an attempt's end says of the worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Health {
+    /// Nothing bad.
+    Sound,
+    /// The next attempt may well fail for the same reason, whatever its run: the disk is full, or memory is short.
+    Ailing,
+}
+
+impl Health {
+    fn of(end: &End) -> Self {
+        match end {
+            End::Failed(Failure { reason: Reason::Disk | Reason::OutOfMemory | Reason::Worker, .. }) => {
+                Self::Ailing
+            }
+            End::Failed(_) | End::Trained { .. } | End::Halted => Self::Sound,
+        }
+    }
+}
+
 impl Attempts {
     /// Trains the granted runs in this slot, several as one computation, and hands in what comes of them. When it returns, the
-    /// slot is free again.
+    /// slot is free again. Says whether the worker itself may be the reason of a failure.
     pub async fn run(
         self: &Arc<Self>,
         index: usize,
         slot: &Slot,
         grants: Vec<Grant>,
         shutdown: &CancellationToken,
-    ) {
+    ) -> Health {
         let mut works = Vec::new();
         let mut attempts = JoinSet::new();
         for (place, grant) in grants.into_iter().enumerate() {
@@ -86,13 +106,17 @@ impl Attempts {
             }
             attempts.spawn(async move {
                 let _entry = entry;
-                attempt.follow(inbox).await;
+                attempt.follow(inbox).await
             });
         }
         if slot.submit_all(works).is_err() {
             tracing::error!("slot {index} trains no more: its thread has ended"); // as each attempt will say
         }
-        while attempts.join_next().await.is_some() {}
+        let mut health = Health::Sound;
+        while let Some(ended) = attempts.join_next().await {
+            health = health.max(ended.unwrap_or(Health::Ailing));
+        }
+        health
     }
 
     /// What the slot is to do, or why it cannot.
@@ -111,7 +135,7 @@ impl Attempts {
 
 impl Attempt {
     /// Reports epochs as they come, then the end. Epochs wait in the channel while the coordinator is away.
-    async fn follow(self, mut inbox: mpsc::UnboundedReceiver<Event>) {
+    async fn follow(self, mut inbox: mpsc::UnboundedReceiver<Event>) -> Health {
         let mut is_held = false;
         let end = loop {
             match inbox.recv().await {
@@ -134,6 +158,7 @@ impl Attempt {
                 }
             }
         };
+        let health = Health::of(&end);
         let said = match &end {
             End::Trained { best_epoch, .. } => format!("completed, best epoch {best_epoch}"),
             End::Failed(failure) => format!("failed: {}", failure.message),
@@ -148,6 +173,7 @@ impl Attempt {
             Err(Dropped) if is_held => "held: other trials are better so far",
             Err(Dropped) => "dropped: its lease has ended",
         });
+        health
     }
 
     /// Brings the end to the coordinator.

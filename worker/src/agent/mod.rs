@@ -20,8 +20,8 @@ use tonic::Code;
 
 use crate::{
     agent::{
-        attempt::Attempts,
-        backoff::Backoff,
+        attempt::{Attempts, Health},
+        backoff::{Backoff, Pace},
         held::Held,
         link::Link,
         membership::{Membership, Refused, is_locked_out},
@@ -39,6 +39,10 @@ pub mod membership;
 
 /// How long a draining worker goes on trying to hand in what it has.
 pub const DRAIN: Duration = Duration::from_secs(10);
+
+/// Pauses before a slot asks again after a failure that may be the worker's: a full disk or too little memory does not go away at
+/// once, and a worker that asked on would soon have used up the attempts of every run.
+const AILING_PACE: Pace = Pace { first: Duration::from_secs(2), longest: Duration::from_mins(1) };
 
 /// Pause before a worker without `--exit-when-done` asks a finished coordinator again.
 pub const FINISHED_PAUSE: Duration = Duration::from_secs(5);
@@ -129,6 +133,7 @@ async fn work(
     when_done: WhenDone,
 ) -> Result<(), Refused> {
     let mut backoff = Backoff::new(attempts.membership.link().pace);
+    let mut ailing = Backoff::new(AILING_PACE);
     loop {
         let answer = tokio::select! {
             biased;
@@ -138,7 +143,14 @@ async fn work(
         match answer {
             (Answer::Grant(grant), others) => {
                 let grants = iter::once(grant).chain(others).collect();
-                attempts.run(index, slot, grants, shutdown).await;
+                match attempts.run(index, slot, grants, shutdown).await {
+                    Health::Sound => ailing.reset(),
+                    // Others get the chance to train what failed here, before it has failed here too often.
+                    Health::Ailing => tokio::select! {
+                        () = shutdown.cancelled() => return Ok(()),
+                        () = ailing.wait() => {}
+                    },
+                }
             }
             (Answer::Idle(_), _) => {}
             (Answer::Finished(_), _) if when_done == WhenDone::Exit => return Ok(()),

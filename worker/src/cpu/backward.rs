@@ -1,6 +1,7 @@
 //! From the gradient of a layer's output to those of its weights and of its input.
 
 use super::{
+    bf16::Operands,
     buffer::Buffer,
     convolve::{ConvolveLine, WeightGradientLine},
     depthwise::{DepthwiseGradientLine, DepthwiseLine},
@@ -103,9 +104,13 @@ impl Layer {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut sums = std::mem::take(&mut self.sums);
         let mut weight_gradient = std::mem::take(&mut self.weight.gradient);
+        let mut operands = self.operands.take();
         scratch.delta.reserve(delta_shape.clip());
         if input_gradient.is_some() {
             self.turn_weights(&mut scratch.weights);
+            if let Some(operands) = &mut operands {
+                operands.load_weights(self.arch, &scratch.weights);
+            }
         }
         let mut input_gradients = input_gradient.map(|to| to.chunks_exact_mut(self.input.clip()));
         let clips = input.len() / self.input.clip();
@@ -140,11 +145,18 @@ impl Layer {
                 let delta = &mut *scratch.delta;
                 let (lines, backward) = (&*scratch.lines, &*backward);
                 dispatch(self.arch, WriteDelta { layer: self, clip: &clip, row, lines, backward, delta });
-                for row in self.lines_from(row) {
-                    self.add_weight_gradient(input, row, &scratch.delta, delta_shape, &mut weight_gradient);
+                if operands.is_none() {
+                    for row in self.lines_from(row) {
+                        let (delta, gradient) = (&*scratch.delta, &mut *weight_gradient);
+                        self.add_weight_gradient(input, row, delta, delta_shape, gradient);
+                    }
                 }
             }
-            if let Some(to) = input_gradients.as_mut().and_then(Iterator::next) {
+            let to = input_gradients.as_mut().and_then(Iterator::next);
+            if let Some(operands) = &mut operands {
+                let clips = [(input, self.input), (&*scratch.delta, delta_shape)];
+                self.dense_rounded(operands, clips, &mut weight_gradient, to);
+            } else if let Some(to) = to {
                 self.write_input_gradient(&scratch.delta, delta_shape, &scratch.weights, to);
             }
         }
@@ -152,7 +164,45 @@ impl Layer {
             sums.add_plain_to(&mut bias.gradient);
         }
         self.weight.gradient = weight_gradient;
-        (self.scratch, self.sums) = (scratch, sums);
+        (self.scratch, self.sums, self.operands) = (scratch, sums, operands);
+    }
+
+    /// Adds to the weights' gradient and writes the input's, by factors of 16 bits: of one clip's input and the gradient of
+    /// what it was convolved to.
+    fn dense_rounded(
+        &self,
+        operands: &mut Operands,
+        [input, delta]: [(&[f32], Shape); 2],
+        weight_gradient: &mut [f32],
+        input_gradient: Option<&mut [f32]>,
+    ) {
+        let (kernel, shape, output_shape) = (self.kernel, input.1, delta.1);
+        operands.load_pixels(self.arch, [input, delta]);
+        let [input, output] = &operands.pixels;
+        for row in 0..shape.rows {
+            let gradient = &mut *weight_gradient;
+            let line = WeightGradientLine { input, shape, kernel, row, output, output_shape, gradient };
+            operands.bf16.dispatch(line);
+        }
+        let Some(to) = input_gradient else { return };
+        operands.load_delta(self.arch, delta.0);
+        let Operands { bf16, weights, delta: input, .. } = &*operands;
+        let (bias, shape) = (&*vec![[0.0; WIDTH]; self.input.groups], Operands::by_channel(output_shape));
+        let (columns, output_plane) = (shape.columns, self.input.plane());
+        for row in 0..shape.rows {
+            let output = to.get_mut(self.input.start(0, row)..).unwrap_or_default();
+            bf16.dispatch(ConvolveLine {
+                input,
+                shape,
+                weights,
+                kernel,
+                bias,
+                row,
+                output,
+                output_plane,
+                columns,
+            });
+        }
     }
 
     fn clip<'a>(&'a self, index: usize, gradient: &'a [f32], out: Shape) -> Clip<'a> {

@@ -1,4 +1,4 @@
-//! Floats that begin on a cache line: a wide load that straddles two lines takes twice as long.
+//! Values that begin on a cache line: a wide load that straddles two lines takes twice as long.
 
 use std::ops::{Deref, DerefMut};
 
@@ -7,22 +7,22 @@ const LINE: usize = 64;
 
 /// Zeros until written, kept from step to step.
 #[derive(Debug, Default)]
-pub(crate) struct Buffer {
-    values: Vec<f32>,
-    /// Floats before the first that counts.
+pub(crate) struct Buffer<T = f32> {
+    values: Vec<T>,
+    /// Values before the first that counts.
     offset: usize,
     length: usize,
 }
 
-impl Buffer {
+impl<T: Copy + Default> Buffer<T> {
     /// Of so many zeros.
     pub(crate) fn zeros(length: usize) -> Self {
-        let values = vec![0.0_f32; length + LINE / size_of::<f32>()];
-        let offset = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        let values = vec![T::default(); length + LINE / size_of::<T>()];
+        let offset = values.as_ptr().align_offset(LINE).min(LINE / size_of::<T>());
         Self { values, offset, length }
     }
 
-    /// At least so many floats; zeros if it had fewer.
+    /// At least so many values; zeros if it had fewer.
     pub(crate) fn reserve(&mut self, length: usize) {
         if self.length < length {
             *self = Self::zeros(length);
@@ -30,16 +30,16 @@ impl Buffer {
     }
 }
 
-impl Deref for Buffer {
-    type Target = [f32];
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
 
-    fn deref(&self) -> &[f32] {
+    fn deref(&self) -> &[T] {
         self.values.get(self.offset..self.offset + self.length).unwrap_or_default()
     }
 }
 
-impl DerefMut for Buffer {
-    fn deref_mut(&mut self) -> &mut [f32] {
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
         self.values.get_mut(self.offset..self.offset + self.length).unwrap_or_default()
     }
 }

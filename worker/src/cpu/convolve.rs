@@ -7,9 +7,24 @@
 //! II).
 
 use super::{
-    lanes::{Kernel, Lanes, Pixel, WIDTH, tiles},
+    bf16::{PAIRS, Pair},
+    lanes::{Kernel, Lanes, Multiply, Pixel, WIDTH, tiles},
     shape::Shape,
 };
+
+/// What is multiplied.
+pub(crate) trait Factor: Copy + Default {
+    /// Of a line that sums go along: how many pixels one factor stands for.
+    const PIXELS: usize;
+}
+
+impl Factor for f32 {
+    const PIXELS: usize = 1;
+}
+
+impl Factor for Pair {
+    const PIXELS: usize = 2;
+}
 
 /// Pixels of a tile where there are many registers, with up to two groups of filters.
 const TILE: usize = 12;
@@ -19,11 +34,11 @@ const SMALL_TILE: usize = 6;
 const GROUPS: usize = 2;
 
 /// One line of the output, all filters.
-pub(crate) struct ConvolveLine<'a> {
+pub(crate) struct ConvolveLine<'a, F = f32> {
     /// One clip, with padding of half the kernel.
-    pub(crate) input: &'a [f32],
+    pub(crate) input: &'a [F],
     pub(crate) shape: Shape,
-    pub(crate) weights: &'a [f32],
+    pub(crate) weights: &'a [F],
     pub(crate) kernel: usize,
     /// What sums begin with, by group of filters; as many as there are groups.
     pub(crate) bias: &'a [Pixel],
@@ -52,9 +67,23 @@ impl Kernel for ConvolveLine<'_> {
     }
 }
 
-impl ConvolveLine<'_> {
+/// Of pairs of channels.
+impl Kernel<Pair> for ConvolveLine<'_, Pair> {
+    type Output = ();
+
     #[inline(always)]
-    fn of_size<L: Lanes, const K: usize, const C: usize>(self, lanes: L) {
+    fn run<L: Multiply<Pair>>(self, lanes: L) {
+        match self.kernel {
+            1 => self.of_size::<L, 1, PAIRS>(lanes),
+            3 => self.of_size::<L, 3, PAIRS>(lanes),
+            _ => self.of_size::<L, 5, PAIRS>(lanes),
+        }
+    }
+}
+
+impl<F: Factor> ConvolveLine<'_, F> {
+    #[inline(always)]
+    fn of_size<L: Multiply<F>, const K: usize, const C: usize>(self, lanes: L) {
         let weights_of_group = self.shape.groups * K * K * C * WIDTH;
         let groups = if L::MANY { GROUPS } else { 1 };
         let outputs = self.output.chunks_mut(groups * self.output_plane);
@@ -81,8 +110,8 @@ impl ConvolveLine<'_> {
     }
 }
 
-struct Line<'a> {
-    input: &'a [f32],
+struct Line<'a, F> {
+    input: &'a [F],
     shape: Shape,
     row: usize,
     columns: usize,
@@ -90,12 +119,12 @@ struct Line<'a> {
     weights_of_group: usize,
 }
 
-impl Line<'_> {
+impl<F: Factor> Line<'_, F> {
     #[inline(always)]
-    fn tiles<L: Lanes, const K: usize, const C: usize, const P: usize, const G: usize>(
+    fn tiles<L: Multiply<F>, const K: usize, const C: usize, const P: usize, const G: usize>(
         &self,
         lanes: L,
-        weights: &[f32],
+        weights: &[F],
         bias: [&Pixel; G],
         output: &mut [f32],
     ) {
@@ -115,10 +144,10 @@ impl Line<'_> {
     }
 
     #[inline(always)]
-    fn tile<L: Lanes, const K: usize, const C: usize, const P: usize, const G: usize>(
+    fn tile<L: Multiply<F>, const K: usize, const C: usize, const P: usize, const G: usize>(
         &self,
         lanes: L,
-        weights: &[f32],
+        weights: &[F],
         bias: [&Pixel; G],
         output: &mut [f32],
         start: usize,
@@ -136,19 +165,19 @@ impl Line<'_> {
                     return;
                 };
                 let from = (group * K + kernel_row) * K * C * WIDTH;
-                let mut lines: [&[Pixel]; G] = [&[]; G];
+                let mut lines: [&[[F; WIDTH]]; G] = [&[]; G];
                 for (g, line) in lines.iter_mut().enumerate() {
                     let weights = weights.get(g * self.weights_of_group + from..).unwrap_or_default();
                     *line = weights.get(..K * C * WIDTH).unwrap_or_default().as_chunks().0;
                 }
                 for at in 0..K * C {
                     let Some(weights) = load_each(lanes, lines, at) else {
-                        return;
+                        break;
                     };
                     for (p, sums) in sums.iter_mut().enumerate() {
-                        let pixel = lanes.splat(pixels.get(p * C + at).copied().unwrap_or_default());
+                        let pixel = lanes.broadcast(pixels.get(p * C + at).copied().unwrap_or_default());
                         for (sum, weight) in sums.iter_mut().zip(weights) {
-                            *sum = lanes.mul_add(pixel, weight, *sum);
+                            *sum = lanes.add_product(pixel, weight, *sum);
                         }
                     }
                 }
@@ -167,23 +196,27 @@ impl Line<'_> {
 
 /// The value at one place of each of some equally long slices.
 #[inline(always)]
-fn load_each<L: Lanes, const G: usize>(lanes: L, slices: [&[Pixel]; G], at: usize) -> Option<[L::Value; G]> {
-    let mut values = [lanes.splat(0.0); G];
+fn load_each<F: Factor, L: Multiply<F>, const G: usize>(
+    lanes: L,
+    slices: [&[[F; WIDTH]]; G],
+    at: usize,
+) -> Option<[L::Held; G]> {
+    let mut values = [lanes.broadcast(F::default()); G];
     for (value, slice) in values.iter_mut().zip(slices) {
-        *value = lanes.load(slice.get(at)?);
+        *value = lanes.hold(slice.get(at)?);
     }
     Some(values)
 }
 
 /// What one line of the output's gradient adds to the weights' gradient.
-pub(crate) struct WeightGradientLine<'a> {
+pub(crate) struct WeightGradientLine<'a, F = f32> {
     /// As in [`ConvolveLine`].
-    pub(crate) input: &'a [f32],
+    pub(crate) input: &'a [F],
     pub(crate) shape: Shape,
     pub(crate) kernel: usize,
     pub(crate) row: usize,
     /// One clip's gradient of the output: the line's pixels, for each group of filters.
-    pub(crate) output: &'a [f32],
+    pub(crate) output: &'a [F],
     pub(crate) output_shape: Shape,
     /// Laid out as the weights.
     pub(crate) gradient: &'a mut [f32],
@@ -206,10 +239,24 @@ impl Kernel for WeightGradientLine<'_> {
     }
 }
 
-impl WeightGradientLine<'_> {
+/// Of pairs of pixels.
+impl Kernel<Pair> for WeightGradientLine<'_, Pair> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Multiply<Pair>>(mut self, lanes: L) {
+        match self.kernel {
+            1 => self.of_size::<L, 1, 8>(lanes),
+            3 => self.of_size::<L, 3, 12>(lanes),
+            _ => self.of_size::<L, 5, 10>(lanes),
+        }
+    }
+}
+
+impl<F: Factor> WeightGradientLine<'_, F> {
     /// Sixteen channels to a pixel: a tile of `T` weights by one or two groups of filters.
     #[inline(always)]
-    fn of_size<L: Lanes, const K: usize, const T: usize>(&mut self, lanes: L) {
+    fn of_size<L: Multiply<F>, const K: usize, const T: usize>(&mut self, lanes: L) {
         let weights_of_group = self.shape.groups * K * K * WIDTH * WIDTH;
         let groups = if L::MANY { GROUPS } else { 1 };
         let gradients = self.gradient.chunks_mut(groups * weights_of_group);
@@ -225,16 +272,25 @@ impl WeightGradientLine<'_> {
                         let at = ((group * K + kernel_row) * K * WIDTH + at) * WIDTH;
                         if both {
                             let outputs = [output(0), output(1)];
-                            add_products::<L, T, 2>(lanes, line, outputs, gradient, at, weights_of_group);
+                            add_products::<F, L, T, 2>(lanes, line, outputs, gradient, at, weights_of_group);
                         } else {
-                            add_products::<L, T, 1>(lanes, line, [output(0)], gradient, at, weights_of_group);
+                            add_products::<F, L, T, 1>(
+                                lanes,
+                                line,
+                                [output(0)],
+                                gradient,
+                                at,
+                                weights_of_group,
+                            );
                         }
                     }
                 }
             }
         }
     }
+}
 
+impl WeightGradientLine<'_> {
     /// One channel: all weights of the kernel's line at once.
     #[inline(always)]
     fn of_input<L: Lanes, const K: usize>(&mut self, lanes: L) {
@@ -283,26 +339,26 @@ fn output_rest(line: &[f32], kernel: usize) -> usize {
 
 /// Adds to `T` rows of the gradient what pixels times outputs give; the first weight's pixel is the line's first float.
 #[inline(always)]
-fn add_products<L: Lanes, const T: usize, const G: usize>(
+fn add_products<F: Factor, L: Multiply<F>, const T: usize, const G: usize>(
     lanes: L,
-    line: &[f32],
-    outputs: [&[Pixel]; G],
+    line: &[F],
+    outputs: [&[[F; WIDTH]]; G],
     gradient: &mut [f32],
     at: usize,
     weights_of_group: usize,
 ) {
     let mut sums = [[lanes.splat(0.0); T]; G];
     let columns = outputs.first().map_or(0, |output| output.len());
-    for (column, pixels) in line.chunks(WIDTH).enumerate().take(columns) {
+    for (column, pixels) in line.chunks(WIDTH).enumerate().take(columns).step_by(F::PIXELS) {
         let (Some(pixels), Some(outputs)) = (pixels.first_chunk::<T>(), load_each(lanes, outputs, column))
         else {
             return;
         };
         for (t, &pixel) in pixels.iter().enumerate() {
-            let pixel = lanes.splat(pixel);
+            let pixel = lanes.broadcast(pixel);
             for (sums, output) in sums.iter_mut().zip(outputs) {
                 if let Some(sum) = sums.get_mut(t) {
-                    *sum = lanes.mul_add(pixel, output, *sum);
+                    *sum = lanes.add_product(pixel, output, *sum);
                 }
             }
         }

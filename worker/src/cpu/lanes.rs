@@ -38,12 +38,41 @@ pub(crate) trait Lanes: Copy {
     fn select(self, bits: u16, a: Self::Value, b: Self::Value) -> Self::Value;
 }
 
-/// Something to compute with the widest registers.
-pub(crate) trait Kernel {
+/// Products of factors `F`, added to sixteen floats.
+pub(crate) trait Multiply<F>: Lanes {
+    /// Sixteen factors in registers.
+    type Held: Copy;
+
+    fn broadcast(self, factor: F) -> Self::Held;
+    fn hold(self, factors: &[F; WIDTH]) -> Self::Held;
+    fn add_product(self, a: Self::Held, b: Self::Held, sum: Self::Value) -> Self::Value;
+}
+
+impl<L: Lanes> Multiply<f32> for L {
+    type Held = L::Value;
+
+    #[inline(always)]
+    fn broadcast(self, factor: f32) -> L::Value {
+        self.splat(factor)
+    }
+
+    #[inline(always)]
+    fn hold(self, factors: &Pixel) -> L::Value {
+        self.load(factors)
+    }
+
+    #[inline(always)]
+    fn add_product(self, a: L::Value, b: L::Value, sum: L::Value) -> L::Value {
+        self.mul_add(a, b, sum)
+    }
+}
+
+/// Something to compute with the widest registers, whose factors are `F`.
+pub(crate) trait Kernel<F = f32> {
     type Output;
 
     /// Must be inlined, or its instructions are narrow.
-    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+    fn run<L: Multiply<F>>(self, lanes: L) -> Self::Output;
 }
 
 /// Runs a kernel on the widest registers that this processor has.
@@ -203,7 +232,7 @@ impl Lanes for V3 {
 /// What every processor has. Products are rounded before they are added: without an instruction for it, an exact
 /// multiply-add is a function call.
 #[derive(Clone, Copy)]
-struct Portable;
+pub(crate) struct Portable;
 
 impl Lanes for Portable {
     type Value = Pixel;

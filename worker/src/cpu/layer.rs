@@ -9,6 +9,7 @@ use pulp::Arch;
 use super::{
     adam::Parameter,
     backward::Scratch,
+    bf16::{Operands, Precision},
     buffer::Buffer,
     convolve::ConvolveLine,
     depthwise::DepthwiseLine,
@@ -54,6 +55,8 @@ pub(crate) struct Layer {
     pub(crate) affines: Vec<Affine>,
     pub(crate) scratch: Scratch,
     pub(crate) sums: Sums,
+    /// For training steps with factors of 16 bits.
+    pub(crate) operands: Option<Box<Operands>>,
     /// Instead of a bias, by group.
     zeros: Vec<Pixel>,
 }
@@ -68,7 +71,7 @@ pub(crate) enum Purpose {
 impl Layer {
     /// From a spec's convolution on maps whose pixels have `width` channels to a group; `tensor` gives a checkpoint's values.
     pub(crate) fn new<E>(
-        arch: Arch,
+        (arch, precision): (Arch, Precision),
         name: &str,
         conv: &Conv2d,
         width: usize,
@@ -97,6 +100,12 @@ impl Layer {
         };
         let mut scratch = Scratch::default();
         scratch.lines.reserve(convolved.groups * 2 * columns * WIDTH);
+        let operands = match precision {
+            Precision::Bf16(bf16) if conv.groups == 1 && width == WIDTH => {
+                Some(Box::new(Operands::new(bf16)))
+            }
+            Precision::Bf16(_) | Precision::F32 => None,
+        };
         Ok(Self {
             arch,
             name: name.to_owned(),
@@ -114,6 +123,7 @@ impl Layer {
             affines: vec![Affine::IDENTITY; convolved.groups],
             scratch,
             sums: Sums::default(),
+            operands,
             zeros: vec![[0.0; WIDTH]; convolved.groups],
         })
     }
@@ -148,17 +158,26 @@ impl Layer {
         let mut kept = std::mem::take(&mut self.kept);
         let mut codes = std::mem::take(&mut self.codes);
         let mut lines = std::mem::take(&mut self.scratch.lines);
+        let mut operands = self.operands.take();
+        let mut rounded = operands.as_mut().filter(|_| purpose == Purpose::Training);
+        if let Some(operands) = &mut rounded {
+            operands.load_weights(self.arch, &self.weight.values);
+        }
         let outputs = output.chunks_exact_mut(out.clip()).zip(codes.chunks_exact_mut(pixels.max(1)));
         for (clip, (input, (output, codes))) in input.chunks_exact(self.input.clip()).zip(outputs).enumerate()
         {
             let start = clip * self.convolved.clip();
             let kept = kept.get_mut(start..start + self.convolved.clip()).unwrap_or_default();
             let [rows, columns] = self.needed(learns_statistics);
+            if let Some(operands) = &mut rounded {
+                operands.load_maps(self.arch, input);
+            }
+            let rounded = rounded.as_deref().map(|operands| &**operands);
             for row in 0..rows {
                 if is_kept {
                     let at = self.convolved.start(0, row);
                     let to = kept.get_mut(at..).unwrap_or_default();
-                    self.convolve(input, row, columns, to, self.convolved.plane());
+                    self.convolve(input, rounded, row, columns, to, self.convolved.plane());
                     if learns_statistics {
                         let (shape, sums) = (self.convolved, &mut self.sums);
                         dispatch(self.arch, Statistics { shape, kept, row, sums });
@@ -172,7 +191,7 @@ impl Layer {
                 } else {
                     let pair = Shape { rows: 2, ..self.convolved };
                     let to = lines.get_mut(pair.start(0, row % 2)..).unwrap_or_default();
-                    self.convolve(input, row, columns, to, pair.plane());
+                    self.convolve(input, rounded, row, columns, to, pair.plane());
                     let (lines, shape) = (&*lines, pair);
                     dispatch(
                         self.arch,
@@ -197,7 +216,7 @@ impl Layer {
                 }
             }
         }
-        (self.kept, self.codes, self.scratch.lines) = (kept, codes, lines);
+        (self.kept, self.codes, self.scratch.lines, self.operands) = (kept, codes, lines, operands);
     }
 
     /// Rows and columns that must be convolved: pooling drops an odd last one, and only statistics ask for it.
@@ -206,12 +225,26 @@ impl Layer {
         if all || self.pooling.is_none() { [rows, columns] } else { [rows / 2 * 2, columns / 2 * 2] }
     }
 
-    fn convolve(&self, input: &[f32], row: usize, columns: usize, output: &mut [f32], output_plane: usize) {
+    fn convolve(
+        &self,
+        input: &[f32],
+        rounded: Option<&Operands>,
+        row: usize,
+        columns: usize,
+        output: &mut [f32],
+        output_plane: usize,
+    ) {
         let bias: &[Pixel] = match &self.offset {
             Offset::Bias(bias) => bias.values.as_chunks().0,
             Offset::Norm(_) => &self.zeros,
         };
         let (shape, kernel) = (self.input, self.kernel);
+        if let Some(Operands { bf16, weights, maps: input, .. }) = rounded {
+            let shape = Operands::by_channel(shape);
+            let line =
+                ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns };
+            return bf16.dispatch(line);
+        }
         let weights = &self.weight.values;
         let line = ConvolveLine { input, shape, weights, kernel, bias, row, output, output_plane, columns };
         if self.is_depthwise {

@@ -7,6 +7,7 @@
 //!
 //! In reading order:
 //! - `shape`, `lanes`, `buffer`: how maps lie in memory, how sixteen channels are computed at a time.
+//! - `bf16`: convolutions with 16-bit factors.
 //! - `convolve`, `depthwise`, `sparse`, `pool`, `norm`, `reduce`, `linear`, `loss`, `adam`: the arithmetic.
 //! - `packing`: from a checkpoint's order of weights to ours.
 //! - `layer`, `backward`: one convolution with all that follows it.
@@ -22,6 +23,7 @@
 
 mod adam;
 mod backward;
+mod bf16;
 mod buffer;
 mod convolve;
 mod depthwise;
@@ -40,6 +42,7 @@ mod sparse;
 mod tests;
 
 pub use self::{
+    bf16::{Bf16, Precision},
     loss::Targets,
     network::{Batch, Network},
 };

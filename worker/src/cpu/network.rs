@@ -8,6 +8,7 @@ use pulp::Arch;
 
 use super::{
     adam::Parameter,
+    bf16::Precision,
     buffer::Buffer,
     lanes::WIDTH,
     layer::{Layer, Offset, Purpose},
@@ -60,12 +61,16 @@ impl Network {
     ///
     /// # Errors
     /// The spec cannot be built, or a tensor is missing.
-    pub fn new(spec: &AudioCnn, checkpoint: &Tensors) -> Result<Self, NetworkError> {
-        Self::on(Arch::new(), spec, checkpoint)
+    pub fn new(spec: &AudioCnn, checkpoint: &Tensors, precision: Precision) -> Result<Self, NetworkError> {
+        Self::on((Arch::new(), precision), spec, checkpoint)
     }
 
     /// As [`Self::new`], with these instructions.
-    pub(crate) fn on(arch: Arch, spec: &AudioCnn, checkpoint: &Tensors) -> Result<Self, NetworkError> {
+    pub(crate) fn on(
+        (arch, precision): (Arch, Precision),
+        spec: &AudioCnn,
+        checkpoint: &Tensors,
+    ) -> Result<Self, NetworkError> {
         let tensor = |name: String| match checkpoint.get(&name) {
             Some(tensor) => Ok(tensor.values.clone()),
             None => Err(NetworkError::Missing(name)),
@@ -86,7 +91,14 @@ impl Network {
                         };
                         let width = if layers.is_empty() { 1 } else { WIDTH };
                         let values = |part: &str| tensor(format!("{}.{part}", layer.name));
-                        layers.push(Layer::new(arch, &layer.name, &conv, width, pooling, values)?);
+                        layers.push(Layer::new(
+                            (arch, precision),
+                            &layer.name,
+                            &conv,
+                            width,
+                            pooling,
+                            values,
+                        )?);
                     }
                     Operation::Hidden(LinearSpec { output, .. })
                     | Operation::Logits(LinearSpec { output, .. }) => {

@@ -26,6 +26,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     blobs::BlobsError,
     control::Control,
+    device::Processor,
     features::{FeatureCache, Features, FeaturesError},
     network::NetworkError,
     timer::Timer,
@@ -104,13 +105,13 @@ pub struct Slot {
 pub struct SlotGone;
 
 impl Slot {
-    /// Starts the thread of slot `index` for one device, bound to one core if one is named.
+    /// Starts the thread of slot `index` for one processor, bound to one core if one is named.
     ///
     /// # Errors
     /// The system gives no thread.
     pub fn start(
         index: usize,
-        device: Device,
+        processor: Processor,
         core: Option<core_affinity::CoreId>,
         features: FeatureCache,
     ) -> io::Result<Self> {
@@ -123,10 +124,10 @@ impl Slot {
             tch::set_num_threads(1);
             for mut works in inbox {
                 match (works.pop(), works.is_empty()) {
-                    (Some(work), true) => work.end(perform(&work, device, &features)),
+                    (Some(work), true) => work.end(perform(&work, processor, &features)),
                     (Some(work), false) => {
                         works.push(work);
-                        together::perform(works, device, &features);
+                        together::perform(works, processor.device(), &features);
                     }
                     (None, _) => {}
                 }
@@ -153,10 +154,10 @@ impl Slot {
 }
 
 /// Runs one attempt to its end, whatever happens in it.
-fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
+fn perform(work: &Work, processor: Processor, cache: &FeatureCache) -> End {
     // The state behind the border is dropped on a panic: the network and its optimiser with the stack, and the caches recover
     // from a poisoned lock because they hold whole values only.
-    let result = catch_unwind(AssertUnwindSafe(|| attempt(work, device, cache)));
+    let result = catch_unwind(AssertUnwindSafe(|| attempt(work, processor, cache)));
     match result {
         Ok(Ok(end)) => end,
         Ok(Err(error)) => error.into_end(),
@@ -164,9 +165,9 @@ fn perform(work: &Work, device: Device, cache: &FeatureCache) -> End {
     }
 }
 
-fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, AttemptError> {
+fn attempt(work: &Work, processor: Processor, cache: &FeatureCache) -> Result<End, AttemptError> {
     let Work { job, control, source, midway_every, events } = work;
-    let features = load_features(job, device, cache, source.as_ref(), control)?;
+    let features = load_features(job, processor.device(), cache, source.as_ref(), control)?;
     features.check_classes(job.model.classes)?;
     let (midway, initial);
     let start = match (job.resume, job.initial_weights) {
@@ -185,7 +186,7 @@ fn attempt(work: &Work, device: Device, cache: &FeatureCache) -> Result<End, Att
     };
     let timer = Timer::start(*midway_every);
     let teller = Teller { events, rungs: &job.rungs, timer, last: Weak::new() };
-    encode(&training::train(job, &features, start, device, control, teller)?)
+    encode(&training::train(job, &features, start, processor, control, teller)?)
 }
 
 /// Passes on what training says.
@@ -265,10 +266,13 @@ impl AttemptError {
             | Self::Train(TrainError::Torch(error) | TrainError::Network(NetworkError::Torch(error))) => {
                 reason_of(error)
             }
-            Self::Blobs(BlobsError::Missing(_) | BlobsError::TooLarge { .. })
+            Self::Blobs(
+                BlobsError::Missing(_) | BlobsError::TooLarge { .. } | BlobsError::Corrupt { .. },
+            )
             | Self::Features(_)
             | Self::InitialWeights(..)
             | Self::Resume(..) => Reason::Data,
+            Self::Blobs(BlobsError::Store(_) | BlobsError::Delete(_)) => Reason::Disk,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
             Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };

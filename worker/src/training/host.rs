@@ -8,7 +8,7 @@ use super::{
     schedule::Pace,
 };
 use crate::{
-    cpu::{self, Network},
+    cpu::{self, Network, Precision},
     features::Features,
     network::NetworkError,
 };
@@ -31,8 +31,13 @@ impl<'a> HostLearner<'a> {
     ///
     /// # Errors
     /// The network cannot be built.
-    pub fn new(job: &'a Job, features: &'a Features, weights: &Tensors) -> Result<Self, NetworkError> {
-        let network = Network::new(&job.model, weights)?;
+    pub fn new(
+        job: &'a Job,
+        features: &'a Features,
+        weights: &Tensors,
+        precision: Precision,
+    ) -> Result<Self, NetworkError> {
+        let network = Network::new(&job.model, weights, precision)?;
         let batches = Batches::new(job, features, network.features());
         Ok(Self {
             network,

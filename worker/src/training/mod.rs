@@ -16,10 +16,11 @@ use earshot_common::{
     job::{Epoch, Job, Keep},
     tensors::{Tensor as Values, Tensors},
 };
-use tch::{Device, TchError};
+use tch::TchError;
 
 use crate::{
     control::{Control, State},
+    device::Processor,
     features::Features,
     network::{NetworkError, fresh_weights},
     training::{
@@ -116,7 +117,7 @@ pub fn train(
     job: &Job,
     features: &Features,
     start: Start<'_>,
-    device: Device,
+    processor: Processor,
     control: &Control,
     mut observer: impl Observer,
 ) -> Result<Trained, TrainError> {
@@ -130,7 +131,7 @@ pub fn train(
             &fresh
         }
     };
-    let mut learner = Learner::new(job, features, weights, device)?;
+    let mut learner = Learner::new(job, features, weights, processor)?;
     let schedule = Schedule::new(recipe, learner.batches().count());
     let mut trainer = Trainer { learner: &mut learner, schedule, steps: 0 };
     let labels = features.validation_labels();
@@ -179,11 +180,15 @@ impl<'a> Learner<'a> {
         job: &'a Job,
         features: &'a Features,
         weights: &Tensors,
-        device: Device,
+        processor: Processor,
     ) -> Result<Self, NetworkError> {
-        Ok(match device {
-            Device::Cpu => Self::Host(Box::new(HostLearner::new(job, features, weights)?), 0.0),
-            device => Self::Device(Box::new(DeviceLearner::new(job, features, weights, device)?)),
+        Ok(match processor {
+            Processor::Cpu(precision) => {
+                Self::Host(Box::new(HostLearner::new(job, features, weights, precision)?), 0.0)
+            }
+            Processor::Gpu(_) => {
+                Self::Device(Box::new(DeviceLearner::new(job, features, weights, processor.device())?))
+            }
         })
     }
 

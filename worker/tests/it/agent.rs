@@ -10,7 +10,6 @@ use earshot_common::{
     tensors,
 };
 use earshot_proto::earshot::v1::{JoinRequest, PROTOCOL_VERSION};
-use tch::Device;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +17,8 @@ use worker::{
     agent::{Agent, WhenDone, backoff::Pace, link::Link, membership::Refused},
     blobs::{Blobs, BlobsError},
     control::Control,
+    cpu::Precision,
+    device::Processor,
     features::FeatureCache,
     progress::Board,
     slot::{MIDWAY_EVERY, Slot},
@@ -56,7 +57,9 @@ impl Worker {
                 version: "0".to_owned(),
             },
             slots: (0..slots)
-                .map(|slot| Slot::start(slot, Device::Cpu, None, features.clone()).unwrap())
+                .map(|slot| {
+                    Slot::start(slot, Processor::Cpu(Precision::F32), None, features.clone()).unwrap()
+                })
                 .collect(),
             board: Board::default(),
             midway_every: MIDWAY_EVERY,
@@ -265,4 +268,21 @@ async fn blobs_are_verified_on_the_wire_and_on_disk() {
         matches!(blobs.read(unknown, &wanted).await, Err(BlobsError::Missing(missing)) if missing == unknown)
     );
     assert_eq!(blobs.put(&vec![7; 2_500_000]).await.unwrap(), BlobId::of(&vec![7; 2_500_000]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_cannot_be_written_costs_a_fetch_and_nothing_else() {
+    let mut book = Book::default();
+    let id = BlobId::of(b"shard");
+    book.blobs.insert(id, b"shard".to_vec());
+    let coordinator = Coordinator::new(book);
+    let listening = coordinator.listen(None).await;
+    let cache = tempfile::tempdir().unwrap();
+    let link = Link::new(&listening.url(), &Credentials::default(), PACE).unwrap();
+    let blobs = Blobs::new(BlobStore::open(cache.path()).unwrap(), link.line, PACE);
+    std::fs::remove_dir(cache.path()).unwrap();
+    for fetches in 1..=2 {
+        assert_eq!(blobs.read(id, &Control::default()).await.unwrap(), b"shard");
+        assert_eq!(coordinator.book().fetches, fetches);
+    }
 }

@@ -13,6 +13,8 @@ use earshot_data::{
 use tch::Device;
 use worker::{
     control::Control,
+    cpu::Precision,
+    device::Processor,
     features::{Features, FeaturesError},
     randomness::Weights,
     training::{self, Start, TrainError, Trained},
@@ -119,7 +121,7 @@ impl Example {
             &self.job,
             &self.features(),
             Start::Fresh,
-            Device::Cpu,
+            Processor::Cpu(Precision::F32),
             &control,
             |epoch: Epoch| {
                 epochs.push(epoch);

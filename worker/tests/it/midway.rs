@@ -6,9 +6,10 @@ use earshot_common::{
     tensors::encode,
     views::Range,
 };
-use tch::Device;
 use worker::{
     control::Control,
+    cpu::Precision,
+    device::Processor,
     training::{self, Observer, Start, Trained, midway::Midway},
 };
 
@@ -36,8 +37,14 @@ fn train(example: &Example, start: Start<'_>) -> (Keeper, Trained) {
     tch::set_num_threads(1);
     let mut keeper = Keeper::default();
     let control = Control::default();
-    let trained =
-        training::train(&example.job, &example.features(), start, Device::Cpu, &control, &mut keeper);
+    let trained = training::train(
+        &example.job,
+        &example.features(),
+        start,
+        Processor::Cpu(Precision::F32),
+        &control,
+        &mut keeper,
+    );
     (keeper, trained.unwrap())
 }
 

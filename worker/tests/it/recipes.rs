@@ -8,7 +8,7 @@ use earshot_common::{
 };
 use tch::{Device, Kind, Tensor};
 use worker::{
-    cpu::{self, Targets},
+    cpu::{self, Precision, Targets},
     features::InputStats,
     network::Network,
     training::{
@@ -68,7 +68,7 @@ fn check_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrScheduler)) 
     let golden = golden(&format!("{name}/{}/", schedule.0));
     let recipe = Recipe { optimizer, weight_decay: 0.05, label_smoothing: 0.1, ..recipe(schedule.1, 10) };
     let spec = example(0).job.model;
-    let mut network = cpu::Network::new(&spec, &part(&golden, "initial.")).unwrap();
+    let mut network = cpu::Network::new(&spec, &part(&golden, "initial."), Precision::F32).unwrap();
     let (mut rule, paces) = (Rule::new(&recipe), Schedule::new(&recipe, 1));
     let mut features = golden["features"].values.clone();
     let labels = &golden["labels"].values;

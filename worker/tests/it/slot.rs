@@ -9,14 +9,16 @@ use std::{
 };
 
 use earshot_common::{
+    blob::BlobError,
     ids::BlobId,
     job::{Job, Reason},
 };
-use tch::Device;
 use tokio::sync::mpsc;
 use worker::{
     blobs::BlobsError,
     control::{Control, State},
+    cpu::Precision,
+    device::Processor,
     features::FeatureCache,
     slot::{BlobSource, End, Event, MIDWAY_EVERY, Slot, Work},
 };
@@ -29,12 +31,23 @@ struct Memory {
     blobs: BTreeMap<BlobId, Vec<u8>>,
     reads: Arc<AtomicUsize>,
     panics: bool,
+    /// The cache's disk has no room for what is read.
+    is_full: bool,
+    /// Arrives wrong, however often it is fetched.
+    corrupt: Option<BlobId>,
 }
 
 impl BlobSource for Memory {
     fn read(&self, id: BlobId, _: &Control) -> Result<Vec<u8>, BlobsError> {
         assert!(!self.panics, "the fault of this test");
+        if self.is_full {
+            let source = std::io::Error::from_raw_os_error(libc::ENOSPC);
+            return Err(BlobsError::Store(BlobError::Io { path: "cache".into(), source }));
+        }
         self.reads.fetch_add(1, Ordering::Relaxed);
+        if self.corrupt == Some(id) {
+            return Err(BlobsError::Corrupt { id, what: "the fault of this test" });
+        }
         self.blobs.get(&id).cloned().ok_or(BlobsError::Missing(id))
     }
 }
@@ -51,7 +64,7 @@ fn memory(example: &Example) -> Memory {
 }
 
 fn slot(index: usize, features: &FeatureCache) -> Slot {
-    Slot::start(index, Device::Cpu, None, features.clone()).unwrap()
+    Slot::start(index, Processor::Cpu(Precision::F32), None, features.clone()).unwrap()
 }
 
 fn submit(slot: &Slot, job: &Job, source: Memory, control: Arc<Control>) -> mpsc::UnboundedReceiver<Event> {
@@ -97,6 +110,9 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
     missing.blobs.remove(&good.job.shards[1]);
     check_failure(run(&good.job, missing), Reason::Data, "has no blob");
 
+    let corrupt = Memory { corrupt: Some(good.job.shards[0]), ..memory(&good) };
+    check_failure(run(&good.job, corrupt), Reason::Data, "arrives corrupt");
+
     let mut garbled = memory(&good);
     garbled.blobs.insert(good.job.shards[0], b"nonsense".to_vec());
     check_failure(run(&good.job, garbled), Reason::Data, "cannot be read");
@@ -112,6 +128,9 @@ fn failures_get_their_reasons_and_the_slot_goes_on() {
     let mut steep = good.job.clone();
     steep.recipe.learning_rate = 1e20;
     check_failure(run(&steep, memory(&good)), Reason::Diverged, "no longer finite");
+
+    let full = Memory { is_full: true, ..Memory::default() };
+    check_failure(run(&good.job, full), Reason::Disk, "cannot use cache: No space left on device");
 
     let faulty = Memory { panics: true, ..Memory::default() };
     check_failure(run(&good.job, faulty), Reason::Worker, "the fault of this test");

@@ -12,7 +12,8 @@ use earshot_common::{
 use tch::{Device, Tensor};
 use worker::{
     control::{Control, State},
-    cpu,
+    cpu::{self, Precision},
+    device::Processor,
     network::{Network, fresh_weights},
     training::{
         self, Start, TrainError, Trained,
@@ -75,7 +76,7 @@ fn the_best_epochs_weights_and_logits_are_left() {
 
     let bytes = encode(&trained.checkpoint).unwrap();
     let checkpoint = decode_checkpoint(&bytes, &example.job.model).unwrap();
-    let mut network = cpu::Network::new(&example.job.model, &checkpoint).unwrap();
+    let mut network = cpu::Network::new(&example.job.model, &checkpoint, Precision::F32).unwrap();
     let features = example.features();
     let labels = features.validation_labels();
     let again = Evaluation::new(logits(&mut network, &features), &labels);
@@ -99,7 +100,7 @@ fn the_last_epochs_weights_are_left_where_the_recipe_keeps_them() {
     assert_eq!((&again, Some(&last.best)), (&epochs, epochs.last()));
     assert!(best.best.epoch < 12, "the fault did not fire: the last epoch was the best");
     assert_ne!(last.checkpoint, best.checkpoint);
-    let mut network = cpu::Network::new(&example.job.model, &last.checkpoint).unwrap();
+    let mut network = cpu::Network::new(&example.job.model, &last.checkpoint, Precision::F32).unwrap();
     assert_eq!(logits(&mut network, &example.features()), last.logits["logits"].values);
 }
 
@@ -140,7 +141,7 @@ fn an_epoch_without_dropout_is_the_same_on_the_cpu_and_in_libtorch() {
     example.job.model.head.dropout = 0.0;
     let features = example.features();
     let weights = fresh_weights(&example.job.model, 1).unwrap();
-    let mut host = HostLearner::new(&example.job, &features, &weights).unwrap();
+    let mut host = HostLearner::new(&example.job, &features, &weights, Precision::F32).unwrap();
     let mut device = DeviceLearner::new(&example.job, &features, &weights, Device::Cpu).unwrap();
     host.batches().shuffle();
     device.batches().shuffle();
@@ -177,7 +178,7 @@ fn training_goes_on_from_a_checkpoint() {
         &example.job,
         &example.features(),
         Start::Weights(&first.checkpoint),
-        Device::Cpu,
+        Processor::Cpu(Precision::F32),
         &control,
         |_| {},
     );
@@ -194,7 +195,7 @@ fn a_stop_keeps_what_there_is_and_a_drain_nothing() {
             &example.job,
             &example.features(),
             Start::Fresh,
-            Device::Cpu,
+            Processor::Cpu(Precision::F32),
             &control,
             |epoch: Epoch| {
                 epochs += 1;

@@ -38,6 +38,15 @@ fn the_grid_has_24_points() {
 }
 
 #[test]
+fn a_weight_is_written_down_only_where_it_is_another() {
+    assert_eq!(load(&[]).unwrap().weight, 1);
+    let json = |overrides| serde_json::to_value(load(overrides).unwrap()).unwrap();
+    assert_eq!(json(&[]).get("weight"), None);
+    assert_eq!(json(&["weight=3"])["weight"], 3);
+    check("name = \"grid\"", "name = \"grid\"\nweight = 0", 2, "weight must be from 1 to 1000, got 0");
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     check("epochs = 10", "epochs = 10\npatence = 3", 14, "did you mean \"patience\"?");
     check("dropout =", "droput =", 10, "did you mean \"dropout\"?");

@@ -15,7 +15,7 @@ use clap::Subcommand;
 pub(super) use self::{
     inspect::inspect,
     on_bad::OnBadArgs,
-    prepare::{options_of, prepare, prepared},
+    prepare::{prepare, prepared},
     synth::synth,
 };
 

@@ -24,6 +24,7 @@ use super::{
     },
     on_bad::OnBadArgs,
 };
+use crate::preparing::options_of;
 
 /// How often a folder is looked at that another command is preparing.
 const BUSY_PAUSE: Duration = Duration::from_millis(200);
@@ -124,18 +125,6 @@ pub(in crate::cli) fn prepare(args: PrepareArgs) -> anyhow::Result<ExitCode> {
             eprintln!("stopped; what is done is kept, run again to continue");
             Ok(stopped.exit_code())
         }
-    }
-}
-
-/// What a sweep wants to be prepared.
-pub(in crate::cli) fn options_of(sweep: &Sweep) -> Options {
-    Options {
-        data: sweep.data.root.clone(),
-        out: sweep.data.processed.clone(),
-        front_end: sweep.front_end.clone(),
-        bank: sweep.bank(),
-        exports: None,
-        cancel: Arc::default(),
     }
 }
 

@@ -94,7 +94,7 @@ impl Guarded {
 }
 
 async fn status(line: Line) -> Result<(), Status> {
-    SweepsClient::new(line).get_status(GetStatusRequest {}).await.map(|_| ())
+    SweepsClient::new(line).get_status(GetStatusRequest { sweep: None }).await.map(|_| ())
 }
 
 #[tokio::test]
@@ -148,8 +148,12 @@ async fn each_role_is_kept_to_its_own() {
         Code::PermissionDenied,
         denied,
     );
-    check(sweeps.get_champion(GetChampionRequest { trial: None }).await, Code::PermissionDenied, denied);
-    check(sweeps.replay_trial(ReplayTrialRequest { trial: 0 }).await, Code::PermissionDenied, denied);
+    check(sweeps.get_champion(GetChampionRequest { sweep: None, trial: None }).await, Code::PermissionDenied, denied);
+    check(
+        sweeps.replay_trial(ReplayTrialRequest { trial: 0, sweep: None }).await,
+        Code::PermissionDenied,
+        denied,
+    );
 
     let mut cluster = guarded.cluster(&guarded.ann);
     let denied = "\"ann\" is for a user";
@@ -298,12 +302,15 @@ async fn no_secret_is_logged_or_kept() {
 
 #[tokio::test]
 async fn certificates_are_asked_for_both_ways() {
+    const TEN_YEARS_MS: u64 = 10 * 365 * 24 * 3_600_000;
     let folder = tempfile::tempdir().unwrap();
     let now_ms = Clock::start(0).now_ms();
     let authority = |name: &str| {
         let folder = folder.path().join(name);
         certificates::found(&folder, &Subject::Server(vec!["127.0.0.1".into()]), now_ms).unwrap();
         let client = certificates::sign(&folder, &Subject::Client("client".into()), now_ms).unwrap();
+        // Of ten years ago, so it ended eight years ago.
+        certificates::sign(&folder, &Subject::Client("expired".into()), now_ms - TEN_YEARS_MS).unwrap();
         let ca = fs::read(folder.join("ca.pem")).unwrap();
         (ca, (fs::read(client.cert).unwrap(), fs::read(client.key).unwrap()))
     };
@@ -319,7 +326,7 @@ async fn certificates_are_asked_for_both_ways() {
             identity: identity.cloned(),
             is_insecure: false,
         };
-        Client::connect(url, &credentials).await?.status().await.map(|status| status.sweep)
+        Client::connect(url, &credentials).await?.status(None).await.map(|status| status.sweep)
     };
     assert_eq!(ask(&url, &ca, Some(&identity), &guarded.ann).await.unwrap(), "t");
     // A certificate is no token.
@@ -327,13 +334,19 @@ async fn certificates_are_asked_for_both_ways() {
     assert!(
         matches!(refused, Err(ClientError::Refused { status, .. }) if status.code() == Code::Unauthenticated)
     );
-    for (ca, identity) in [(&ca, None), (&ca, Some(&other_identity)), (&other_ca, Some(&identity))] {
+    let expired_identity = (read("expired.pem"), read("expired.key"));
+    for (ca, identity) in [
+        (&ca, None),
+        (&ca, Some(&other_identity)),
+        (&ca, Some(&expired_identity)),
+        (&other_ca, Some(&identity)),
+    ] {
         ask(&url, ca, identity, &guarded.ann).await.unwrap_err();
     }
     let elsewhere = url.replace("127.0.0.1", "localhost");
     ask(&elsewhere, &ca, Some(&identity), &guarded.ann).await.unwrap_err();
     let plain = Credentials { secret: Some(guarded.ann.clone()), ..Credentials::default() };
     let unheard = Client::connect(&guarded.site.url(), &plain).await;
-    assert!(unheard.is_err() || unheard.unwrap().status().await.is_err(), "TLS alone is spoken here");
+    assert!(unheard.is_err() || unheard.unwrap().status(None).await.is_err(), "TLS alone is spoken here");
     guarded.site.stop().await;
 }

@@ -72,7 +72,7 @@ async fn undisturbed_by(harm: impl AsyncFnOnce(&Guarded)) {
     time::timeout(Duration::from_mins(1), both).await.unwrap();
     let credentials = Credentials { secret: Some(guarded.ann.clone()), ..Credentials::default() };
     let mut client = Client::connect(&guarded.site.url(), &credentials).await.unwrap();
-    let status = client.status().await.unwrap();
+    let status = client.status(None).await.unwrap();
     assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 20, 40));
     assert_eq!(status.expiries, 0);
     guarded.site.stop().await;
@@ -140,7 +140,7 @@ async fn guesses_are_refused() {
     undisturbed_by(async |guarded| {
         let line = guarded.line(Some(&Secret::new([9; 32])));
         for _ in 0..100 {
-            let answer = SweepsClient::new(line.clone()).get_status(GetStatusRequest {}).await;
+            let answer = SweepsClient::new(line.clone()).get_status(GetStatusRequest { sweep: None }).await;
             // Or cut off, after the sixteenth of a connection.
             let code = answer.unwrap_err().code();
             assert!(matches!(code, Code::Unauthenticated | Code::Unavailable | Code::Unknown), "{code:?}");
@@ -200,7 +200,7 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
     let mut sweeps = SweepsClient::new(guarded.line(Some(&guarded.ann)));
     let mut codes = Vec::new();
     for _ in 0..50 {
-        let answer = sweeps.get_status(GetStatusRequest {}).await;
+        let answer = sweeps.get_status(GetStatusRequest { sweep: None }).await;
         codes.push(answer.map_or_else(|status| status.code(), |_| Code::Ok));
     }
     let answered = codes.iter().filter(|&&code| code == Code::Ok).count();
@@ -208,7 +208,7 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
     // Others are not kept waiting.
     guarded.join(&guarded.attic).await;
     time::sleep(Duration::from_millis(200)).await;
-    sweeps.get_status(GetStatusRequest {}).await.unwrap();
+    sweeps.get_status(GetStatusRequest { sweep: None }).await.unwrap();
 
     // A transfer that nobody reads keeps its place, and gives it back when it is dropped.
     let bytes: Vec<u8> = (0..20 * piece::PIECE_BYTES_MAX).map(|at| (at % 251) as u8).collect();
@@ -224,6 +224,26 @@ async fn too_many_calls_have_to_wait_and_are_answered_later() {
         }
     };
     time::timeout(Duration::from_secs(20), free).await.unwrap();
+    guarded.site.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_takes_its_own_allowance_and_leaves_the_tokens_to_others() {
+    const BURST: usize = 5;
+    // No more within the time of a test.
+    let limits =
+        Limits { connection_calls_hz: 1e-6, connection_calls_burst: BURST as f64, ..Limits::default() };
+    let guarded = Guarded::new(Some(sweep()), limits).await;
+    let [mut one, mut other] = [(); 2].map(|()| SweepsClient::new(guarded.line(Some(&guarded.ann))));
+    for _ in 0..BURST {
+        one.get_status(GetStatusRequest::default()).await.unwrap();
+    }
+    check(
+        one.get_status(GetStatusRequest::default()).await,
+        Code::ResourceExhausted,
+        "too many calls at once",
+    );
+    other.get_status(GetStatusRequest::default()).await.unwrap();
     guarded.site.stop().await;
 }
 

@@ -57,7 +57,7 @@ impl SweepState {
     /// How sure it is that a trial with these scores is behind the best one: a paired test on the folds that both had, with the
     /// variance that all trials on all folds show.
     fn behind(&self, scores: &BTreeMap<FoldId, f64>) -> Basis {
-        let best = self.ranking.trials().next().and_then(|id| Some((id, self.trial(id)?)));
+        let best = self.ranking.trials().next().and_then(|(id, _)| Some((id, self.trial(id)?)));
         let (Some((best, trial)), Some(variance)) = (best, self.spread.variance()) else {
             return Basis::Early;
         };
