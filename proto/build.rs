@@ -6,7 +6,7 @@ use prost::Message;
 
 /// What a user's command prints is a message of the user-facing service, so that it prints the same whether it asked the
 /// running coordinator or opened the database itself.
-const PRINTED: [&str; 14] = [
+const PRINTED: [&str; 20] = [
     "Status",
     "Worker",
     "SweepList",
@@ -21,6 +21,12 @@ const PRINTED: [&str; 14] = [
     "ReplayedRun",
     "Difference",
     "Trainer",
+    "Why",
+    "Judgement",
+    "Curve",
+    "CurvePoint",
+    "Importance",
+    "ImportanceRow",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,9 +1,10 @@
 //! How good searches are, and how long they think: the distance from the best point of functions whose best is known, after
-//! 25, 50 and 100 trials, one at a time and with eight under way, and the time of a proposal.
+//! 25, 50 and 100 trials, one at a time and with eight under way, and the time of a proposal, for one objective and for three.
 //!
 //! ```text
 //! cargo bench -p coordinator --bench search
 //! cargo bench -p coordinator --bench search -- --seeds 20 --format json
+//! cargo bench -p coordinator --bench search -- --only times
 //! ```
 //!
 //! `benches/optuna_search.py` asks Optuna's samplers the same of the same functions; `benches/search.py` runs both.
@@ -13,7 +14,7 @@
 
 use std::{collections::BTreeMap, env, f64::consts::PI, thread, time::Instant};
 
-use coordinator::search::{Past, Standing, propose};
+use coordinator::search::{Costs, Past, Question, Standing, propose};
 use earshot_common::sweep::{
     Combination, Domain, Hyperparameter, Point, Search, Space, Value,
     domain::{Interval, Spacing},
@@ -179,9 +180,13 @@ fn regrets(function: &Function, search: Search, seed: u64, width: usize) -> Vec<
             let standing =
                 |index, score| if index < ended { Standing::Completed(score) } else { Standing::Pending };
             let past = seen.iter().enumerate();
-            let past = past.map(|(index, (point, score))| Past { point, standing: standing(index, *score) });
+            let past = past.map(|(index, (point, score))| Past {
+                point,
+                standing: standing(index, *score),
+                costs: Costs::default(),
+            });
             let history: Vec<Past<'_>> = past.collect();
-            let point = propose(search, &function.space, seed, &history).unwrap();
+            let point = propose(&Question::plain(search, &function.space, seed, &history)).unwrap().point;
             let score = -(function.value)(&point) + function.noise * noise(seed, seen.len() as u64);
             seen.push((point, score));
         }
@@ -208,16 +213,28 @@ fn over_seeds(function: &Function, search: Search, seeds: u64, width: usize) -> 
     found.into_iter().map(|(_, regrets)| regrets).collect()
 }
 
-/// Milliseconds of a proposal after so many trials, the median of five.
-fn thinking_ms(function: &Function, search: Search, trials: usize) -> f64 {
-    let points: Vec<Point> =
-        (0..trials as u64).filter_map(|seed| propose(Search::Random, &function.space, seed, &[])).collect();
-    let past =
-        points.iter().map(|point| Past { point, standing: Standing::Completed(-(function.value)(point)) });
+/// Two made-up costs.
+fn costs(point: &Point) -> Costs {
+    let [one, other]: [f64; 2] = arguments(point);
+    [(3.0 * one).exp(), (2.0 * other - one).exp()]
+}
+
+/// Milliseconds of a proposal after so many trials, the median of five; with two costs that are to be small, too, or without.
+fn thinking_ms(function: &Function, search: Search, trials: usize, has_costs: bool) -> f64 {
+    let draw = |seed| Some(propose(&Question::plain(Search::Random, &function.space, seed, &[]))?.point);
+    let points: Vec<Point> = (0..trials as u64).filter_map(draw).collect();
+    let past = points.iter().map(|point| Past {
+        point,
+        standing: Standing::Completed(-(function.value)(point)),
+        costs: costs(point),
+    });
     let history: Vec<Past<'_>> = past.collect();
     median((0..5).map(|seed| {
+        let plain = Question::plain(search, &function.space, seed, &history);
+        let known = |point: &Point| Some(costs(point));
+        let question = if has_costs { Question { has_costs, costs: &known, ..plain } } else { plain };
         let started = Instant::now();
-        std::hint::black_box(propose(search, &function.space, seed, &history));
+        std::hint::black_box(propose(&question));
         started.elapsed().as_secs_f64() * 1e3
     }))
 }
@@ -229,21 +246,23 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn main() {
-    let (mut seeds, mut is_json) = (5, false);
+    let (mut seeds, mut is_json, mut is_timed_only) = (5, false, false);
     let mut given = env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(flag) = given.next() {
         let value = given.next().unwrap_or_default();
         match flag.as_str() {
             "--seeds" => seeds = value.parse().unwrap(),
             "--format" => is_json = value == "json",
+            // Regrets take minutes; the times of proposals are had without.
+            "--only" => is_timed_only = value == "times",
             other => {
-                eprintln!("unknown {other}; known: --seeds N --format json");
+                eprintln!("unknown {other}; known: --seeds N --format json --only times");
                 std::process::exit(2);
             }
         }
     }
     let mut found = BTreeMap::new();
-    for function in functions() {
+    for function in functions().into_iter().filter(|_| !is_timed_only) {
         for ((name, search), width) in
             methods().into_iter().flat_map(|method| WIDTHS.map(|width| (method, width)))
         {
@@ -258,9 +277,13 @@ fn main() {
     }
     let mut thinking = BTreeMap::new();
     let hartmann = functions().swap_remove(1);
-    for (name, search) in methods() {
-        for count in TIMED.into_iter().filter(|&count| name != "bayes" || count <= BAYES_MAX) {
-            let ms = thinking_ms(&hartmann, search, count);
+    let with_costs = methods().into_iter().filter(|(_, search)| search.heeds_results());
+    let with_costs = with_costs.map(|(name, search)| (format!("{name}_front"), search, true));
+    let plain = methods().into_iter().map(|(name, search)| (name.to_owned(), search, false));
+    for (name, search, has_costs) in plain.chain(with_costs) {
+        let is_bayes = matches!(search, Search::Bayes { .. });
+        for count in TIMED.into_iter().filter(|&count| !is_bayes || count <= BAYES_MAX) {
+            let ms = thinking_ms(&hartmann, search, count, has_costs);
             if !is_json {
                 println!("a proposal of {name} after {count} trials: {ms:.2} ms");
             }

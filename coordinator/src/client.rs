@@ -8,10 +8,11 @@ use earshot_common::{
     wire,
 };
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, FetchRequest, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
-    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
-    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, Submission, SubmitSweepRequest, Sweep,
-    SweepList, Trial, WatchStatusRequest, blobs_client::BlobsClient, sweeps_client::SweepsClient,
+    CancelSweepRequest, Champion, Curve, FetchRequest, GetChampionRequest, GetCurveRequest,
+    GetImportanceRequest, GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest,
+    Importance, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest,
+    ResumeSweepRequest, Status as SweepStatus, Submission, SubmitSweepRequest, Sweep, SweepList, Trial,
+    WatchStatusRequest, blobs_client::BlobsClient, sweeps_client::SweepsClient,
 };
 use tonic::{Status, Streaming};
 
@@ -139,13 +140,18 @@ impl Client {
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
-    /// Completed trials, the best first, `top` at most; 0: all.
+    /// Completed trials, the best first, `top` at most; 0: all. With `pareto` only those on the front.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn leaderboard(&mut self, sweep: Option<&str>, top: u32) -> Result<Leaderboard, ClientError> {
-        let answer =
-            self.sweeps.get_leaderboard(GetLeaderboardRequest { top, sweep: sweep.map(str::to_owned) }).await;
+    pub async fn leaderboard(
+        &mut self,
+        sweep: Option<&str>,
+        top: u32,
+        pareto: bool,
+    ) -> Result<Leaderboard, ClientError> {
+        let request = GetLeaderboardRequest { top, sweep: sweep.map(str::to_owned), pareto };
+        let answer = self.sweeps.get_leaderboard(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -155,6 +161,25 @@ impl Client {
     /// [`ClientError::Refused`].
     pub async fn trial(&mut self, sweep: Option<&str>, trial: u32) -> Result<Trial, ClientError> {
         let answer = self.sweeps.get_trial(GetTrialRequest { trial, sweep: sweep.map(str::to_owned) }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// The best result so far, each time a trial completed.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn curve(&mut self, sweep: Option<&str>) -> Result<Curve, ClientError> {
+        let answer = self.sweeps.get_curve(GetCurveRequest { sweep: sweep.map(str::to_owned) }).await;
+        answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
+    }
+
+    /// How much each hyperparameter matters.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`].
+    pub async fn importance(&mut self, sweep: Option<&str>) -> Result<Importance, ClientError> {
+        let answer =
+            self.sweeps.get_importance(GetImportanceRequest { sweep: sweep.map(str::to_owned) }).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
@@ -177,12 +202,17 @@ impl Client {
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 
-    /// The best trial.
+    /// A trial with all that an export needs; without a number, the best.
     ///
     /// # Errors
     /// [`ClientError::Refused`].
-    pub async fn champion(&mut self, sweep: Option<&str>) -> Result<Champion, ClientError> {
-        let answer = self.sweeps.get_champion(GetChampionRequest { sweep: sweep.map(str::to_owned) }).await;
+    pub async fn champion(
+        &mut self,
+        sweep: Option<&str>,
+        trial: Option<u32>,
+    ) -> Result<Champion, ClientError> {
+        let request = GetChampionRequest { sweep: sweep.map(str::to_owned), trial };
+        let answer = self.sweeps.get_champion(request).await;
         answer.map(tonic::Response::into_inner).map_err(|status| self.refused(status))
     }
 

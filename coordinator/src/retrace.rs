@@ -146,7 +146,7 @@ struct Proposed {
 
 /// Asks the search once more what the log says of it; none where it says nothing.
 fn propose(state: &State, event: &Event) -> Option<Proposed> {
-    let (recorded, found) = match &event.kind {
+    let (recorded, mut found) = match &event.kind {
         EventKind::Asked { proposed, .. } if !proposed.is_empty() => (proposed, state.proposals(event.at_ms)),
         EventKind::AskedAlike { like, proposed, .. } if !proposed.is_empty() => {
             (proposed, state.run_of(*like).and_then(|run| state.proposals_alike(run)).unwrap_or_default())
@@ -154,6 +154,10 @@ fn propose(state: &State, event: &Event) -> Option<Proposed> {
         _ => return None,
     };
     let points = recorded.len() as u64;
+    // Reasons were not always written down; what was not is not compared.
+    for (found, recorded) in found.iter_mut().zip(recorded) {
+        found.why = found.why.filter(|_| recorded.why.is_some());
+    }
     // Points have a form in JSON, and another one where they are others.
     let [recorded, found] =
         [recorded, &found].map(|points| serde_json::to_string(points).unwrap_or_default());

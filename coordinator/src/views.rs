@@ -8,7 +8,7 @@ use earshot_common::{
     ids::{FoldId, ReplayId, RunId, SweepId, TrialId, WorkerId},
     job::{self, Reason},
     model::Cost,
-    sweep::{Objective, Point},
+    sweep::Point,
     wire,
 };
 use earshot_proto::earshot::v1 as proto;
@@ -37,6 +37,9 @@ pub enum ViewError {
     /// A number without a replay.
     #[error("there is no replay {0}")]
     NoReplay(ReplayId),
+    /// A trial without a result.
+    #[error("trial {0} has not completed; `coordinator leaderboard --top 0` shows those that have")]
+    NotCompleted(TrialId),
     /// Nothing to export.
     #[error("no trial of sweep {0:?} has completed yet")]
     NoneCompleted(String),
@@ -133,13 +136,29 @@ fn sweep_state(sweep: &SweepState) -> &'static str {
 /// As [`find`].
 pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
     let (_, sweep) = find(state, name)?;
+    Ok(board(sweep, top, |_| true))
+}
+
+/// Of these, those on the front: no other scores as well and costs as little, and is better in something.
+///
+/// # Errors
+/// As [`find`].
+pub fn pareto(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
+    let (_, sweep) = find(state, name)?;
+    let front = sweep.front();
+    Ok(board(sweep, top, |id| front.contains(&id)))
+}
+
+fn board(sweep: &SweepState, top: u32, is_shown: impl Fn(TrialId) -> bool) -> proto::Leaderboard {
     let most = if top == 0 { usize::MAX } else { top as usize };
-    let ranked = (1..).zip(sweep.ranking()).take(most);
-    Ok(proto::Leaderboard {
+    let ranked = (1..).zip(sweep.ranking()).filter(|(_, (id, ..))| is_shown(*id)).take(most);
+    proto::Leaderboard {
         sweep: sweep.sweep().name.clone(),
         objective: sweep.sweep().objective.name().to_owned(),
+        minimise: sweep.sweep().minimise.iter().map(|cost| cost.name().to_owned()).collect(),
         rows: ranked
-            .map(|(rank, (id, trial, mean))| proto::LeaderboardRow {
+            .map(|(rank, (id, trial, mean))| (rank, id, trial, mean, sweep.estimate(mean)))
+            .map(|(rank, id, trial, mean, estimate)| proto::LeaderboardRow {
                 rank,
                 trial: id.0,
                 accuracy: mean.accuracy,
@@ -150,10 +169,13 @@ pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto:
                 params: trial.cost.params,
                 macs: trial.cost.macs,
                 int8_kib: trial.cost.int8_kib(),
+                peak_ram_kib: trial.cost.peak_ram_kib(),
                 point: assignments(&trial.point),
+                standard_error: estimate.map(|estimate| estimate.standard_error),
+                corrected: estimate.map(|estimate| sweep.sweep().objective.shown(estimate.corrected)),
             })
             .collect(),
-    })
+    }
 }
 
 /// One trial of a sweep, with all of its epochs.
@@ -162,15 +184,12 @@ pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto:
 /// As [`find`], or [`ViewError::NoTrial`].
 pub fn trial(state: &State, name: Option<&str>, id: TrialId) -> Result<proto::Trial, ViewError> {
     let (_, sweep) = find(state, name)?;
-    let trial = sweep.trial(id).ok_or_else(|| ViewError::NoTrial {
-        trial: id,
-        proposed: sweep.trials().len(),
-        total: sweep.trials_total(),
-    })?;
+    let trial = find_trial(sweep, id)?;
     let runs: Vec<proto::Run> = trial.all_runs().map(|(fold, run)| run_view(state, fold, run)).collect();
     let failed = || trial.runs.values().zip(&runs).filter(|(run, _)| run.status == RunStatus::Failed);
     let last_failure = || failed().find_map(|(_, view)| view.failures.last()).cloned();
     let Cost { params, macs, .. } = trial.cost;
+    let objective = sweep.sweep().objective;
     Ok(proto::Trial {
         trial: id.0,
         state: trial_state(trial).to_owned(),
@@ -181,18 +200,31 @@ pub fn trial(state: &State, name: Option<&str>, id: TrialId) -> Result<proto::Tr
         peak_ram_kib: trial.cost.peak_ram_kib(),
         reason: trial.infeasible.clone().or_else(last_failure).unwrap_or_default(),
         runs,
+        why: trial.why.map(|why| reasons::why(why, objective)),
+        judgements: trial.judgements.iter().map(|judged| reasons::judgement(judged, objective)).collect(),
     })
 }
 
-/// A sweep's best trial and, of its runs, the refit if it has completed, otherwise the best.
+/// A sweep's completed trial, without a number the best, and of its runs the refit if it has completed, otherwise the best.
 ///
 /// # Errors
-/// As [`find`], or [`ViewError::NoneCompleted`].
-pub fn champion(state: &State, name: Option<&str>) -> Result<proto::Champion, ViewError> {
-    let (id, sweep) = find(state, name)?;
-    let best = best_run(id, sweep);
-    let (run, trial, result, epoch, job) =
-        best.ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?;
+/// As [`find`], or [`ViewError::NoneCompleted`], [`ViewError::NoTrial`], [`ViewError::NotCompleted`].
+pub fn champion(
+    state: &State,
+    name: Option<&str>,
+    chosen: Option<TrialId>,
+) -> Result<proto::Champion, ViewError> {
+    let (sweep_id, sweep) = find(state, name)?;
+    let (id, trial) = match chosen {
+        Some(id) => (id, find_trial(sweep, id)?),
+        None => sweep
+            .ranking()
+            .map(|(id, trial, _)| (id, trial))
+            .next()
+            .ok_or_else(|| ViewError::NoneCompleted(sweep.sweep().name.clone()))?,
+    };
+    let best = best_run(sweep_id, sweep, id, trial).filter(|_| trial.status() == TrialStatus::Completed);
+    let (run, result, epoch, job) = best.ok_or(ViewError::NotCompleted(id))?;
     Ok(proto::Champion {
         sweep: sweep.sweep().name.clone(),
         trial: run.trial.0,
@@ -210,35 +242,38 @@ pub fn champion(state: &State, name: Option<&str>) -> Result<proto::Champion, Vi
     })
 }
 
-type BestRun<'a> = (RunId, &'a Trial, &'a job::RunResult, &'a job::Epoch, job::Job);
+type BestRun<'a> = (RunId, &'a job::RunResult, &'a job::Epoch, job::Job);
 
-fn best_run(sweep_id: SweepId, sweep: &SweepState) -> Option<BestRun<'_>> {
-    let (trial_id, trial, _) = sweep.ranking().next()?;
+fn best_run<'a>(
+    sweep_id: SweepId,
+    sweep: &SweepState,
+    trial_id: TrialId,
+    trial: &'a Trial,
+) -> Option<BestRun<'a>> {
     let objective = sweep.sweep().objective;
     let completed = trial.runs.iter().filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
     // The first of equals: the smallest fold.
     let best = completed.reduce(|best, other| {
-        let is_better = score(objective, other.1.1).total_cmp(&score(objective, best.1.1)).is_gt();
+        let is_better = objective.score(other.1.1).total_cmp(&objective.score(best.1.1)).is_gt();
         if is_better { other } else { best }
     })?;
     let refit = trial.refit.as_ref().and_then(Run::completed).map(|run| (FoldId::REFIT, run));
     let (fold, (result, epoch)) = refit.unwrap_or(best);
     let run = RunId { sweep: sweep_id, trial: trial_id, fold };
-    Some((run, trial, result, epoch, sweep.job(run)?))
+    Some((run, result, epoch, sweep.job(run)?))
+}
+
+fn find_trial(sweep: &SweepState, id: TrialId) -> Result<&Trial, ViewError> {
+    sweep.trial(id).ok_or_else(|| ViewError::NoTrial {
+        trial: id,
+        proposed: sweep.trials().len(),
+        total: sweep.trials_total(),
+    })
 }
 
 /// As messages say it; the refit has none.
 fn fold_number(fold: FoldId) -> u32 {
     if fold == FoldId::REFIT { 0 } else { fold.0 }
-}
-
-/// What the objective makes of one epoch: the larger the better.
-fn score(objective: Objective, epoch: &job::Epoch) -> f64 {
-    match objective {
-        Objective::Accuracy => epoch.accuracy,
-        Objective::MacroF1 => epoch.macro_f1,
-        Objective::Loss => -epoch.loss,
-    }
 }
 
 fn newest(state: &State) -> Result<(SweepId, &SweepState), ViewError> {
@@ -321,8 +356,13 @@ fn reason(reason: Reason) -> &'static str {
     }
 }
 
+mod insight;
+mod reasons;
 mod replay;
 #[cfg(test)]
 mod tests;
 
-pub use self::replay::replay;
+pub use self::{
+    insight::{curve, importance},
+    replay::replay,
+};

@@ -23,6 +23,8 @@ fn help_teaches_with_examples() {
     for verb in [
         &["start"][..],
         &["leaderboard"],
+        &["curve"],
+        &["importance"],
         &["trial", "replay"],
         &["replay"],
         &["submit"],

@@ -160,6 +160,25 @@ fn every_example_comes_to_its_end() {
 }
 
 #[test]
+fn the_example_with_a_front_has_one() {
+    let file =
+        examples().into_iter().find(|file| file.file_stem().is_some_and(|stem| stem == "pareto")).unwrap();
+    let mind = serve(&example(&file));
+    let (_, state) = mind.state.newest_sweep().unwrap();
+    let front: Vec<(f64, f64)> = state
+        .ranking()
+        .filter(|(id, ..)| state.front().contains(id))
+        .map(|(_, trial, mean)| (mean.accuracy, trial.cost.int8_kib()))
+        .collect();
+    assert!(front.len() > 1, "{front:?}");
+    // The best first, so the smaller the further down.
+    assert!(front.is_sorted_by(|one, other| one.0 > other.0 && one.1 > other.1), "{front:?}");
+    let limit = state.sweep().constraints.max_int8_kib.unwrap();
+    let late = state.trials().skip(20);
+    assert!(late.into_iter().all(|(_, trial)| trial.cost.int8_kib() <= limit), "it was known beforehand");
+}
+
+#[test]
 fn every_method_has_an_example_of_its_own_name() {
     for method in ["grid", "random", "sobol", "tpe", "bayes"] {
         let file = examples().into_iter().find(|file| file.file_stem().is_some_and(|stem| stem == method));

@@ -191,6 +191,23 @@ fn a_log_reproduces_every_decision() {
     assert_eq!(code, Some(0), "{checked}");
 }
 
+/// Logs of before reasons were written down have points alone.
+#[test]
+fn a_log_without_reasons_is_reproduced() {
+    let (_folder, db) = Site::trained();
+    for _ in 0..12 {
+        doctor(&db, |entry| match entry["event"]["asked"]["proposed"].get_mut(0) {
+            Some(proposal) if proposal["why"].is_object() => {
+                *proposal = proposal["point"].take();
+                true
+            }
+            _ => false,
+        });
+    }
+    let (code, report) = replay(&db, &[]);
+    assert_eq!((code, &report["proposed"]), (Some(0), &json!(12)), "{report:#}");
+}
+
 /// A report that was better than it was would have let its run go on.
 #[test]
 fn a_changed_report_shows_at_the_verdict_that_it_would_have_changed() {

@@ -5,6 +5,7 @@
 //! - [`domain`]: the values of one hyperparameter; [`space`]: all of them, conditions, what is forbidden, and the grid;
 //!   [`point`]: one point, and how it becomes a model spec and a recipe.
 //! - [`search`]: the method and its own settings; [`stop`]: which trials get more epochs.
+//! - [`cost_metric`]: what may be kept small beside the metric.
 //! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
@@ -12,6 +13,7 @@
 //! conditions or forbidden combinations decide which points there are: then one that does not is an infeasible trial.
 
 pub mod augmentation;
+pub mod cost_metric;
 pub mod domain;
 pub mod error;
 pub mod hyperparameter;
@@ -27,6 +29,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::{
+    cost_metric::CostMetric,
     domain::Domain,
     error::SweepError,
     hyperparameter::Hyperparameter,
@@ -36,7 +39,7 @@ pub use self::{
     stop::{Halving, Stop},
     value::Value,
 };
-use crate::{frontend::FrontEnd, ids::BlobId, model::Cost};
+use crate::{frontend::FrontEnd, ids::BlobId, job::Epoch, model::Cost};
 
 /// A validated sweep.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -68,6 +71,9 @@ pub struct Sweep {
     pub stop: Option<Stop>,
     /// What makes a trial the best.
     pub objective: Objective,
+    /// What is to be small beside it: then there is a front of best trials, each the best at its costs. Empty: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub minimise: Vec<CostMetric>,
     /// What a trial must fit in to be trained at all.
     pub constraints: Constraints,
     /// How much may be spent.
@@ -193,6 +199,23 @@ impl Objective {
             Self::Accuracy => "accuracy",
             Self::MacroF1 => "macro_f1",
             Self::Loss => "loss",
+        }
+    }
+
+    /// What it makes of one epoch: the larger the better.
+    pub fn score(self, epoch: &Epoch) -> f64 {
+        match self {
+            Self::Accuracy => epoch.accuracy,
+            Self::MacroF1 => epoch.macro_f1,
+            Self::Loss => -epoch.loss,
+        }
+    }
+
+    /// A score, of which the larger is the better, as users know it: of a loss the loss itself.
+    pub fn shown(self, score: f64) -> f64 {
+        match self {
+            Self::Accuracy | Self::MacroF1 => score,
+            Self::Loss => -score,
         }
     }
 }

@@ -18,8 +18,8 @@ use serde::Deserialize;
 use toml_edit::{Document, DocumentMut, Item, Table};
 
 use super::{
-    Budget, Constraints, Data, Domain, Gates, Hyperparameter, Objective, Schedule, Sizes, Space, Split,
-    Sweep, SweepError, Views, error::hint,
+    Budget, Constraints, CostMetric, Data, Domain, Gates, Hyperparameter, Objective, Schedule, Sizes, Space,
+    Split, Sweep, SweepError, Views, error::hint,
 };
 use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 
@@ -115,12 +115,15 @@ struct RawSchedule {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawObjective {
+    #[serde(default = "metric_default")]
     metric: Objective,
+    #[serde(default)]
+    minimise: Vec<CostMetric>,
 }
 
 impl Default for RawObjective {
     fn default() -> Self {
-        Self { metric: Objective::Accuracy }
+        Self { metric: metric_default(), minimise: Vec::new() }
     }
 }
 
@@ -129,6 +132,10 @@ impl Default for RawObjective {
 struct RawBudget {
     trials: Option<u32>,
     attempts: Option<u32>,
+}
+
+fn metric_default() -> Objective {
+    Objective::Accuracy
 }
 
 fn seed_default() -> u64 {
@@ -222,20 +229,23 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     check_points(&space, &raw.front_end)?;
     let budget = budget(&raw.budget)?;
     let schedule = schedule(&raw.schedule)?;
-    let stop = raw.stop.map(|raw| stop::stop(raw, &schedule)).transpose()?;
+    let split = split(raw.split)?;
+    let folds = split.folds().len();
+    let stop = raw.stop.map(|raw| stop::stop(raw, &schedule, folds)).transpose()?;
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
         weight: raw.weight,
         data: Data { root: raw.data.root, processed: raw.data.processed },
         front_end: raw.front_end,
-        split: split(raw.split)?,
+        split,
         space,
         views: views(&raw.views)?,
         search: search::search(&raw.search)?,
         schedule,
         stop,
         objective: raw.objective.metric,
+        minimise: minimise(&raw.objective.minimise)?,
         constraints: constraints(&raw.constraints)?,
         budget,
         export: gates(&raw.export)?,
@@ -391,6 +401,23 @@ fn gates(raw: &Gates) -> Result<Gates, Complaint> {
         }
         _ => Ok(*raw),
     }
+}
+
+fn minimise(raw: &[CostMetric]) -> Result<Vec<CostMetric>, Complaint> {
+    let repeated =
+        raw.iter().enumerate().find(|(index, cost)| raw.iter().take(*index).any(|other| other == *cost));
+    if let Some((_, cost)) = repeated {
+        return Err(("objective.minimise", format!("{} is listed twice", cost.name())));
+    }
+    if raw.len() > CostMetric::MOST {
+        let message = format!(
+            "at most {} costs can be kept small at once, got {}; put limits on the others in [constraints]",
+            CostMetric::MOST,
+            raw.len()
+        );
+        return Err(("objective.minimise", message));
+    }
+    Ok(raw.to_vec())
 }
 
 fn constraints(raw: &Constraints) -> Result<Constraints, Complaint> {

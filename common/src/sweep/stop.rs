@@ -1,11 +1,11 @@
-//! When trials are stopped before their last epoch, as the sweep file says.
+//! When trials are stopped before their last epoch or fold, as the sweep file says.
 
 use serde::{Deserialize, Serialize};
 
 use crate::ids::TrialId;
 
-/// Which trials get more epochs. Decided from what has been reported so far, without waiting for others.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Which trials get more epochs, or more folds. Decided from what has been reported so far, without waiting for others.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum Stop {
     /// Asynchronous successive halving (Li et al. 2020, "A system for massively parallel hyperparameter tuning"): at each rung a
@@ -21,6 +21,14 @@ pub enum Stop {
         min_epochs: u32,
         /// Others that have to have come that far before any is stopped.
         startup: u32,
+    },
+    /// Racing (Maron and Moore 1994; Birattari et al. 2002): a trial begins on the first fold and earns the others one by one, as
+    /// long as a paired test does not find it behind the best trial.
+    Race {
+        /// Trials that train on every fold before any is stopped: what chance does is learnt from them.
+        startup: u32,
+        /// How sure the test has to be that it is behind, from 0.5 to below 1.
+        confidence: f64,
     },
 }
 
@@ -40,6 +48,7 @@ impl Stop {
             Self::Asha(_) => "asha",
             Self::Hyperband(_) => "hyperband",
             Self::Median { .. } => "median",
+            Self::Race { .. } => "race",
         }
     }
 
@@ -49,6 +58,8 @@ impl Stop {
             Self::Asha(Halving { min_epochs, .. })
             | Self::Hyperband(Halving { min_epochs, .. })
             | Self::Median { min_epochs, .. } => min_epochs,
+            // A run is trained to its end.
+            Self::Race { .. } => u32::MAX,
         }
     }
 
@@ -56,7 +67,7 @@ impl Stop {
     pub fn bracket(self, trial: TrialId, epochs: u32) -> u32 {
         match self {
             Self::Hyperband(halving) => halving.bracket(trial, epochs),
-            Self::Asha(_) | Self::Median { .. } => 0,
+            Self::Asha(_) | Self::Median { .. } | Self::Race { .. } => 0,
         }
     }
 
@@ -66,7 +77,7 @@ impl Stop {
             Self::Asha(halving) | Self::Hyperband(halving) => {
                 halving.rungs(epochs).skip(bracket as usize).collect()
             }
-            Self::Median { .. } => Vec::new(),
+            Self::Median { .. } | Self::Race { .. } => Vec::new(),
         }
     }
 }

@@ -42,6 +42,7 @@ pub(super) struct StatusArgs {
 #[command(after_help = "Examples:
   coordinator leaderboard --top 5
   coordinator leaderboard --top 0 --format csv > trials.csv     all of them, every hyperparameter
+  coordinator leaderboard --pareto                              the best at their costs
 
 The order is by the sweep's objective, the mean over a trial's folds; then by lower loss, then
 by lower number.")]
@@ -49,6 +50,10 @@ pub(super) struct LeaderboardArgs {
     /// Rows at most; 0: all
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: u32,
+
+    /// Only trials on the front: no other scores as well and costs as little (by objective.minimise), and is better in something
+    #[arg(long)]
+    pareto: bool,
 
     #[command(flatten)]
     of: OfArgs,
@@ -108,7 +113,7 @@ pub(super) fn status(args: &StatusArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn leaderboard(args: &LeaderboardArgs) -> anyhow::Result<ExitCode> {
     answer(args.output, async {
         let mut source = Source::open(&args.source).await?;
-        document::leaderboard(&source.leaderboard(&args.of, args.top).await?)
+        document::leaderboard(&source.leaderboard(&args.of, args.top, args.pareto).await?)
     })
 }
 

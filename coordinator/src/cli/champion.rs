@@ -20,14 +20,15 @@ use crate::{
     export::{Champion, Features},
 };
 
-/// The champion and the features of every row, each blob verified by its hash. `processed` is the prepared folder, where it
+/// A trial, without a number the best, and the features of every row, each blob verified by its hash. `processed` is the prepared folder, where it
 /// is not the sweep's own; only a database without a running coordinator needs one.
 pub(super) async fn gather(
     source: &mut Source,
     of: &OfArgs,
+    trial: Option<u32>,
     processed: Option<&Path>,
 ) -> anyhow::Result<(Champion, Features)> {
-    let (found, sweep) = source.champion(of).await?;
+    let (found, sweep) = source.champion(of, trial).await?;
     let mut shelf = Shelf::of(source, &sweep, processed)?;
     let job = Job::try_from(found.job.context("the champion has no job")?)?;
     let fold = if found.refit { FoldId::REFIT } else { FoldId(found.fold) };

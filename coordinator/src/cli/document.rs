@@ -65,38 +65,88 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
     Ok(Document { json: json(list)?, facts: Vec::new(), grids: vec![grid.clone()], csv: grid })
 }
 
-/// Completed trials, the best first.
+/// Completed trials, the best first. What means are worth is left out of a table where it is not known.
 pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
-    const METRICS: [&str; 10] =
-        ["rank", "trial", "accuracy", "macro_f1", "loss", "epoch", "runs", "params", "macs", "int8_kib"];
+    const METRICS: [&str; 11] = [
+        "rank",
+        "trial",
+        "accuracy",
+        "macro_f1",
+        "loss",
+        "epoch",
+        "runs",
+        "params",
+        "macs",
+        "int8_kib",
+        "peak_ram_kib",
+    ];
+    const WORTH: [&str; 2] = ["standard_error", "corrected"];
     let points: Vec<&[Assignment]> = board.rows.iter().map(|row| row.point.as_slice()).collect();
-    let grid = |names: &[&str], cells: fn(&LeaderboardRow) -> Vec<String>| {
-        let mut grid = Grid::new(METRICS.into_iter().chain(names.iter().copied()));
-        grid.rows.extend(board.rows.iter().map(|row| [cells(row), values(&row.point, names)].concat()));
+    let grid = |worth: &[&str], names: &[&str], cells: fn(&LeaderboardRow) -> Vec<String>| {
+        let mut grid =
+            Grid::new(METRICS.into_iter().chain(worth.iter().copied()).chain(names.iter().copied()));
+        let metrics = METRICS.len() + worth.len();
+        grid.rows.extend(board.rows.iter().map(|row| {
+            let cells = cells(row).into_iter().take(metrics);
+            cells.chain(values(&row.point, names)).collect()
+        }));
         grid
     };
     let rounded = |row: &LeaderboardRow| {
         let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| format!("{metric:.4}"));
-        cells(row, metrics, format!("{:.1}", row.int8_kib))
+        let worth = [row.standard_error, row.corrected].map(|number| number.map(|of| format!("{of:.4}")));
+        cells(row, metrics, [row.int8_kib, row.peak_ram_kib].map(|kib| format!("{kib:.1}")), worth)
     };
     let exact = |row: &LeaderboardRow| {
         let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| metric.to_string());
-        cells(row, metrics, row.int8_kib.to_string())
+        let worth = [row.standard_error, row.corrected].map(|number| number.map(|of| of.to_string()));
+        cells(row, metrics, [row.int8_kib, row.peak_ram_kib].map(|kib| kib.to_string()), worth)
     };
+    let is_known = board.rows.iter().any(|row| row.corrected.is_some());
+    let shown: &[&str] = if is_known { &WORTH } else { &[] };
     Ok(Document {
         json: json(board)?,
-        facts: vec![("sweep", board.sweep.clone()), ("objective", board.objective.clone())],
-        grids: vec![grid(&varied(&points), rounded)],
-        csv: grid(&names(&points), exact),
+        facts: board_facts(board),
+        grids: vec![grid(shown, &varied(&points), rounded)],
+        csv: grid(&WORTH, &names(&points), exact),
     })
 }
 
-fn cells(row: &LeaderboardRow, metrics: [String; 3], int8_kib: String) -> Vec<String> {
+fn board_facts(board: &Leaderboard) -> Vec<(&'static str, String)> {
+    let mut facts = vec![("sweep", board.sweep.clone()), ("objective", board.objective.clone())];
+    if !board.minimise.is_empty() {
+        facts.push(("minimise", board.minimise.join(", ")));
+    }
+    facts
+}
+
+fn cells(
+    row: &LeaderboardRow,
+    metrics: [String; 3],
+    kib: [String; 2],
+    worth: [Option<String>; 2],
+) -> Vec<String> {
     let [accuracy, macro_f1, loss] = metrics;
     let [rank, trial, epoch, runs] =
         [row.rank, row.trial, row.epoch, row.runs].map(|number| number.to_string());
     let [params, macs] = [row.params, row.macs].map(|number| number.to_string());
-    vec![rank, trial, accuracy, macro_f1, loss, epoch, runs, params, macs, int8_kib]
+    let [int8_kib, peak_ram_kib] = kib;
+    let [error, corrected] = worth.map(Option::unwrap_or_default);
+    vec![
+        rank,
+        trial,
+        accuracy,
+        macro_f1,
+        loss,
+        epoch,
+        runs,
+        params,
+        macs,
+        int8_kib,
+        peak_ram_kib,
+        error,
+        corrected,
+    ]
 }
 
 /// One trial with its learning curves; a row of CSV is an epoch.
@@ -114,6 +164,13 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     if !trial.reason.is_empty() {
         facts.push(("reason", trial.reason.clone()));
     }
+    if let Some(why) = &trial.why {
+        facts.push(("why", why.words.clone()));
+    }
+    let mut judgements = Grid::new(["epoch", "verdict", "why"]);
+    judgements.rows.extend(trial.judgements.iter().map(|judgement| {
+        vec![judgement.epoch.to_string(), judgement.verdict.clone(), judgement.words.clone()]
+    }));
     let mut runs = Grid::new(["fold", "state", "attempts", "worker", "best_epoch", "failures"]);
     runs.rows.extend(trial.runs.iter().map(|run| {
         let [attempts, best] = [run.attempts, run.best_epoch].map(|number| number.to_string());
@@ -123,8 +180,8 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     Ok(Document {
         json: json(trial)?,
         facts,
-        grids: vec![runs, rounded],
-        csv: epochs(trial, |metric| metric.to_string()),
+        grids: vec![runs, judgements, rounded],
+        csv: explained(trial, epochs(trial, |metric| metric.to_string())),
     })
 }
 
@@ -142,6 +199,21 @@ fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
         counts.into_iter().chain(metrics).collect()
     }));
     grid
+}
+
+/// Epochs with why the trial was proposed, and what was decided after each.
+fn explained(trial: &Trial, mut epochs: Grid) -> Grid {
+    epochs.columns.extend(["verdict", "verdict_why", "why"].map(str::to_owned));
+    let column = epochs.columns.iter().position(|column| column == "epoch");
+    let why = trial.why.as_ref().map(|why| why.words.clone()).unwrap_or_default();
+    for row in &mut epochs.rows {
+        let epoch = column.and_then(|column| row.get(column)).cloned().unwrap_or_default();
+        let judged = || trial.judgements.iter().filter(|judged| judged.epoch.to_string() == epoch);
+        let verdicts: Vec<&str> = judged().map(|judged| judged.verdict.as_str()).collect();
+        let words: Vec<&str> = judged().map(|judged| judged.words.as_str()).collect();
+        row.extend([verdicts.join("\n"), words.join("\n"), why.clone()]);
+    }
+    epochs
 }
 
 /// Facts as the single row of a grid.
@@ -213,7 +285,7 @@ fn values(point: &[Assignment], names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use earshot_proto::earshot::v1::{Epoch, Worker};
+    use earshot_proto::earshot::v1::{Epoch, Judgement, Why, Worker};
 
     use super::{
         super::render::{Format, render},
@@ -232,6 +304,9 @@ mod tests {
             params: 1234,
             macs: 56_789,
             int8_kib: 1.25,
+            peak_ram_kib: 3.5,
+            standard_error: None,
+            corrected: None,
             point: [
                 ("learning_rate", "0.001"),
                 ("filters", "[16, 32]"),
@@ -244,6 +319,7 @@ mod tests {
         Leaderboard {
             sweep: "grid".into(),
             objective: "accuracy".into(),
+            minimise: vec![],
             rows: vec![row(1, 7, "0.2"), row(2, 3, "0.3")],
         }
     }
@@ -262,12 +338,12 @@ mod tests {
 sweep      grid
 objective  accuracy
 
-╭──────┬───────┬──────────┬──────────┬────────┬───────┬──────┬────────┬───────┬──────────┬─────────╮
-│ rank │ trial │ accuracy │ macro_f1 │ loss   │ epoch │ runs │ params │ macs  │ int8_kib │ dropout │
-├──────┼───────┼──────────┼──────────┼────────┼───────┼──────┼────────┼───────┼──────────┼─────────┤
-│ 1    │ 7     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 0.2     │
-│ 2    │ 3     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 0.3     │
-╰──────┴───────┴──────────┴──────────┴────────┴───────┴──────┴────────┴───────┴──────────┴─────────╯
+╭──────┬───────┬──────────┬──────────┬────────┬───────┬──────┬────────┬───────┬──────────┬──────────────┬─────────╮
+│ rank │ trial │ accuracy │ macro_f1 │ loss   │ epoch │ runs │ params │ macs  │ int8_kib │ peak_ram_kib │ dropout │
+├──────┼───────┼──────────┼──────────┼────────┼───────┼──────┼────────┼───────┼──────────┼──────────────┼─────────┤
+│ 1    │ 7     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 3.5          │ 0.2     │
+│ 2    │ 3     │ 0.8123   │ 0.7500   │ 0.5000 │ 9     │ 1    │ 1234   │ 56789 │ 1.2      │ 3.5          │ 0.3     │
+╰──────┴───────┴──────────┴──────────┴────────┴───────┴──────┴────────┴───────┴──────────┴──────────────┴─────────╯
 ",
         );
     }
@@ -277,9 +353,9 @@ objective  accuracy
         check(
             &leaderboard(&board()).unwrap(),
             Format::Csv,
-            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,learning_rate,filters,dropout,fc_units\n\
-             1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.2,none\n\
-             2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,0.001,\"[16, 32]\",0.3,none\n",
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected,learning_rate,filters,dropout,fc_units\n\
+             1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,0.001,\"[16, 32]\",0.2,none\n\
+             2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,0.001,\"[16, 32]\",0.3,none\n",
         );
     }
 
@@ -305,10 +381,26 @@ objective  accuracy
     }
 
     #[test]
+    fn what_means_are_worth_is_shown_where_it_is_known() {
+        let mut board = board();
+        (board.rows[0].standard_error, board.rows[0].corrected) = (Some(0.0125), Some(0.75));
+        let document = leaderboard(&board).unwrap();
+        assert!(
+            render(&document, Format::Table).unwrap().contains("│ 0.0125         │ 0.7500    │ 0.2     │")
+        );
+        assert!(render(&document, Format::Csv).unwrap().contains(",3.5,0.0125,0.75,0.001,"));
+        assert_eq!(document.json["rows"][1]["corrected"], Value::Null);
+    }
+
+    #[test]
     fn an_empty_leaderboard_still_says_of_what() {
         let empty = leaderboard(&Leaderboard { rows: vec![], ..board() }).unwrap();
         check(&empty, Format::Table, "sweep      grid\nobjective  accuracy\n");
-        check(&empty, Format::Csv, "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib\n");
+        check(
+            &empty,
+            Format::Csv,
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected\n",
+        );
     }
 
     #[test]
@@ -324,16 +416,31 @@ objective  accuracy
             epochs: vec![epoch],
             failures: vec!["attempt 1 on attic: the worker fell silent".into()],
         };
-        let shown = Trial { trial: 4, state: "running".into(), runs: vec![run], ..Trial::default() };
+        let judgement =
+            Judgement { epoch: 1, verdict: "held".into(), score: 0.25, words: "not among the best".into() };
+        let why = Why { by: "random".into(), words: "drawn".into(), ..Why::default() };
+        let shown = Trial {
+            trial: 4,
+            state: "running".into(),
+            runs: vec![run],
+            why: Some(why),
+            judgements: vec![judgement],
+            ..Trial::default()
+        };
         let document = trial(&shown).unwrap();
         check(
             &document,
             Format::Csv,
-            "trial,fold,epoch,train_loss,loss,accuracy,macro_f1\n4,1,1,2,1.5,0.25,0.125\n",
+            "trial,fold,epoch,train_loss,loss,accuracy,macro_f1,verdict,verdict_why,why\n\
+             4,1,1,2,1.5,0.25,0.125,held,not among the best,drawn\n",
         );
         let table = render(&document, Format::Table).unwrap();
         assert!(
-            table.contains("fell silent") && table.contains("│ 1.5000 │") && !table.contains("reason"),
+            table.contains("fell silent")
+                && table.contains("why       ")
+                && table.contains("not among")
+                && table.contains("│ 1.5000 │")
+                && !table.contains("reason"),
             "{table}"
         );
     }

@@ -26,11 +26,16 @@ use crate::{
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator export --out champion
+  coordinator export --out small --trial 12               another trial than the best
   coordinator export --out champion --db earshot.redb     when no coordinator runs")]
 pub(super) struct ExportArgs {
     /// Folder of the bundle
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
+
+    /// Export this trial instead of the best one, as one from `leaderboard --pareto`
+    #[arg(long, value_name = "N")]
+    trial: Option<u32>,
 
     /// Prepared folder with the features, when no coordinator runs [default: data.processed of the sweep file]
     #[arg(long, value_name = "DIR")]
@@ -53,7 +58,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (champion, features) = runtime.block_on(async {
         let mut source = Source::open(&args.source).await?;
-        champion::gather(&mut source, &args.of, args.processed.as_deref()).await
+        champion::gather(&mut source, &args.of, args.trial, args.processed.as_deref()).await
     })?;
     let time = |_: Kind, run: &mut dyn FnMut()| {
         let watch = Stopwatch::start();

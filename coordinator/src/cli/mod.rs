@@ -4,6 +4,7 @@
 //! - `entrance`: where a coordinator listens, with which certificate, and who may come in.
 //! - `token`, `tls`: what listening to others takes: tokens and certificates.
 //! - `ask`: status, leaderboard, trial; `source` decides who answers. `watch`: the status until the sweep has ended.
+//! - `insight`: the best so far, and which hyperparameters decided.
 //! - `replay`: a trial once more, compared with what it gave.
 //! - `submit`: one more sweep for a coordinator that runs; `steer`: list, pause, resume, cancel.
 //! - `retrace`: a database's decisions, made again.
@@ -22,6 +23,7 @@ mod db;
 mod document;
 mod entrance;
 mod export;
+mod insight;
 mod predict;
 mod rebuild;
 mod render;
@@ -84,6 +86,8 @@ enum Command {
     Resume(steer::ResumeArgs),
     Cancel(steer::CancelArgs),
     Leaderboard(ask::LeaderboardArgs),
+    Curve(insight::CurveArgs),
+    Importance(insight::ImportanceArgs),
     #[command(subcommand)]
     Trial(ask::TrialCommand),
     Replay(retrace::ReplayArgs),
@@ -114,6 +118,8 @@ pub fn main(args: Args) -> ExitCode {
         Command::Resume(args) => steer::resume(args),
         Command::Cancel(args) => steer::cancel(args),
         Command::Leaderboard(args) => ask::leaderboard(&args),
+        Command::Curve(args) => insight::curve(&args),
+        Command::Importance(args) => insight::importance(&args),
         Command::Trial(ask::TrialCommand::Show(args)) => ask::trial(&args),
         Command::Trial(ask::TrialCommand::Replay(args)) => replay::run(&args),
         Command::Replay(args) => retrace::run(&args),

@@ -17,7 +17,7 @@ use earshot_common::{
     ids::TrialId,
     sweep::Sweep,
 };
-use earshot_proto::earshot::v1::{Champion, Leaderboard, Status, SweepList, Trial};
+use earshot_proto::earshot::v1::{Champion, Curve, Importance, Leaderboard, Status, SweepList, Trial};
 use tokio::time;
 
 use crate::{
@@ -154,10 +154,16 @@ impl Source {
         }
     }
 
-    /// Completed trials, the best first.
-    pub(super) async fn leaderboard(&mut self, of: &OfArgs, top: u32) -> anyhow::Result<Leaderboard> {
+    /// Completed trials, the best first; with `pareto` only those on the front.
+    pub(super) async fn leaderboard(
+        &mut self,
+        of: &OfArgs,
+        top: u32,
+        pareto: bool,
+    ) -> anyhow::Result<Leaderboard> {
         match self {
-            Self::Running(client) => Ok(client.leaderboard(of.sweep(), top).await?),
+            Self::Running(client) => Ok(client.leaderboard(of.sweep(), top, pareto).await?),
+            Self::File { state, .. } if pareto => Ok(views::pareto(state, of.sweep(), top)?),
             Self::File { state, .. } => Ok(views::leaderboard(state, of.sweep(), top)?),
         }
     }
@@ -170,11 +176,31 @@ impl Source {
         }
     }
 
-    /// The best trial, with its sweep.
-    pub(super) async fn champion(&mut self, of: &OfArgs) -> anyhow::Result<(Champion, Sweep)> {
+    /// The best result so far, each time a trial completed.
+    pub(super) async fn curve(&mut self, of: &OfArgs) -> anyhow::Result<Curve> {
+        match self {
+            Self::Running(client) => Ok(client.curve(of.sweep()).await?),
+            Self::File { state, .. } => Ok(views::curve(state, of.sweep())?),
+        }
+    }
+
+    /// How much each hyperparameter matters.
+    pub(super) async fn importance(&mut self, of: &OfArgs) -> anyhow::Result<Importance> {
+        match self {
+            Self::Running(client) => Ok(client.importance(of.sweep()).await?),
+            Self::File { state, .. } => Ok(views::importance(state, of.sweep())?),
+        }
+    }
+
+    /// A trial, without a number the best, with its sweep.
+    pub(super) async fn champion(
+        &mut self,
+        of: &OfArgs,
+        trial: Option<u32>,
+    ) -> anyhow::Result<(Champion, Sweep)> {
         let champion = match self {
-            Self::Running(client) => client.champion(of.sweep()).await?,
-            Self::File { state, .. } => views::champion(state, of.sweep())?,
+            Self::Running(client) => client.champion(of.sweep(), trial).await?,
+            Self::File { state, .. } => views::champion(state, of.sweep(), trial.map(TrialId))?,
         };
         let sweep =
             serde_json::from_str(&champion.sweep_json).context("the champion's sweep cannot be read")?;

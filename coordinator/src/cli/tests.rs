@@ -110,6 +110,8 @@ fn the_sweeps_that_ship_are_sound() {
         ("demo", 8),
         ("esc10", 10),
         ("grid", 24),
+        ("pareto", 60),
+        ("race", 40),
         ("random", 40),
         ("sobol", 32),
         ("tpe", 100),

@@ -2,24 +2,23 @@
 //! improvement.
 //!
 //! Runs under way are taken to turn out as the process believes (the kriging believer of Ginsbourger, Le Riche and Carraro
-//! 2010), so that nobody else is sent there; failed and infeasible trials count as the worst score seen. A look at many places
+//! 2010), so that nobody else is sent there; failed trials count as the worst score seen, and points that break a constraint are no candidates. A look at many places
 //! comes first, Sobol's and some beside the best points; from the most promising ones L-BFGS climbs over the dimensions
 //! without steps.
 
-use earshot_common::sweep::{Point, Space};
+use earshot_common::sweep::Point;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Past, Standing,
+    Costs, Outcome, Past, Proposal, Question, Standing, Why,
     axes::{Axes, Place},
     fit::{fit, minimise},
-    gaussian::{Evidence, Gaussian, Metric},
-    improvement::{log_improvement, slope},
-    is_new,
+    front::best_by_rank,
+    gaussian::{Belief, Evidence, Gaussian, Metric},
+    goal::{Goal, Hurdle, log_gain, slope},
     parzen::normal,
-    random,
-    sobol::{self, Sequence},
+    sobol::Sequence,
 };
 
 /// Observations that the kernel is fitted to: the best half of them and the newest. A fit costs their cube, many times over; all
@@ -45,35 +44,53 @@ pub(super) struct Bayes {
     pub(super) startup: u32,
 }
 
-/// A place with its score, of variance 1 over all.
-type Known = (Place, f64);
+/// A place with its score, of mean 0 and variance 1 over all, and what its model costs.
+#[derive(Debug, Clone)]
+struct Seen {
+    place: Place,
+    score: f64,
+    costs: Costs,
+}
+
+/// Places that are done with, oldest first.
+struct Known {
+    seen: Vec<Seen>,
+    /// Mean and deviation that the scores had.
+    scale: (f64, f64),
+}
 
 impl Bayes {
-    pub(super) fn propose(
-        self,
-        space: &Space,
-        seed: u64,
-        history: &[Past<'_>],
-        dice: &mut ChaCha8Rng,
-    ) -> Option<Point> {
-        let axes = Axes::new(space);
-        let known = known(&axes, history).filter(|known| known.len() >= self.startup as usize);
-        let Some(known) = known.filter(|_| axes.len() > 0) else {
-            return sobol::propose(space, seed, history, dice);
+    pub(super) fn propose(self, question: &Question<'_>, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        let axes = Axes::new(question.space);
+        let known = known(&axes, question.history);
+        let ended = known.as_ref().map_or(0, |known| known.seen.len() as u32);
+        let Some(known) = known.filter(|_| ended >= self.startup && axes.len() > 0) else {
+            return question.start(ended, self.startup, dice);
         };
         let metric = Metric::new(&axes);
-        let pending = history.iter().filter(|past| past.standing == Standing::Pending);
-        let pending: Vec<Place> = pending.map(|past| axes.place(past.point)).collect();
-        let best = believer(&metric, &known, pending).and_then(|(gaussian, best)| {
-            let candidates = candidates(&axes, &known, dice);
-            choose(&axes, &gaussian, best, candidates, history)
+        let pending = question.history.iter().filter(|past| past.standing == Standing::Pending);
+        let pending: Vec<(Place, Costs)> = pending.map(|past| (axes.place(past.point), past.costs)).collect();
+        let counts = (known.seen.len(), pending.len());
+        let best = believer(&metric, &known.seen, pending).and_then(|belief| {
+            let candidates = candidates(&axes, &belief.front_first(question.has_costs), dice);
+            let candidates: Vec<(Point, Costs)> = candidates
+                .into_iter()
+                .filter_map(|point| (question.costs)(&point).map(|costs| (point, costs)))
+                .collect();
+            let goal = Goal::of(&belief.outcomes, &candidates, question.has_costs)?;
+            let (point, found) = choose(&axes, &belief.gaussian, &goal, candidates, question)?;
+            Some(Proposal::new(
+                point,
+                Why::improvement(found, (goal.best(), goal.front()), known.scale, counts),
+            ))
         });
-        best.or_else(|| random::draw(space, history, dice))
+        best.or_else(|| question.draw_another(dice))
     }
 }
 
-/// Places that are done with, oldest first, and their scores of mean 0 and variance 1; none as long as none has completed.
-fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
+/// What is known of places that are done with; nothing as long as none has completed. Infeasible ones say nothing of scores, and
+/// are known for what they are beforehand.
+fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Known> {
     let completed = history.iter().filter_map(|past| match past.standing {
         Standing::Completed(score) => Some(score),
         Standing::Pending | Standing::Failed | Standing::Infeasible => None,
@@ -81,8 +98,8 @@ fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
     let worst = completed.reduce(f64::min)?;
     let scored = history.iter().filter_map(|past| match past.standing {
         Standing::Completed(score) => Some((past, score)),
-        Standing::Failed | Standing::Infeasible => Some((past, worst)),
-        Standing::Pending => None,
+        Standing::Failed => Some((past, worst)),
+        Standing::Pending | Standing::Infeasible => None,
     });
     let scored = best_and_newest(scored.collect(), KNOWN_MAX, |(_, score)| *score);
     let count = scored.len() as f64;
@@ -90,8 +107,12 @@ fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Vec<Known>> {
     let variance = scored.iter().map(|(_, score)| (score - mean).powi(2)).sum::<f64>() / count;
     // Scores that are all the same say nothing either way.
     let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
-    let standard = |(past, score): (&Past<'_>, f64)| (axes.place(past.point), (score - mean) / deviation);
-    Some(scored.into_iter().map(standard).collect())
+    let standard = |(past, score): (&Past<'_>, f64)| Seen {
+        place: axes.place(past.point),
+        score: (score - mean) / deviation,
+        costs: past.costs,
+    };
+    Some(Known { seen: scored.into_iter().map(standard).collect(), scale: (mean, deviation) })
 }
 
 /// Of more than `most`, the best half of as many and the newest, in their order.
@@ -116,30 +137,55 @@ fn best_and_newest<T>(all: Vec<T>, most: usize, score: impl Fn(&T) -> f64) -> Ve
     all.into_iter().zip(is_taken).filter_map(|(item, taken)| taken.then_some(item)).collect()
 }
 
-/// The process that is fitted to the known places and believes what it says of the pending ones, and its best belief.
-fn believer(metric: &Metric, known: &[Known], pending: Vec<Place>) -> Option<(Gaussian, f64)> {
-    let fitted = best_and_newest(known.iter().collect(), FITTED_MAX, |(_, score)| *score);
-    let (places, scores): (Vec<Place>, Vec<f64>) = fitted.into_iter().cloned().unzip();
+/// A fitted process that believes what it says of the pending places, and what it makes of all of them.
+struct Beliefs {
+    gaussian: Gaussian,
+    places: Vec<Place>,
+    /// Of each place, without noise.
+    outcomes: Vec<Outcome>,
+}
+
+fn believer(metric: &Metric, known: &[Seen], pending: Vec<(Place, Costs)>) -> Option<Beliefs> {
+    let fitted = best_and_newest(known.iter().collect(), FITTED_MAX, |seen| seen.score);
+    let (places, scores): (Vec<Place>, Vec<f64>) =
+        fitted.into_iter().map(|seen| (seen.place.clone(), seen.score)).unzip();
     let kernel = fit(&Evidence::new(metric, &places, &scores), metric.len());
-    let (mut places, mut scores): (Vec<Place>, Vec<f64>) = known.iter().cloned().unzip();
+    let (mut places, mut scores): (Vec<Place>, Vec<f64>) =
+        known.iter().map(|seen| (seen.place.clone(), seen.score)).unzip();
     let gaussian = Gaussian::new(metric, kernel.clone(), places.clone(), &scores)?;
-    let best = places.iter().map(|place| gaussian.mean(place)).reduce(f64::max)?;
+    let believed = |place: &Place, costs: Costs| Outcome { score: gaussian.mean(place), costs };
+    let mut outcomes: Vec<Outcome> = known.iter().map(|seen| believed(&seen.place, seen.costs)).collect();
+    outcomes.extend(pending.iter().map(|(place, costs)| believed(place, *costs)));
     if pending.is_empty() {
-        return Some((gaussian, best));
+        return Some(Beliefs { gaussian, places, outcomes });
     }
-    scores.extend(pending.iter().map(|place| gaussian.mean(place)));
-    places.extend(pending);
-    let best = scores.iter().skip(known.len()).copied().fold(best, f64::max);
-    Some((Gaussian::new(metric, kernel, places, &scores)?, best))
+    scores.extend(outcomes.iter().skip(known.len()).map(|outcome| outcome.score));
+    places.extend(pending.into_iter().map(|(place, _)| place));
+    let gaussian = Gaussian::new(metric, kernel, places.clone(), &scores)?;
+    Some(Beliefs { gaussian, places, outcomes })
+}
+
+impl Beliefs {
+    /// The places beside which it is worth to look: the best, or some of the front.
+    fn front_first(&self, has_costs: bool) -> Vec<&Place> {
+        let numbers = if has_costs {
+            best_by_rank(&self.outcomes, BEST)
+        } else {
+            let mut numbers: Vec<usize> = (0..self.outcomes.len()).collect();
+            let score = |number: &usize| self.outcomes.get(*number).map_or(f64::NEG_INFINITY, |of| of.score);
+            numbers.sort_by(|one, other| score(other).total_cmp(&score(one)));
+            numbers.truncate(BEST);
+            numbers
+        };
+        numbers.into_iter().filter_map(|number| self.places.get(number)).collect()
+    }
 }
 
 /// Points worth a look: spread over the space, and beside the best known places.
-fn candidates(axes: &Axes<'_>, known: &[Known], dice: &mut ChaCha8Rng) -> Vec<Point> {
+fn candidates(axes: &Axes<'_>, best: &[&Place], dice: &mut ChaCha8Rng) -> Vec<Point> {
     let sequence = Sequence::new(axes.len(), dice);
     let mut coordinates: Vec<Vec<f64>> = (0..SPREAD).map(|number| sequence.point(number)).collect();
-    let mut best: Vec<&Known> = known.iter().collect();
-    best.sort_by(|(_, one), (_, other)| other.total_cmp(one));
-    for (place, _) in best.into_iter().take(BEST) {
+    for place in best {
         for step in STEPS.iter().cycle().take(BESIDE) {
             coordinates.push(beside(axes, place, *step, dice));
         }
@@ -168,36 +214,48 @@ fn beside(axes: &Axes<'_>, place: &Place, step: f64, dice: &mut ChaCha8Rng) -> V
 fn choose(
     axes: &Axes<'_>,
     gaussian: &Gaussian,
-    best: f64,
-    candidates: Vec<Point>,
-    history: &[Past<'_>],
-) -> Option<Point> {
-    let places: Vec<Place> = candidates.iter().map(|point| axes.place(point)).collect();
-    let beliefs = gaussian.beliefs(&places).into_iter();
-    let promises = beliefs.map(|belief| log_improvement(belief, best));
-    let mut promising: Vec<(f64, Point, Place)> = promises
-        .zip(candidates)
-        .zip(places)
-        .map(|((promise, point), place)| (promise, point, place))
-        .collect();
-    let by_promise = |one: &(f64, Point, Place), other: &(f64, Point, Place)| other.0.total_cmp(&one.0);
+    goal: &Goal,
+    candidates: Vec<(Point, Costs)>,
+    question: &Question<'_>,
+) -> Option<(Point, Belief)> {
+    let weigh = |points: Vec<(Point, Costs)>| -> Vec<Weighed> {
+        let places: Vec<Place> = points.iter().map(|(point, _)| axes.place(point)).collect();
+        let beliefs = gaussian.beliefs(&places);
+        let points = points.into_iter().zip(places).zip(beliefs);
+        let weighed = points.map(|(((point, costs), place), belief)| {
+            let hurdles = goal.hurdles(&costs);
+            Weighed { promise: log_gain(belief, &hurdles), point, place, belief, hurdles }
+        });
+        weighed.collect()
+    };
+    let by_promise = |one: &Weighed, other: &Weighed| other.promise.total_cmp(&one.promise);
+    let mut promising = weigh(candidates);
     promising.sort_by(by_promise);
-    let climbed: Vec<Point> = promising
-        .iter()
-        .take(CLIMBS)
-        .filter_map(|(_, _, place)| axes.point(&climb(axes, gaussian, best, place)?))
-        .collect();
-    let places: Vec<Place> = climbed.iter().map(|point| axes.place(point)).collect();
-    for ((belief, point), place) in gaussian.beliefs(&places).into_iter().zip(climbed).zip(places) {
-        promising.push((log_improvement(belief, best), point, place));
-    }
+    let from = promising.iter().take(CLIMBS);
+    let climbed = from.filter_map(|weighed| {
+        let point = axes.point(&climb(axes, gaussian, &weighed.hurdles, &weighed.place)?)?;
+        let costs = (question.costs)(&point)?;
+        Some((point, costs))
+    });
+    let climbed = weigh(climbed.collect());
+    promising.extend(climbed);
     promising.sort_by(by_promise);
-    promising.into_iter().map(|(_, point, _)| point).find(|point| is_new(point, history))
+    let new = promising.into_iter().find(|weighed| question.is_new(&weighed.point))?;
+    Some((new.point, new.belief))
+}
+
+/// A point that was looked at.
+struct Weighed {
+    promise: f64,
+    point: Point,
+    place: Place,
+    belief: Belief,
+    hurdles: Vec<Hurdle>,
 }
 
 /// Uphill from a place over the active dimensions without steps; none where there are none. The search goes over angles, of
 /// which coordinates are the sines, so that it cannot leave the cube.
-fn climb(axes: &Axes<'_>, gaussian: &Gaussian, best: f64, place: &Place) -> Option<Vec<f64>> {
+fn climb(axes: &Axes<'_>, gaussian: &Gaussian, hurdles: &[Hurdle], place: &Place) -> Option<Vec<f64>> {
     let is_free: Vec<bool> =
         axes.iter().zip(place).map(|(axis, at)| axis.cell == 0.0 && at.is_some()).collect();
     let start: Vec<f64> = place
@@ -222,8 +280,8 @@ fn climb(axes: &Axes<'_>, gaussian: &Gaussian, best: f64, place: &Place) -> Opti
         let (belief, slopes) = gaussian.slopes(&at(angles));
         let free = slopes.iter().zip(&is_free).filter(|(_, is_free)| **is_free).map(|(slopes, _)| *slopes);
         let gradient =
-            free.zip(angles).map(|(slopes, angle)| -slope(belief, best, slopes) * 0.5 * angle.cos());
-        Some((-log_improvement(belief, best), gradient.collect()))
+            free.zip(angles).map(|(slopes, angle)| -slope(belief, hurdles, slopes) * 0.5 * angle.cos());
+        Some((-log_gain(belief, hurdles), gradient.collect()))
     };
     let (_, angles) = minimise(descent, start, CLIMB_STEPS);
     Some(at(&angles).into_iter().map(|at| at.unwrap_or(0.5)).collect())

@@ -61,7 +61,7 @@ pub(super) fn log_improvement(belief: Belief, best: f64) -> f64 {
 }
 
 /// Its slope, from those of the mean and the deviation.
-pub(super) fn slope(belief: Belief, best: f64, [of_mean, of_deviation]: [f64; 2]) -> f64 {
+pub(super) fn slope_of_log_improvement(belief: Belief, best: f64, [of_mean, of_deviation]: [f64; 2]) -> f64 {
     let z = (belief.mean - best) / belief.deviation;
     (of_deviation + slope_of_log_h(z) * (of_mean - z * of_deviation)) / belief.deviation
 }

@@ -2,8 +2,11 @@
 //!
 //! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
 //! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
-//! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement`.
+//! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement` on its `goal`.
+//! - `front`: what is best where costs are to be small, too.
+//! - `importance`: which hyperparameters decided.
 //! - `axes`: the space as a cube.
+//! - `proposal`: what comes out, and why.
 //! - `dice`: where chance comes from.
 //!
 //! A search is a pure function of the method, the space, the sweep's seed and the trials so far, pending ones included; it
@@ -13,10 +16,14 @@ mod axes;
 mod bayes;
 mod dice;
 mod fit;
+mod front;
 mod gaussian;
+mod goal;
 mod grid;
+mod importance;
 mod improvement;
 mod parzen;
+mod proposal;
 mod random;
 mod sobol;
 #[cfg(test)]
@@ -24,8 +31,14 @@ mod tests;
 mod tpe;
 
 use earshot_common::sweep::{Point, Search, Space, Sweep};
+use rand_chacha::ChaCha8Rng;
 
 use self::{bayes::Bayes, dice::dice, tpe::Tpe};
+pub use self::{
+    front::{Costs, Outcome, front},
+    importance::{Importance, importance},
+    proposal::{Proposal, Why},
+};
 
 /// A trial as a search sees it.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -34,6 +47,8 @@ pub struct Past<'a> {
     pub point: &'a Point,
     /// What came of it.
     pub standing: Standing,
+    /// Costs of its model that are to be small.
+    pub costs: Costs,
 }
 
 /// What has come of a trial.
@@ -49,18 +64,60 @@ pub enum Standing {
     Infeasible,
 }
 
-/// The next point to try; none when the search has no more. No point comes twice.
-pub fn propose(search: Search, space: &Space, seed: u64, history: &[Past<'_>]) -> Option<Point> {
-    let number = history.len() as u64;
-    match search {
-        Search::Grid { shuffle } => grid_point(space, seed, shuffle, number),
-        Search::Random => random::draw(space, history, &mut dice(seed, number)),
-        Search::Sobol => sobol::propose(space, seed, history, &mut dice(seed, number)),
-        Search::Tpe { startup, candidates } => {
-            Tpe { startup, candidates }.propose(space, seed, history, &mut dice(seed, number))
-        }
-        Search::Bayes { startup } => Bayes { startup }.propose(space, seed, history, &mut dice(seed, number)),
+/// What a search is asked.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// How to search.
+    pub search: Search,
+    /// Where.
+    pub space: &'a Space,
+    /// What everything random is drawn from.
+    pub seed: u64,
+    /// Trials so far, oldest first.
+    pub history: &'a [Past<'a>],
+    /// Whether costs are to be small, too.
+    pub has_costs: bool,
+    /// The costs of a point's model, exact; none if it is not to be trained.
+    pub costs: &'a dyn Fn(&Point) -> Option<Costs>,
+}
+
+impl<'a> Question<'a> {
+    /// Where every point may be trained and nothing counts but the score.
+    pub fn plain(search: Search, space: &'a Space, seed: u64, history: &'a [Past<'a>]) -> Self {
+        Self { search, space, seed, history, has_costs: false, costs: &|_| Some(Costs::default()) }
     }
+
+    fn is_new(&self, point: &Point) -> bool {
+        is_new(point, self.history)
+    }
+
+    /// A point of Sobol's sequence, as long as too few trials have ended to heed them.
+    fn start(&self, ended: u32, startup: u32, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        let point = sobol::propose(self.space, self.seed, self.history, dice)?;
+        Some(Proposal::new(point, Why::Startup { ended, startup }))
+    }
+
+    /// A point drawn from those that are left, where all that a method weighed is known.
+    fn draw_another(&self, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        Some(Proposal::new(random::draw(self.space, self.history, dice)?, Why::Exhausted))
+    }
+}
+
+/// The next point to try; none when the search has no more. No point comes twice.
+pub fn propose(question: &Question<'_>) -> Option<Proposal> {
+    let Question { search, space, seed, history, .. } = *question;
+    let number = history.len() as u64;
+    let mut dice = dice(seed, number);
+    let (point, why) = match search {
+        Search::Grid { shuffle } => (grid_point(space, seed, shuffle, number), Why::Grid),
+        Search::Random => (random::draw(space, history, &mut dice), Why::Random),
+        Search::Sobol => (sobol::propose(space, seed, history, &mut dice), Why::Sobol),
+        Search::Tpe { startup, candidates } => {
+            return Tpe { startup, candidates }.propose(question, &mut dice);
+        }
+        Search::Bayes { startup } => return Bayes { startup }.propose(question, &mut dice),
+    };
+    Some(Proposal::new(point?, why))
 }
 
 /// A grid's point of that number, in the order in which it is searched; none after the last. It is all that a grid proposes, so

@@ -46,6 +46,10 @@ fn standing(number: usize, point: &Point) -> Standing {
     }
 }
 
+fn ask(sweep: &Sweep, history: &[Past<'_>]) -> Option<Proposal> {
+    propose(&Question::plain(sweep.search, &sweep.space, sweep.seed, history))
+}
+
 /// The first so many proposals, or all of them.
 fn run(sweep: &Sweep, most: usize) -> Vec<Point> {
     let mut points: Vec<Point> = Vec::new();
@@ -53,10 +57,10 @@ fn run(sweep: &Sweep, most: usize) -> Vec<Point> {
         let history: Vec<Past<'_>> = points
             .iter()
             .enumerate()
-            .map(|(number, point)| Past { point, standing: standing(number, point) })
+            .map(|(number, point)| Past { point, standing: standing(number, point), costs: Costs::default() })
             .collect();
-        match propose(sweep.search, &sweep.space, sweep.seed, &history) {
-            Some(point) => points.push(point),
+        match ask(sweep, &history) {
+            Some(proposal) => points.push(proposal.point),
             None => break,
         }
     }
@@ -115,6 +119,37 @@ fn random_points_are_spread_evenly() {
     assert!((15..=45).contains(&below(1e-3)), "{}", below(1e-3));
 }
 
+#[test]
+fn every_proposal_says_why() {
+    let why = |method: &str, ended: usize| {
+        let sweep = sweep(ENDLESS, method);
+        let points = run(&sweep, ended);
+        let past = points.iter().enumerate();
+        let past = past.map(|(number, point)| Past {
+            point,
+            standing: standing(number, point),
+            costs: Costs::default(),
+        });
+        ask(&sweep, &past.collect::<Vec<_>>()).unwrap().why.unwrap()
+    };
+    assert_eq!(why("method = \"random\"", 3), Why::Random);
+    assert_eq!(why("method = \"sobol\"", 3), Why::Sobol);
+    for method in ["method = \"tpe\"\nstartup = 5", "method = \"bayes\"\nstartup = 5"] {
+        assert!(matches!(why(method, 2), Why::Startup { ended: 2, startup: 5 }), "{method}");
+    }
+    // Of twenty trials three each are infeasible, failed and pending; the first of each seven completes.
+    let density = why("method = \"tpe\"\nstartup = 5", 20);
+    assert!(matches!(density, Why::Density { good: 2, others: 18, .. }), "{density:?}");
+    let improvement = why("method = \"bayes\"\nstartup = 5", 20);
+    assert!(matches!(improvement, Why::Improvement { known: 15, pending: 2, .. }), "{improvement:?}");
+    // A space of twelve points, of which eleven are known.
+    let sweep = sweep(FINITE, "method = \"tpe\"\nstartup = 5");
+    let points = run(&sweep, 11);
+    let past = |point| Past { point, standing: Standing::Completed(0.5), costs: Costs::default() };
+    let last = ask(&sweep, &points.iter().map(past).collect::<Vec<_>>());
+    assert!(last.is_some_and(|last| last.why.is_some() && !points.contains(&last.point)));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -127,10 +162,10 @@ proptest! {
             let history: Vec<Past<'_>> = points[..restart]
                 .iter()
                 .enumerate()
-                .map(|(number, point)| Past { point, standing: standing(number, point) })
+                .map(|(number, point)| Past { point, standing: standing(number, point), costs: Costs::default() })
                 .collect();
-            let again = propose(sweep.search, &sweep.space, sweep.seed, &history);
-            prop_assert_eq!(again.as_ref(), points.get(restart), "{}", method);
+            let again = ask(&sweep, &history);
+            prop_assert_eq!(again.as_ref().map(|proposal| &proposal.point), points.get(restart), "{}", method);
         }
     }
 }
@@ -150,9 +185,10 @@ fn regret(sweep: &Sweep, trials: usize) -> f64 {
     };
     let mut points: Vec<(Point, f64)> = Vec::new();
     while points.len() < trials {
-        let past = |(point, score)| Past { point, standing: Standing::Completed(score) };
+        let past =
+            |(point, score)| Past { point, standing: Standing::Completed(score), costs: Costs::default() };
         let history: Vec<Past<'_>> = points.iter().map(|(point, score)| past((point, *score))).collect();
-        let point = propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap();
+        let point = ask(sweep, &history).unwrap().point;
         let score = score(&point);
         points.push((point, score));
     }
@@ -189,11 +225,82 @@ fn proposals_without_results_keep_apart() {
                 .map(|(number, point)| {
                     let standing =
                         if number < completed { standing(number, point) } else { Standing::Pending };
-                    Past { point, standing }
+                    Past { point, standing, costs: Costs::default() }
                 })
                 .collect();
-            points.push(propose(sweep.search, &sweep.space, sweep.seed, &history).unwrap());
+            points.push(ask(&sweep, &history).unwrap().point);
         }
         assert_eq!(different(&points), points.len());
     }
+}
+
+/// A made-up score that grows with the units of the layer, which cost.
+fn costly(point: &Point) -> (f64, Costs) {
+    let units = match point.get(Hyperparameter::FcUnits) {
+        Value::Int(units) => units as f64,
+        _ => f64::NAN,
+    };
+    let Value::Float(rate) = point.get(Hyperparameter::LearningRate) else { panic!("{point:?}") };
+    (units.ln() - (rate.log10() + 3.0).powi(2), [units, units * units])
+}
+
+/// Trials of a sweep whose layer may have 200 units at most, one after the other.
+fn run_with_costs(sweep: &Sweep, trials: usize) -> Vec<(Point, f64, Costs)> {
+    let costs = |point: &Point| Some(costly(point).1).filter(|costs| costs[0] <= 200.0);
+    let mut points: Vec<(Point, f64, Costs)> = Vec::new();
+    while points.len() < trials {
+        let past = points.iter().map(|(point, score, known)| Past {
+            point,
+            standing: if costs(point).is_some() { Standing::Completed(*score) } else { Standing::Infeasible },
+            costs: *known,
+        });
+        let history: Vec<Past<'_>> = past.collect();
+        let Sweep { search, space, seed, .. } = sweep;
+        let (search, seed) = (*search, *seed);
+        let question = Question { search, space, seed, history: &history, has_costs: true, costs: &costs };
+        let point = propose(&question).unwrap().point;
+        assert_eq!(
+            propose(&question).map(|again| again.point).as_ref(),
+            Some(&point),
+            "the same, asked again"
+        );
+        let (score, known) = costly(&point);
+        points.push((point, score, known));
+    }
+    points
+}
+
+/// The part of a box of costs and scores that the trials dominate.
+fn dominated(trials: &[(Point, f64, Costs)]) -> f64 {
+    let mut least = trials.iter().map(|(_, score, costs)| (costs[0].ln(), *score)).collect::<Vec<_>>();
+    least.retain(|(cost, _)| *cost <= 200f64.ln());
+    let steps = 400;
+    let at = |step: i32| f64::from(step) / f64::from(steps) * 200f64.ln();
+    let best =
+        |cost: f64| least.iter().filter(|(of, _)| *of <= cost).map(|(_, score)| *score).fold(0.0, f64::max);
+    (0..steps).map(|step| best(at(step))).sum::<f64>() / f64::from(steps)
+}
+
+#[test]
+fn costs_are_heeded_and_limits_kept() {
+    const SEEDS: u64 = 3;
+    // The layer's logarithm from 8 units on, which is the best score at that cost.
+    let all = (200f64.ln().powi(2) - 8f64.ln().powi(2)) / 2.0 / 200f64.ln();
+    let run = |method: &str| {
+        let runs = (0..SEEDS).map(|seed| {
+            let trials = run_with_costs(&Sweep { seed, ..sweep(ENDLESS, method) }, 40);
+            // Once results are heeded, no point breaks the limit.
+            let broken = trials[15..].iter().filter(|(_, _, costs)| costs[0] > 200.0).count();
+            (all - dominated(&trials), broken)
+        });
+        runs.fold((0.0, 0), |sum, (missed, broken)| (sum.0 + missed / SEEDS as f64, sum.1 + broken))
+    };
+    let (random, by_chance) = run("method = \"random\"");
+    let (tpe, tpe_broken) = run("method = \"tpe\"\nstartup = 10");
+    let (bayes, bayes_broken) = run("method = \"bayes\"\nstartup = 10");
+    assert!(by_chance > 0 && tpe_broken == 0 && bayes_broken == 0, "{by_chance} {tpe_broken} {bayes_broken}");
+    assert!(
+        tpe < random && bayes < 0.5 * random,
+        "missed {bayes} by Bayesian optimisation, {tpe} by TPE, {random} by random search"
+    );
 }

@@ -3,19 +3,17 @@
 //!
 //! Bergstra et al. 2011, section 4, with what Optuna's `TPESampler` adds: see `parzen`. Runs under way count among the others,
 //! as if they were to turn out badly (the constant liar of Ginsbourger et al. 2010), so that workers who ask at the same time
-//! are sent to different places; failed and infeasible trials do so for good.
+//! are sent to different places; failed and infeasible trials do so for good. Where
+//! costs are to be small, too, the good points are those of the lowest ranks of non-domination.
 
-use std::cmp::Ordering;
-
-use earshot_common::sweep::{Point, Space};
+use earshot_common::sweep::Point;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Past, Standing,
+    Outcome, Past, Proposal, Question, Standing, Why,
     axes::{Axes, Place},
-    is_new,
+    front::best_by_rank,
     parzen::Parzen,
-    random, sobol,
 };
 
 /// Good points at most, Optuna's number: a tenth of all, up to this.
@@ -33,19 +31,16 @@ pub(super) struct Tpe {
 }
 
 impl Tpe {
-    pub(super) fn propose(
-        self,
-        space: &Space,
-        seed: u64,
-        history: &[Past<'_>],
-        dice: &mut ChaCha8Rng,
-    ) -> Option<Point> {
-        let (good, others) = split(history);
+    pub(super) fn propose(self, question: &Question<'_>, dice: &mut ChaCha8Rng) -> Option<Proposal> {
+        let Question { space, history, has_costs, .. } = *question;
+        let (good, others) = split(history, has_costs);
         let ended =
             history.iter().filter(|past| matches!(past.standing, Standing::Completed(_) | Standing::Failed));
-        if good.is_empty() || ended.count() < self.startup as usize {
-            return sobol::propose(space, seed, history, dice);
+        let ended = ended.count() as u32;
+        if good.is_empty() || ended < self.startup {
+            return question.start(ended, self.startup, dice);
         }
+        let counts = (good.len() as u32, others.len() as u32);
         let axes = Axes::new(space);
         let places = |group: &[usize]| -> Vec<Place> {
             group.iter().filter_map(|&number| Some(axes.place(history.get(number)?.point))).collect()
@@ -59,28 +54,31 @@ impl Tpe {
             })
             .collect();
         candidates.sort_by(|(one, _), (other, _)| other.total_cmp(one));
-        let best = candidates.into_iter().map(|(_, point)| point).find(|point| is_new(point, history));
-        best.or_else(|| random::draw(space, history, dice))
+        let is_possible = |point: &Point| question.is_new(point) && (question.costs)(point).is_some();
+        let best = candidates
+            .into_iter()
+            .find(|(log_ratio, point)| log_ratio.is_finite() && is_possible(point))
+            .map(|(log_ratio, point)| {
+                Proposal::new(point, Why::Density { log_ratio, good: counts.0, others: counts.1 })
+            });
+        best.or_else(|| question.draw_another(dice))
     }
 }
 
-/// The numbers of the good points and of the others, oldest first.
-fn split(history: &[Past<'_>]) -> (Vec<usize>, Vec<usize>) {
-    let mut completed: Vec<(usize, f64)> = history
+/// The numbers of the good points and of the others, oldest first. Where costs count, the good ones are those of the lowest
+/// ranks.
+fn split(history: &[Past<'_>], has_costs: bool) -> (Vec<usize>, Vec<usize>) {
+    let (completed, outcomes): (Vec<usize>, Vec<Outcome>) = history
         .iter()
         .enumerate()
         .filter_map(|(number, past)| match past.standing {
-            Standing::Completed(score) => Some((number, score)),
+            Standing::Completed(score) => Some((number, Outcome { score, costs: past.costs })),
             Standing::Pending | Standing::Failed | Standing::Infeasible => None,
         })
-        .collect();
-    let good = completed.len().div_ceil(10).min(GOOD_MAX);
-    let better = |one: &(usize, f64), other: &(usize, f64)| -> Ordering {
-        other.1.total_cmp(&one.1).then(one.0.cmp(&other.0))
-    };
-    completed.sort_by(better);
-    completed.truncate(good);
-    let mut good: Vec<usize> = completed.into_iter().map(|(number, _)| number).collect();
+        .unzip();
+    let most = completed.len().div_ceil(10).min(GOOD_MAX);
+    let best = if has_costs { best_by_rank(&outcomes, most) } else { best_by_score(&outcomes, most) };
+    let mut good: Vec<usize> = best.into_iter().filter_map(|index| completed.get(index).copied()).collect();
     good.sort_unstable();
     let is_other = |number: &usize| good.binary_search(number).is_err();
     let mut others: Vec<usize> = (0..history.len()).rev().filter(is_other).take(OTHERS_MAX).collect();
@@ -88,11 +86,18 @@ fn split(history: &[Past<'_>]) -> (Vec<usize>, Vec<usize>) {
     (good, others)
 }
 
+/// The numbers of the best so many; of equals the oldest.
+fn best_by_score(outcomes: &[Outcome], most: usize) -> Vec<usize> {
+    let mut scores: Vec<(usize, f64)> = outcomes.iter().map(|outcome| outcome.score).enumerate().collect();
+    scores.sort_by(|one, other| other.1.total_cmp(&one.1).then(one.0.cmp(&other.0)));
+    scores.into_iter().take(most).map(|(number, _)| number).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use earshot_common::sweep::Point;
 
-    use super::*;
+    use super::{super::Costs, *};
 
     #[test]
     fn a_tenth_is_good_and_the_rest_is_not() {
@@ -102,9 +107,10 @@ mod tests {
             1 => Standing::Failed,
             _ => Standing::Completed((number * 37 % 101) as f64),
         };
-        let history: Vec<Past<'_>> =
-            (0..50).map(|number| Past { point: &point, standing: standing(number) }).collect();
-        let (good, others) = split(&history);
+        let history: Vec<Past<'_>> = (0..50)
+            .map(|number| Past { point: &point, standing: standing(number), costs: Costs::default() })
+            .collect();
+        let (good, others) = split(&history, false);
         assert_eq!((good.len(), others.len()), (3, 47));
         let score = |number: &usize| match history[*number].standing {
             Standing::Completed(score) => score,
@@ -112,5 +118,7 @@ mod tests {
         };
         let worst = good.iter().map(score).fold(f64::INFINITY, f64::min);
         assert!(others.iter().all(|number| score(number) <= worst));
+        // With nothing to tell costs apart, ranks are those of the scores.
+        assert_eq!(split(&history, true).0.len(), 3);
     }
 }

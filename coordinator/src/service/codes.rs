@@ -77,6 +77,8 @@ pub(super) fn of_view(error: &ViewError) -> Status {
         ViewError::NoTrial { .. } | ViewError::NoSweepNamed(_) | ViewError::NoReplay(_) => {
             Status::not_found(text)
         }
-        ViewError::NoSweep | ViewError::NoneCompleted(_) => Status::failed_precondition(text),
+        ViewError::NoSweep | ViewError::NoneCompleted(_) | ViewError::NotCompleted(_) => {
+            Status::failed_precondition(text)
+        }
     }
 }

@@ -2,10 +2,10 @@
 
 use earshot_common::ids::{ReplayId, SweepId, TrialId};
 use earshot_proto::earshot::v1::{
-    CancelSweepRequest, Champion, GetChampionRequest, GetLeaderboardRequest, GetReplayRequest,
-    GetStatusRequest, GetTrialRequest, Leaderboard, ListSweepsRequest, PauseSweepRequest, Replay,
-    ReplayTrialRequest, ResumeSweepRequest, Status as SweepStatus, SubmitSweepRequest, Sweep, SweepList,
-    Trial, WatchStatusRequest, sweeps_server,
+    CancelSweepRequest, Champion, Curve, GetChampionRequest, GetCurveRequest, GetImportanceRequest,
+    GetLeaderboardRequest, GetReplayRequest, GetStatusRequest, GetTrialRequest, Importance, Leaderboard,
+    ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest, ResumeSweepRequest,
+    Status as SweepStatus, SubmitSweepRequest, Sweep, SweepList, Trial, WatchStatusRequest, sweeps_server,
 };
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -75,8 +75,9 @@ impl sweeps_server::Sweeps for SweepService {
         &self,
         request: Request<GetLeaderboardRequest>,
     ) -> Result<Response<Leaderboard>, Status> {
-        let GetLeaderboardRequest { top, sweep } = request.into_inner();
-        self.view(move |state| views::leaderboard(state, sweep.as_deref(), top)).await
+        let GetLeaderboardRequest { top, sweep, pareto } = request.into_inner();
+        let look = if pareto { views::pareto } else { views::leaderboard };
+        self.view(move |state| look(state, sweep.as_deref(), top)).await
     }
 
     async fn get_trial(&self, request: Request<GetTrialRequest>) -> Result<Response<Trial>, Status> {
@@ -85,8 +86,21 @@ impl sweeps_server::Sweeps for SweepService {
     }
 
     async fn get_champion(&self, request: Request<GetChampionRequest>) -> Result<Response<Champion>, Status> {
+        let GetChampionRequest { sweep, trial } = request.into_inner();
+        self.view(move |state| views::champion(state, sweep.as_deref(), trial.map(TrialId))).await
+    }
+
+    async fn get_curve(&self, request: Request<GetCurveRequest>) -> Result<Response<Curve>, Status> {
         let name = request.into_inner().sweep;
-        self.view(move |state| views::champion(state, name.as_deref())).await
+        self.view(move |state| views::curve(state, name.as_deref())).await
+    }
+
+    async fn get_importance(
+        &self,
+        request: Request<GetImportanceRequest>,
+    ) -> Result<Response<Importance>, Status> {
+        let name = request.into_inner().sweep;
+        self.view(move |state| views::importance(state, name.as_deref())).await
     }
 
     async fn replay_trial(&self, request: Request<ReplayTrialRequest>) -> Result<Response<Replay>, Status> {

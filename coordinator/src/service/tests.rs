@@ -268,11 +268,11 @@ async fn a_sweep_is_trained_and_everybody_is_told() {
     let status = client.status(None).await.unwrap();
     assert_eq!((status.state.as_str(), status.trials_completed, status.epochs), ("completed", 2, 4));
     assert_eq!(status.workers[0].state, "present");
-    assert_eq!(client.leaderboard(None, 1).await.unwrap().rows.len(), 1);
+    assert_eq!(client.leaderboard(None, 1, false).await.unwrap().rows.len(), 1);
     assert_eq!(client.trial(None, 1).await.unwrap().state, "completed");
     let error = client.trial(None, 7).await.unwrap_err().to_string();
     assert!(error.contains("says: there is no trial 7"), "{error}");
-    let champion = client.champion(None).await.unwrap();
+    let champion = client.champion(None, None).await.unwrap();
     let checkpoint = wire::blob_id(&champion.checkpoint, "the checkpoint").unwrap();
     assert_eq!(client.blob(checkpoint).await.unwrap(), b"weights");
     site.stop().await;

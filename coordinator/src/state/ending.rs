@@ -33,10 +33,10 @@ impl State {
         }
     }
 
-    pub(super) fn complete(&mut self, task: Task, result: RunResult) -> Result<(), Refusal> {
+    pub(super) fn complete(&mut self, task: Task, result: RunResult, at_ms: u64) -> Result<(), Refusal> {
         match task {
             Task::Run(run) => {
-                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result))
+                self.sweeps.get_mut(&run.sweep).map_or(Ok(()), |sweep| sweep.complete(run, result, at_ms))
             }
             Task::Replay(id, run) => match self.sweeps.get(&run.sweep).and_then(|sweep| sweep.run(run)) {
                 Some(original) => self.replays.complete(id, run.fold, result, original),
@@ -59,7 +59,7 @@ impl State {
         let task = self.live(worker, token)?;
         let end = match outcome {
             Outcome::Completed(result) => {
-                self.complete(task, *result)?;
+                self.complete(task, *result, at_ms)?;
                 AttemptEnd::Completed
             }
             Outcome::Failed(failure) => AttemptEnd::Failed(failure.clone()),

@@ -3,11 +3,12 @@
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
-    sweep::{Point, Sweep},
+    sweep::Sweep,
 };
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;
+use crate::search::Proposal;
 
 /// One entry of the log. Its time was read by the shell; the state machine never reads a clock.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -70,10 +71,10 @@ pub enum EventKind {
         worker: WorkerId,
         /// What the search of the sweep that is served next proposed for it, the last point a feasible one if there was one:
         /// [`super::State::proposals`]. Searches compute in floating point, which rounds otherwise on another machine; what they
-        /// proposed must not change with it. Empty where no search was asked, for a grid, and in old logs: then it is asked
+        /// proposed must not change with it, nor why. Empty where no search was asked, for a grid, and in old logs: then it is asked
         /// when the event is applied.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        proposed: Vec<Point>,
+        proposed: Vec<Proposal>,
     },
     /// A worker that holds an attempt asked for a further run whose tensors have the same shapes, and there is one.
     AskedAlike {
@@ -83,7 +84,7 @@ pub enum EventKind {
         like: Token,
         /// What the search proposed until a point was of that shape; empty where such a run waits.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
-        proposed: Vec<Point>,
+        proposed: Vec<Proposal>,
     },
     /// A worker handed in an epoch.
     Reported {

@@ -3,7 +3,8 @@
 //! - [`event`]: everything that can happen, every answer, every refusal.
 //! - [`dataset`]: the features of a sweep, as its jobs name them.
 //! - [`trial`]: trials, runs and attempts, with the run's life as a picture; `worker`: who trains them.
-//! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped.
+//! - `sweep`: one sweep's trials, its queue, and its search; `thinning`: the rules by which trials are stopped;
+//!   `judgement`: what they made of each; `progress`: what completed when; `spread`: how far scores can be trusted.
 //! - `sharing`: which of several sweeps is served next.
 //! - `ending`: how attempts are reported on and end.
 //! - [`replay`]: completed trials that are trained again, to be compared.
@@ -16,9 +17,12 @@
 pub mod dataset;
 mod ending;
 pub mod event;
+mod judgement;
+mod progress;
 mod ranking;
 pub mod replay;
 mod sharing;
+mod spread;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -31,21 +35,24 @@ use std::collections::BTreeMap;
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::Job,
-    sweep::Point,
 };
 use serde::Serialize;
 
 pub use self::{
     dataset::{Dataset, DatasetView},
     event::{Decision, Digest, Event, EventKind, Grant, Refusal},
+    judgement::{Basis, Judged, Judgement},
+    progress::Completion,
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
+    spread::Estimate,
     sweep::{Phase, SweepState},
     trial::{Attempt, AttemptEnd, Midway, Run, RunStatus, Trial, TrialStatus},
     worker::Worker,
 };
 
 use self::{replay::Replays, sharing::Share, worker::SLOTS_MAX};
+use crate::search::Proposal;
 
 /// Everything the coordinator knows: the fold of its log.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -89,7 +96,7 @@ impl State {
                     return Err(Refusal::NameTaken(sweep.name.clone()));
                 }
                 let id = SweepId(self.sweeps.len() as u32);
-                let mut entered = SweepState::new(id, (**sweep).clone(), dataset.clone());
+                let mut entered = SweepState::new(id, (**sweep).clone(), dataset.clone(), at_ms);
                 entered.catch_up(self.level, at_ms);
                 self.sweeps.insert(id, entered);
                 Decision::Submitted(id)
@@ -293,7 +300,7 @@ impl State {
         Ok(Decision::Joined(id))
     }
 
-    fn grant(&mut self, id: WorkerId, proposed: &[Point], at_ms: u64) -> Result<Decision, Refusal> {
+    fn grant(&mut self, id: WorkerId, proposed: &[Proposal], at_ms: u64) -> Result<Decision, Refusal> {
         let token = Token(self.position);
         self.present(id)?;
         // Somebody waits for a replay, and it is a trial long at most.
@@ -307,7 +314,7 @@ impl State {
         &mut self,
         id: WorkerId,
         like: Token,
-        proposed: &[Point],
+        proposed: &[Proposal],
         at_ms: u64,
     ) -> Result<Decision, Refusal> {
         let token = Token(self.position);
@@ -347,7 +354,7 @@ impl State {
 
     /// What the search would propose if a worker asked for a further run of the shape of this one, to be written into
     /// [`EventKind::AskedAlike`]; none if there is no such run.
-    pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+    pub fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
         self.sweeps.get(&run.sweep)?.proposals_alike(run)
     }
 

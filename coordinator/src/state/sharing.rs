@@ -5,13 +5,11 @@
 //! that ask at the same moment are spread over the sweeps, too. A sweep that has nothing to hand out saves nothing: it takes
 //! part again from where the others are, as one that has just been submitted does.
 
-use earshot_common::{
-    ids::{SweepId, Token, WorkerId},
-    sweep::Point,
-};
+use earshot_common::ids::{SweepId, Token, WorkerId};
 use serde::Serialize;
 
 use super::{Grant, State, SweepState};
+use crate::search::Proposal;
 
 /// The workers' time, by weight: one millisecond of a sweep of weight `w` is [`MILLISECOND`]` / w`.
 pub(super) type Share = u128;
@@ -84,7 +82,7 @@ impl State {
     pub(super) fn grant_fairly(
         &mut self,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
@@ -96,7 +94,7 @@ impl State {
             }
         }
         // The proposals are those of the first; if its search has run out, the others' are asked.
-        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Point]));
+        let proposed = std::iter::once(proposed).chain(std::iter::repeat(&[] as &[Proposal]));
         order
             .into_iter()
             .zip(proposed)
@@ -120,7 +118,7 @@ impl State {
     }
 
     /// What a search would propose if a worker asked at this time, to be written into [`super::EventKind::Asked`].
-    pub fn proposals(&self, at_ms: u64) -> Vec<Point> {
+    pub fn proposals(&self, at_ms: u64) -> Vec<Proposal> {
         if self.next_replay().is_some() {
             return Vec::new();
         }

@@ -1,5 +1,7 @@
-//! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs.
+//! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs; `raced`: which get more
+//! folds.
 
+mod raced;
 mod thinned;
 
 use std::{
@@ -11,19 +13,21 @@ use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Recipe, RunResult, Shape, Verdict, derive_seed},
     model::{AudioCnn, Cost},
-    sweep::{Point, Search, Sweep},
+    sweep::{Point, Search, Stop, Sweep},
 };
 use serde::Serialize;
 
 use super::{
     dataset::Dataset,
     event::{Grant, Refusal},
+    progress::{Completion, Progress},
     ranking::{MeanMetrics, Ranking},
     sharing::Account,
+    spread::{Estimate, Spread},
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
-use crate::search::{self, Past, Standing};
+use crate::search::{self, Costs, Outcome, Past, Proposal, Question, Standing};
 
 /// Runs that may wait, proposed or not, while one of a shape is looked for: far more than are trained as one computation, few
 /// enough to be looked through at every grant.
@@ -61,10 +65,12 @@ pub struct SweepState {
     ranking: Ranking,
     thinning: Thinning,
     account: Account,
+    progress: Progress,
+    spread: Spread,
 }
 
 impl SweepState {
-    pub(super) fn new(id: SweepId, sweep: Sweep, dataset: Dataset) -> Self {
+    pub(super) fn new(id: SweepId, sweep: Sweep, dataset: Dataset, at_ms: u64) -> Self {
         Self {
             id,
             sweep,
@@ -78,6 +84,8 @@ impl SweepState {
             ranking: Ranking::default(),
             thinning: Thinning::default(),
             account: Account::default(),
+            progress: Progress::since(at_ms),
+            spread: Spread::default(),
         }
     }
 
@@ -212,6 +220,16 @@ impl SweepState {
         &mut self.account
     }
 
+    /// What a completed trial's mean is worth; none where there are too few folds or trials to tell.
+    pub fn estimate(&self, mean: MeanMetrics) -> Option<Estimate> {
+        self.spread.estimate(mean.score(self.sweep.objective))
+    }
+
+    /// Trials in the order in which they completed.
+    pub fn completions(&self) -> &[Completion] {
+        self.progress.completions()
+    }
+
     pub(super) fn set_phase(&mut self, phase: Phase) {
         self.phase = phase;
     }
@@ -236,7 +254,7 @@ impl SweepState {
     pub(super) fn grant(
         &mut self,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
@@ -246,7 +264,7 @@ impl SweepState {
         }
         while self.waiting.is_empty() && !self.is_exhausted() {
             match proposed.next().or_else(|| self.propose(&[])) {
-                Some(point) => self.admit(point),
+                Some(proposal) => self.admit(proposal),
                 None => self.is_searched = true,
             }
         }
@@ -264,13 +282,13 @@ impl SweepState {
         &mut self,
         run: RunId,
         worker: WorkerId,
-        proposed: &[Point],
+        proposed: &[Proposal],
         token: Token,
         at_ms: u64,
     ) -> Option<Grant> {
         let shape = self.job(run)?.shape()?;
-        for point in proposed {
-            self.admit(point.clone());
+        for proposal in proposed {
+            self.admit(proposal.clone());
         }
         let next = self.alike(&shape)?;
         self.lease(next, worker, token, at_ms)
@@ -278,7 +296,7 @@ impl SweepState {
 
     /// What the search proposes until a further run of the same shape as this one waits, if it has to be asked at all; none if
     /// it comes to none.
-    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Point>> {
+    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
         let shape = self.job(run).filter(|_| self.has_work())?.shape()?;
         let mut proposed = Vec::new();
         if self.alike(&shape).is_some() {
@@ -288,13 +306,14 @@ impl SweepState {
         while self.waiting.len() + proposed.len() < ahead
             && ((self.trials.len() + proposed.len()) as u64) < self.trials_total()
         {
-            let point = self.propose(&proposed)?;
-            let (model, _, infeasible) = self.verdict(&point);
+            let proposal = self.propose(&proposed)?;
+            let (model, _, infeasible) = self.verdict(&proposal.point);
             let is_alike = infeasible.is_none() && {
-                let recipe = point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
+                let recipe =
+                    proposal.point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
                 shape == Shape::new(&model, &recipe, &self.dataset.shards)
             };
-            proposed.push(point);
+            proposed.push(proposal);
             if is_alike {
                 return Some(proposed);
             }
@@ -330,15 +349,15 @@ impl SweepState {
     }
 
     /// What the search proposes until a point is feasible, if it has to be asked at all. A grid's are not worth writing down.
-    pub(super) fn proposals(&self) -> Vec<Point> {
+    pub(super) fn proposals(&self) -> Vec<Proposal> {
         let mut proposed = Vec::new();
         let is_known = matches!(self.sweep.search, Search::Grid { .. })
             || !self.waiting.is_empty()
             || self.has_promotable();
         while !is_known && ((self.trials.len() + proposed.len()) as u64) < self.trials_total() {
-            let Some(point) = self.propose(&proposed) else { break };
-            let is_feasible = self.verdict(&point).2.is_none();
-            proposed.push(point);
+            let Some(proposal) = self.propose(&proposed) else { break };
+            let is_feasible = self.verdict(&proposal.point).2.is_none();
+            proposed.push(proposal);
             if is_feasible {
                 break;
             }
@@ -347,27 +366,63 @@ impl SweepState {
     }
 
     /// The search's next point after the trials and these that it has just proposed.
-    fn propose(&self, proposed: &[Point]) -> Option<Point> {
+    fn propose(&self, proposed: &[Proposal]) -> Option<Proposal> {
         let Sweep { search, space, seed, .. } = &self.sweep;
         if let Search::Grid { shuffle } = *search {
             let number = (self.trials.len() + proposed.len()) as u64;
-            return search::grid_point(space, *seed, shuffle, number);
+            return Some(Proposal::new(
+                search::grid_point(space, *seed, shuffle, number)?,
+                search::Why::Grid,
+            ));
         }
         let past = |trial| {
             if search.heeds_results() {
                 self.past(trial)
             } else {
-                Past { point: &trial.point, standing: Standing::Pending }
+                Past { point: &trial.point, standing: Standing::Pending, costs: Costs::default() }
             }
         };
         let trials = self.trials.iter().map(past);
-        let standing = |point| match self.verdict(point).2 {
-            Some(_) => Standing::Infeasible,
-            None => Standing::Pending,
-        };
-        let proposed = proposed.iter().map(|point| Past { point, standing: standing(point) });
+        let proposed = proposed.iter().map(|Proposal { point, .. }| {
+            let (_, cost, infeasible) = self.verdict(point);
+            let standing = infeasible.map_or(Standing::Pending, |_| Standing::Infeasible);
+            Past { point, standing, costs: self.costs(&cost) }
+        });
         let history: Vec<Past<'_>> = trials.chain(proposed).collect();
-        search::propose(*search, space, *seed, &history)
+        let costs = |point: &Point| {
+            let (_, cost, infeasible) = self.verdict(point);
+            infeasible.is_none().then(|| self.costs(&cost))
+        };
+        let has_costs = !self.sweep.minimise.is_empty();
+        search::propose(&Question {
+            search: *search,
+            space,
+            seed: *seed,
+            history: &history,
+            has_costs,
+            costs: &costs,
+        })
+    }
+
+    /// Costs that are to be small.
+    fn costs(&self, cost: &Cost) -> Costs {
+        let mut costs = Costs::default();
+        for (value, minimised) in costs.iter_mut().zip(&self.sweep.minimise) {
+            *value = minimised.of(cost);
+        }
+        costs
+    }
+
+    /// The numbers of the completed trials on the front: no other scores as well and costs as little, and is better in something.
+    /// Where no cost is to be small, these are the best.
+    pub fn front(&self) -> BTreeSet<TrialId> {
+        let scored = self.ranking.trials().filter_map(|(id, _)| {
+            let trial = self.trial(id)?;
+            let score = trial.score(self.sweep.objective)?;
+            Some((id, Outcome { score, costs: self.costs(&trial.cost) }))
+        });
+        let (ids, outcomes): (Vec<TrialId>, Vec<Outcome>) = scored.unzip();
+        search::front(&outcomes).into_iter().filter_map(|number| ids.get(number).copied()).collect()
     }
 
     /// A point's model and what it costs, and why it is not to be trained if it cannot be built or the constraints rule it out.
@@ -381,13 +436,17 @@ impl SweepState {
     }
 
     /// Adds a trial, and its runs to the queue unless it is infeasible.
-    fn admit(&mut self, point: Point) {
+    fn admit(&mut self, Proposal { point, why }: Proposal) {
         let (model, cost, infeasible) = self.verdict(&point);
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);
-        self.waiting.extend(folds.iter().map(|&fold| (id, FoldId(fold))));
-        let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), Run::default())).collect();
-        let trial = Trial { point, model, cost, runs, infeasible, refit: None };
+        let first = folds.iter().min().copied();
+        let begun = |fold: u32| Run { status: self.first_status(Some(fold) == first), ..Run::default() };
+        let runs: BTreeMap<_, _> = folds.into_iter().map(|fold| (FoldId(fold), begun(fold))).collect();
+        let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
+        self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
+        let judgements = Vec::new();
+        let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit: None };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }
@@ -398,14 +457,26 @@ impl SweepState {
             TrialStatus::Waiting | TrialStatus::Running => Standing::Pending,
             // A loss or an accuracy that is no number is no better than a failure.
             // A stopped one was worse than others at its epoch, which is what its score says.
-            TrialStatus::Completed | TrialStatus::Stopped => MeanMetrics::so_far(trial)
-                .map(|mean| mean.score(self.sweep.objective))
+            TrialStatus::Completed | TrialStatus::Stopped => self
+                .score_so_far(trial)
                 .filter(|score| score.is_finite())
                 .map_or(Standing::Failed, Standing::Completed),
             TrialStatus::Failed => Standing::Failed,
             TrialStatus::Infeasible => Standing::Infeasible,
         };
-        Past { point: &trial.point, standing }
+        Past { point: &trial.point, standing, costs: self.costs(&trial.cost) }
+    }
+
+    /// What the objective makes of a trial that has ended or was stopped; in a race, as if it had every fold.
+    fn score_so_far(&self, trial: &Trial) -> Option<f64> {
+        match self.sweep.stop {
+            Some(Stop::Race { .. }) => {
+                let scores = self.scores(trial);
+                let mean = scores.values().sum::<f64>() / scores.len() as f64;
+                (!scores.is_empty()).then(|| self.spread.adjusted(&scores).unwrap_or(mean))
+            }
+            _ => MeanMetrics::so_far(trial).map(|mean| mean.score(self.sweep.objective)),
+        }
     }
 
     pub(super) fn report(
@@ -417,12 +488,17 @@ impl SweepState {
         let last = self.recipe(run_id).map_or(0, |recipe| recipe.epochs);
         let Some(run) = self.run_mut(run_id) else { return Ok((Verdict::Stop, Vec::new())) };
         run.take(epoch, midway, last)?;
+        self.progress.spend_epoch();
         Ok(if epoch.epoch < last { self.thin(run_id, epoch.epoch) } else { (Verdict::Stop, Vec::new()) })
     }
 
-    pub(super) fn complete(&mut self, run_id: RunId, result: RunResult) -> Result<(), Refusal> {
+    pub(super) fn complete(&mut self, run_id: RunId, result: RunResult, at_ms: u64) -> Result<(), Refusal> {
         self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
+        let status = self.trial(run_id.trial).map(Trial::status);
+        if run_id.fold != FoldId::REFIT && status == Some(TrialStatus::Completed) {
+            self.progress.complete(run_id.trial, at_ms);
+        }
         self.come_through(run_id.trial);
         Ok(())
     }
@@ -503,6 +579,8 @@ impl SweepState {
                 && let Some(mean) = MeanMetrics::of(trial)
             {
                 self.ranking.enter(id.trial, mean, self.sweep.objective);
+                let scores = self.trial(id.trial).map(|trial| self.scores(trial)).unwrap_or_default();
+                self.spread.enter(&scores);
             }
         }
         Some(changed)

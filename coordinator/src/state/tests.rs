@@ -1,4 +1,5 @@
 mod midway;
+mod raced;
 mod replay;
 mod sharing;
 mod stopped;
@@ -31,7 +32,7 @@ fn dataset() -> Dataset {
         frames: 40,
         shards: vec![BlobId::of(b"shard")],
         views: vec![],
-        splits: [1, 2, FoldId::REFIT.0].map(|fold| (FoldId(fold), BlobId::of(b"split"))).into(),
+        splits: [1, 2, 3, FoldId::REFIT.0].map(|fold| (FoldId(fold), BlobId::of(b"split"))).into(),
         manifest: BlobId::of(b"manifest"),
     }
 }

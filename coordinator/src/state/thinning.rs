@@ -8,11 +8,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use earshot_common::{
     ids::{FoldId, TrialId},
     job::Epoch,
-    sweep::{Halving, Objective, Stop},
+    sweep::{Halving, Stop},
 };
 use serde::Serialize;
 
-use super::ranking::{MeanMetrics, Place};
+use super::{
+    judgement::Basis,
+    ranking::{MeanMetrics, Place},
+};
 
 /// What the rule knows.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -100,6 +103,22 @@ impl Thinning {
         rung.is_none_or(|rung| rung.promotable(reduction, false).is_some_and(|place| place.trial == trial))
     }
 
+    /// The rung where a trial waits, its score there, and what a decision about it rests on.
+    pub(super) fn basis(&self, stop: Stop, trial: TrialId) -> Option<(u32, f64, Basis)> {
+        let (Stop::Asha(Halving { reduction, .. }) | Stop::Hyperband(Halving { reduction, .. })) = stop
+        else {
+            return None;
+        };
+        self.rungs.iter().rev().find_map(|(id, rung)| {
+            let place = rung.held.iter().find(|place| place.trial == trial)?;
+            let came = (rung.held.len() + rung.promoted.len()) as u32;
+            let promoted = rung.promoted.len() as u32;
+            let best = rung.held.first()?.score;
+            let basis = Basis::Rung { came, places: came / reduction, promoted, best };
+            Some((id.epochs, place.score, basis))
+        })
+    }
+
     /// A trial goes on from where it waits.
     pub(super) fn promote(&mut self, trial: TrialId) {
         for rung in self.rungs.values_mut().rev() {
@@ -118,36 +137,32 @@ impl Thinning {
         }
     }
 
-    /// Notes a run's best so far at an epoch, and says whether the median rule lets it go on.
-    pub(super) fn is_above_median(
+    /// Notes a run's best so far at an epoch; if the median rule stops it, what that rests on.
+    pub(super) fn below_median(
         &mut self,
         startup: u32,
         (trial, fold, epoch): (TrialId, FoldId, u32),
         score: f64,
-    ) -> bool {
+    ) -> Option<Basis> {
         let bests = self.bests.entry((fold, epoch)).or_default();
         let others = &bests.scores;
         // An attempt that began anew comes by again, and is among them.
         let is_known = bests.trials.contains(&trial);
         let is_early = others.len() < startup as usize + usize::from(is_known);
         let median = others.get(others.len() / 2).copied();
-        let goes_on = is_early || median.is_none_or(|median| score.total_cmp(&median).is_ge());
+        let below = median.filter(|median| !is_early && score.total_cmp(median).is_lt());
+        let others = (others.len() - usize::from(is_known)) as u32;
         if bests.trials.insert(trial) {
             let at = bests.scores.partition_point(|other| other.total_cmp(&score).is_lt());
             bests.scores.insert(at, score);
         }
-        goes_on
+        below.map(|median| Basis::Median { others, median })
     }
 }
 
 /// What the objective makes of the best of these epochs: the one of lowest loss, as a run's result is.
 pub(super) fn best_so_far(epochs: &[Epoch]) -> Option<&Epoch> {
     epochs.iter().min_by(|one, other| one.loss.total_cmp(&other.loss))
-}
-
-/// The score of one epoch.
-pub(super) fn score_of(epoch: &Epoch, objective: Objective) -> f64 {
-    MeanMetrics::over(&[epoch]).map_or(f64::NEG_INFINITY, |mean| mean.score(objective))
 }
 
 /// Maps whose keys are no text, as lists of pairs.
@@ -224,7 +239,8 @@ mod tests {
     #[test]
     fn the_lower_half_is_stopped_once_there_are_enough_others() {
         let mut thinning = Thinning::default();
-        let mut goes_on = |trial, score| thinning.is_above_median(3, (TrialId(trial), FoldId(1), 2), score);
+        let mut goes_on =
+            |trial, score| thinning.below_median(3, (TrialId(trial), FoldId(1), 2), score).is_none();
         assert!(goes_on(0, 0.1) && goes_on(1, 0.5) && goes_on(2, 0.3));
         assert!(!goes_on(3, 0.2) && goes_on(4, 0.3) && goes_on(5, f64::INFINITY));
         assert!(!goes_on(6, f64::NEG_INFINITY));

@@ -19,17 +19,21 @@ use earshot_common::{
     ids::{BlobId, FoldId, Token, WorkerId},
     job::{Epoch, Failure, Reason, RunResult},
     model::{AudioCnn, Cost},
-    sweep::Point,
+    sweep::{Objective, Point},
 };
 use serde::Serialize;
 
-use super::event::Refusal;
+use super::{event::Refusal, judgement::Judgement, ranking::MeanMetrics};
+use crate::search::Why;
 
 /// One point of the space.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
     /// Its hyperparameters.
     pub point: Point,
+    /// Why the search proposed it; none in logs of before that was written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<Why>,
     /// The model they describe.
     pub model: AudioCnn,
     /// That model's exact cost; nothing, if it cannot be built.
@@ -38,6 +42,9 @@ pub struct Trial {
     pub runs: BTreeMap<FoldId, Run>,
     /// Why it is not to be trained, in words: the constraint that it breaks, or what cannot be built.
     pub infeasible: Option<String>,
+    /// Whether it was to get more epochs, each time that this was asked, oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub judgements: Vec<Judgement>,
     /// The best trial's run on nearly all that does not test, when all trials have ended. It decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refit: Option<Run>,
@@ -144,6 +151,11 @@ impl Trial {
     pub fn all_runs(&self) -> impl Iterator<Item = (FoldId, &Run)> {
         let refit = self.refit.iter().map(|run| (FoldId::REFIT, run));
         self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit)
+    }
+
+    /// What the objective makes of it once all runs have completed: the larger the better.
+    pub fn score(&self, objective: Objective) -> Option<f64> {
+        MeanMetrics::of(self).map(|mean| mean.score(objective))
     }
 
     /// Where it stands.

@@ -26,7 +26,7 @@ pub use self::error::StoreError;
 use crate::state::{Decision, Digest, Event, State};
 
 /// Raised when entries appear, or change their meaning, in a way that an older reader would get wrong.
-pub const FORMAT_VERSION: u64 = 7;
+pub const FORMAT_VERSION: u64 = 8;
 /// The oldest format that is read. Its entries mean the same in every later one, so opening a log of it only marks it.
 pub const FORMAT_OLDEST: u64 = 1;
 

@@ -99,6 +99,9 @@ const FORMAT_6: &str = include_str!("golden/format_6.jsonl");
 /// What format 7 added: a weight, in the sweep of format 1, to be followed by the rest of that.
 const FORMAT_7: &str = include_str!("golden/format_7.jsonl");
 
+/// That of format 5, with why its points were proposed: format 8.
+const FORMAT_8: &str = include_str!("golden/format_8.jsonl");
+
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
@@ -136,19 +139,29 @@ fn a_log_of_an_older_format_is_read_and_marked() {
 
 #[test]
 fn proposals_are_read_as_they_were_written() {
-    check_older(5, FORMAT_5, [0, 1, 0, 0]);
-    let mut state = State::default();
-    for line in FORMAT_5.lines() {
-        let event: Event = serde_json::from_str(line).unwrap();
-        state.apply(&event).unwrap();
-        assert_eq!(
-            serde_json::to_value(&event).unwrap(),
-            serde_json::from_str::<serde_json::Value>(line).unwrap()
+    for (format, entries, reasons) in
+        [(5, FORMAT_5, [None, None]), (8, FORMAT_8, [Some("startup"), Some("improvement")])]
+    {
+        check_older(format, entries, [0, 1, 0, 0]);
+        let mut state = State::default();
+        for line in entries.lines() {
+            let event: Event = serde_json::from_str(line).unwrap();
+            state.apply(&event).unwrap();
+            assert_eq!(
+                serde_json::to_value(&event).unwrap(),
+                serde_json::from_str::<serde_json::Value>(line).unwrap()
+            );
+        }
+        let (_, sweep) = state.newest_sweep().unwrap();
+        let points: Vec<String> = sweep.trials().map(|(_, trial)| format!("{:?}", trial.point)).collect();
+        assert!(
+            points.len() == 2 && points[0].contains("0.0012") && points[1].contains("0.05"),
+            "{points:?}"
         );
+        let found: Vec<_> =
+            sweep.trials().map(|(_, trial)| trial.why.map(crate::search::Why::name)).collect();
+        assert_eq!(found, reasons);
     }
-    let (_, sweep) = state.newest_sweep().unwrap();
-    let points: Vec<String> = sweep.trials().map(|(_, trial)| format!("{:?}", trial.point)).collect();
-    assert!(points.len() == 2 && points[0].contains("0.0012") && points[1].contains("0.05"), "{points:?}");
 }
 
 #[test]

@@ -17,9 +17,13 @@ struct Story {
 
 impl Story {
     fn new(more: &str) -> Self {
+        Self::with("dropout = { choice = [0.1, 0.2, 0.3] }", more)
+    }
+
+    fn with(space: &str, more: &str) -> Self {
         let text = format!(
             "name = \"t\"\n[split]\nkind = \"folds\"\nvalidation = [1, 2]\n\
-             [space]\ndropout = {{ choice = [0.1, 0.2, 0.3] }}\n[schedule]\nepochs = 2\n{more}"
+             [space]\n{space}\n[schedule]\nepochs = 2\n{more}"
         );
         let dataset = Dataset {
             labels: vec!["dog".into(), "rain".into()],
@@ -77,7 +81,7 @@ fn an_empty_database_shows_nothing() {
     let state = State::default();
     assert_eq!(status(&state, None, &BTreeSet::new()), Err(ViewError::NoSweep));
     assert_eq!(leaderboard(&state, None, 0), Err(ViewError::NoSweep));
-    assert_eq!(champion(&state, None), Err(ViewError::NoSweep));
+    assert_eq!(champion(&state, None, None), Err(ViewError::NoSweep));
 }
 
 #[test]
@@ -117,11 +121,11 @@ fn the_leaderboard_holds_means_and_points() {
 #[test]
 fn the_champion_is_the_best_run_of_the_best_trial() {
     let mut story = Story::new("");
-    assert_eq!(champion(&story.state, None), Err(ViewError::NoneCompleted("t".into())));
+    assert_eq!(champion(&story.state, None, None), Err(ViewError::NoneCompleted("t".into())));
     for accuracy in [0.95, 0.1, 0.9, 0.8] {
         story.complete(accuracy);
     }
-    let champion = champion(&story.state, None).unwrap();
+    let champion = champion(&story.state, None, None).unwrap();
     assert_eq!((champion.trial, champion.fold, champion.trials_completed), (1, 1, 2));
     assert_eq!(champion.job.unwrap().split, wire::blob_bytes(BlobId::of(&[1])));
     assert!((champion.best.unwrap().accuracy - 0.9).abs() < 1e-12);
@@ -213,4 +217,109 @@ fn a_replay_stands_beside_what_was_trained() {
     assert_eq!(seen.runs[1].checkpoint, "not_compared");
     assert_eq!(story.status().replays, 0);
     assert_eq!(replay(&story.state, ReplayId(0)), Err(ViewError::NoReplay(ReplayId(0))));
+}
+
+#[test]
+fn a_curve_tells_what_was_best_when_and_what_it_took() {
+    let mut story = Story::new("");
+    for accuracy in [0.5, 0.7, 0.4, 0.4, 0.9, 0.9] {
+        story.complete(accuracy);
+    }
+    let curve = curve(&story.state, None).unwrap();
+    let points: Vec<(u32, u64, u32, f64, u32)> = curve
+        .points
+        .iter()
+        .map(|point| (point.trials, point.epochs, point.trial, point.best, point.best_trial))
+        .collect();
+    assert_eq!(points, [(1, 4, 0, 0.6, 0), (2, 8, 1, 0.6, 0), (3, 12, 2, 0.9, 2)]);
+    assert!(curve.points[0].at_ms > 0 && curve.points.is_sorted_by_key(|point| point.at_ms));
+    assert!((curve.points[1].score - 0.4).abs() < 1e-12);
+}
+
+#[test]
+fn importances_are_of_the_completed_trials() {
+    let mut story = Story::new("");
+    assert!(importance(&story.state, None).unwrap().rows[0].importance.abs() < 1e-12, "nothing is known yet");
+    for accuracy in [0.5, 0.7, 0.4, 0.4, 0.9, 0.9] {
+        story.complete(accuracy);
+    }
+    let found = importance(&story.state, None).unwrap();
+    assert_eq!((found.trials, found.good, found.rows.len()), (3, 1, 1));
+    assert_eq!((found.rows[0].name.as_str(), found.rows[0].importance), ("dropout", 1.0));
+}
+
+#[test]
+fn a_trial_says_why_it_was_proposed_and_why_it_was_held() {
+    let mut story = Story::new("[objective]\nmetric = \"loss\"\n[stop]\nmethod = \"asha\"\n");
+    let worker = story.worker;
+    for loss in [0.5, 0.25] {
+        let token = story.ask();
+        let epoch = Epoch { epoch: 1, train_loss: 0.5, loss, accuracy: 0.5, macro_f1: 0.5 };
+        story.tell(EventKind::Reported { worker, token, epoch, midway: None });
+    }
+    let shown = trial(&story.state, None, TrialId(0)).unwrap();
+    let why = shown.why.unwrap();
+    assert_eq!((why.by.as_str(), why.words.as_str(), why.expected), ("grid", "its turn in the grid", None));
+    let [judged] = shown.judgements.as_slice() else { panic!("{:?}", shown.judgements) };
+    assert_eq!((judged.epoch, judged.verdict.as_str(), judged.score), (1, "held", 0.375));
+    assert_eq!(
+        judged.words,
+        "of 1 that came to this rung 0 may go on and 0 did; of those that wait its loss of 0.3750 is the best"
+    );
+}
+
+#[test]
+fn the_front_is_what_is_best_at_its_costs() {
+    let more = "[objective]\nminimise = [\"int8_kib\"]\n";
+    let mut story = Story::with(
+        "filters = { choice = [[4, 8], [8, 16], [16, 32]] }\ndropout = { choice = [0.1, 0.2] }",
+        more,
+    );
+    // The smallest twice, then the middle one, then the largest.
+    for accuracy in [0.5, 0.4, 0.6, 0.7, 0.65, 0.3] {
+        story.complete(accuracy);
+        story.complete(accuracy);
+    }
+    let front = pareto(&story.state, None, 0).unwrap();
+    assert_eq!(
+        (front.objective.as_str(), front.minimise.as_slice()),
+        ("accuracy", ["int8_kib".to_owned()].as_slice())
+    );
+    let rows: Vec<(u32, u32)> = front.rows.iter().map(|row| (row.rank, row.trial)).collect();
+    assert_eq!(rows, [(1, 3), (4, 0)], "the largest are no better than the middle ones");
+    assert_eq!(leaderboard(&story.state, None, 0).unwrap().rows.len(), 6);
+
+    assert_eq!(champion(&story.state, None, None).unwrap().trial, 3);
+    assert_eq!(champion(&story.state, None, Some(TrialId(0))).unwrap().trial, 0);
+    assert!(matches!(champion(&story.state, None, Some(TrialId(9))), Err(ViewError::NoTrial { .. })));
+    let mut unfinished = Story::new("");
+    unfinished.ask();
+    assert_eq!(champion(&unfinished.state, None, Some(TrialId(0))), Err(ViewError::NotCompleted(TrialId(0))));
+}
+
+#[test]
+fn the_best_of_several_is_told_with_what_it_is_worth() {
+    let mut story = Story::new("");
+    for accuracy in [0.5, 0.75] {
+        story.complete(accuracy);
+    }
+    assert_eq!(
+        leaderboard(&story.state, None, 0).unwrap().rows[0].corrected,
+        None,
+        "one trial is beside no other"
+    );
+    for accuracy in [0.6, 0.8, 0.2, 0.5] {
+        story.complete(accuracy);
+    }
+    let board = leaderboard(&story.state, None, 0).unwrap();
+    let best = &board.rows[0];
+    assert!(best.standard_error.unwrap() > 0.0);
+    assert!((0.6..0.7).contains(&best.corrected.unwrap()) && (best.accuracy - 0.7).abs() < 1e-12, "{best:?}");
+    // By the loss, which is to be small, the same is worth more than it seems.
+    let mut story = Story::new("[objective]\nmetric = \"loss\"\n");
+    for accuracy in [0.5, 0.75, 0.6, 0.8, 0.2, 0.5] {
+        story.complete(accuracy);
+    }
+    let best = &leaderboard(&story.state, None, 0).unwrap().rows[0];
+    assert!(best.corrected.unwrap() > best.loss && best.loss > 0.0, "{best:?}");
 }

@@ -6,7 +6,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge,
 pub(super) type Label = [(&'static str, &'static str); 1];
 
 /// Calls that are told apart; any other is `other`, so that nobody can fill the memory with made-up names.
-const CALLS: [&str; 21] = [
+const CALLS: [&str; 23] = [
     "/earshot.v1.Blobs/Fetch",
     "/earshot.v1.Blobs/Put",
     "/earshot.v1.Cluster/Finish",
@@ -17,6 +17,8 @@ const CALLS: [&str; 21] = [
     "/earshot.v1.Cluster/Report",
     "/earshot.v1.Sweeps/CancelSweep",
     "/earshot.v1.Sweeps/GetChampion",
+    "/earshot.v1.Sweeps/GetCurve",
+    "/earshot.v1.Sweeps/GetImportance",
     "/earshot.v1.Sweeps/GetLeaderboard",
     "/earshot.v1.Sweeps/GetReplay",
     "/earshot.v1.Sweeps/GetStatus",

@@ -1,5 +1,5 @@
 //! Sweeps to simulate, parsed once: small grids with and without folds, budgets, constraints and a refit, a random search,
-//! and some whose trials are stopped early.
+//! some whose trials are stopped early, and one whose trials race over folds.
 
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
@@ -9,7 +9,7 @@ use earshot_common::{
     sweep::Sweep,
 };
 
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 9] = [
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
      [schedule]\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
@@ -31,6 +31,9 @@ const SMALL: [&str; 8] = [
     "[split]\nkind = \"folds\"\nvalidation = [1, 3]\n[space]\nbatch_size = { choice = [8, 16, 32] }\n\
      dropout = { choice = [0.1, 0.2, 0.3] }\n[schedule]\nepochs = 3\n\
      [stop]\nmethod = \"median\"\nstartup = 2\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nbatch_size = { choice = [8, 16, 32] }\n\
+     dropout = { choice = [0.1, 0.2, 0.3] }\n[schedule]\nepochs = 2\nrefit = true\n\
+     [stop]\nmethod = \"race\"\nstartup = 3\nconfidence = 0.8\n",
 ];
 
 const LARGE: &str = "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[space]\n\

@@ -229,9 +229,20 @@ fn trials_are_stopped_by_a_rule_that_can_stop_them() {
     );
     assert_eq!(stop("method = \"median\"\nmin_epochs = 3"), Some(Stop::Median { min_epochs: 3, startup: 5 }));
     assert_eq!(load(&[]).unwrap().stop, None);
+    let folds = GOOD.replace("validation = [1]", "validation = [1, 2]");
+    let race = parse(&format!("{folds}\n[stop]\nmethod = \"race\"\n"), Path::new("s.toml"), &[]).unwrap();
+    assert_eq!(race.stop, Some(Stop::Race { startup: 5, confidence: 0.95 }));
+    for (lines, part) in
+        [("startup = 1", "at least 2"), ("confidence = 1.0", "below 1"), ("reduction = 3", "no meaning")]
+    {
+        let text = format!("{folds}\n[stop]\nmethod = \"race\"\n{lines}\n");
+        let error = parse(&text, Path::new("s.toml"), &[]).unwrap_err();
+        assert!(error.to_string().contains(part) && error.line().is_some(), "{lines}: {error}");
+    }
     let sweep = rule("method = \"asha\"").unwrap();
     assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
     for (lines, part) in [
+        ("method = \"race\"", "a race goes over folds"),
         ("method = \"ash\"", "did you mean \"asha\"?"),
         ("method = \"asha\"\nstartup = 3", "no meaning"),
         ("method = \"median\"\nreduction = 3", "no meaning"),
@@ -243,5 +254,28 @@ fn trials_are_stopped_by_a_rule_that_can_stop_them() {
         let error = rule(lines).unwrap_err();
         assert!(error.to_string().contains(part), "{lines}: {error}");
         assert!(error.line().is_some(), "{lines}");
+    }
+}
+
+#[test]
+fn up_to_two_costs_may_be_kept_small_beside_the_metric() {
+    let objective = |lines: &str| {
+        let text = GOOD.replace("[objective]\n", "");
+        parse(&format!("{text}\n[objective]\n{lines}"), Path::new("s.toml"), &[])
+    };
+    let sweep = objective("minimise = [\"int8_kib\", \"macs\"]").unwrap();
+    assert_eq!(
+        (sweep.objective, sweep.minimise.as_slice()),
+        (Objective::Accuracy, [CostMetric::Int8Kib, CostMetric::Macs].as_slice())
+    );
+    assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
+    assert!(load(&[]).unwrap().minimise.is_empty());
+    for (lines, part) in [
+        ("minimise = [\"int8_kb\"]", "did you mean \"int8_kib\"?"),
+        ("minimise = [\"macs\", \"macs\"]", "macs is listed twice"),
+        ("minimise = [\"macs\", \"params\", \"int8_kib\"]", "at most 2 costs"),
+    ] {
+        let error = objective(lines).unwrap_err();
+        assert!(error.to_string().contains(part) && error.line().is_some(), "{lines}: {error}");
     }
 }

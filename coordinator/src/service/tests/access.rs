@@ -148,7 +148,11 @@ async fn each_role_is_kept_to_its_own() {
         Code::PermissionDenied,
         denied,
     );
-    check(sweeps.get_champion(GetChampionRequest { sweep: None }).await, Code::PermissionDenied, denied);
+    check(
+        sweeps.get_champion(GetChampionRequest { sweep: None, trial: None }).await,
+        Code::PermissionDenied,
+        denied,
+    );
     check(
         sweeps.replay_trial(ReplayTrialRequest { trial: 0, sweep: None }).await,
         Code::PermissionDenied,

@@ -98,9 +98,9 @@ async fn a_sweep_is_prepared_and_shares_the_workers_by_its_weight() {
     served.sort_unstable();
     assert_eq!(served, [0, 0, 1, 1]);
     for name in ["t", "more"] {
-        assert_eq!(client.leaderboard(Some(name), 0).await.unwrap().rows.len(), 2);
+        assert_eq!(client.leaderboard(Some(name), 0, false).await.unwrap().rows.len(), 2);
         assert_eq!(client.status(Some(name)).await.unwrap().state, "completed");
-        assert_eq!(client.champion(Some(name)).await.unwrap().sweep, name);
+        assert_eq!(client.champion(Some(name), None).await.unwrap().sweep, name);
     }
     let error = client.trial(Some("none"), 0).await.unwrap_err().to_string();
     assert!(error.contains("no sweep \"none\""), "{error}");

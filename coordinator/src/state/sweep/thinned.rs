@@ -8,8 +8,9 @@ use earshot_common::{
 
 use super::SweepState;
 use crate::state::{
+    judgement::{Judged, Judgement},
     ranking::MeanMetrics,
-    thinning::{best_so_far, score_of},
+    thinning::best_so_far,
     trial::{AttemptEnd, RunStatus},
 };
 
@@ -31,6 +32,7 @@ impl SweepState {
             return (Verdict::Continue, Vec::new());
         };
         let held = match stop {
+            Stop::Race { .. } => Vec::new(),
             Stop::Median { min_epochs, startup } => {
                 let goes_on = epoch < min_epochs || self.is_above_median(startup, id, epoch);
                 if goes_on { Vec::new() } else { self.folds(id.trial) }
@@ -54,6 +56,9 @@ impl SweepState {
     /// A run has completed: its trial may have come to a rung, or past all of them.
     pub(super) fn come_through(&mut self, trial: TrialId) {
         let Some(stop) = self.sweep.stop else { return };
+        if let Stop::Race { startup, confidence } = stop {
+            return self.race(trial, startup, confidence);
+        }
         let epochs = self.sweep.schedule.epochs;
         while let Some(rung) = self.thinning.next_rung(stop, trial, epochs) {
             if !self.is_at(trial, rung, None) || !self.note(stop, trial, rung) {
@@ -61,6 +66,7 @@ impl SweepState {
             }
             let runs = self.trial(trial).into_iter().flat_map(|trial| trial.runs.values());
             if runs.into_iter().any(|run| run.completed().is_none()) {
+                self.judge(trial, Judged::Held);
                 return;
             }
             self.thinning.promote(trial);
@@ -75,6 +81,7 @@ impl SweepState {
     /// Lets the next held trial go on, if one may.
     pub(super) fn promote(&mut self) {
         if let Some(trial) = self.promotable() {
+            self.judge(trial, Judged::Promoted);
             self.go_on(trial);
         }
     }
@@ -112,13 +119,25 @@ impl SweepState {
         if next != Some(epoch) {
             return true;
         }
-        let goes_on = self.is_at(id.trial, epoch, Some(id.fold))
-            && self.note(stop, id.trial, epoch)
-            && self.thinning.may_go_on(stop, id.trial);
+        if !self.is_at(id.trial, epoch, Some(id.fold)) || !self.note(stop, id.trial, epoch) {
+            return false;
+        }
+        let goes_on = self.thinning.may_go_on(stop, id.trial);
+        self.judge(id.trial, if goes_on { Judged::GoesOn } else { Judged::Held });
         if goes_on {
             self.go_on(id.trial);
         }
         goes_on
+    }
+
+    /// Writes down what becomes of a trial that waits at a rung, before it leaves.
+    fn judge(&mut self, id: TrialId, verdict: Judged) {
+        let basis = self.sweep.stop.and_then(|stop| self.thinning.basis(stop, id));
+        if let Some((epoch, score, basis)) = basis
+            && let Some(trial) = self.trials.get_mut(id.0 as usize)
+        {
+            trial.judgements.push(Judgement { epoch, score, verdict, basis });
+        }
     }
 
     /// Whether all of a trial's runs have completed or wait at this epoch; of this fold it is known.
@@ -143,8 +162,14 @@ impl SweepState {
     fn is_above_median(&mut self, startup: u32, id: RunId, epoch: u32) -> bool {
         let best = self.run(id).and_then(|run| best_so_far(&run.epochs)).copied();
         let Some(best) = best else { return true };
-        let score = score_of(&best, self.sweep.objective);
-        self.thinning.is_above_median(startup, (id.trial, id.fold, epoch), score)
+        let score = self.sweep.objective.score(&best);
+        let below = self.thinning.below_median(startup, (id.trial, id.fold, epoch), score);
+        if let Some(basis) = below
+            && let Some(trial) = self.trials.get_mut(id.trial.0 as usize)
+        {
+            trial.judgements.push(Judgement { epoch, score, verdict: Judged::Stopped, basis });
+        }
+        below.is_none()
     }
 
     /// Holds a run that has not ended: its attempt's token, if it had one.

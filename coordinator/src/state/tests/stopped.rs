@@ -63,6 +63,14 @@ fn of_two_the_better_one_goes_on_from_where_it_was_held() {
     assert!(!cluster.state.has_work() && cluster.state.is_done());
     let sweep = cluster.only();
     assert_eq!((sweep.count(TrialStatus::Stopped), sweep.count(TrialStatus::Completed)), (3, 1));
+    let judged = |trial| {
+        let judgements = &sweep.trial(TrialId(trial)).unwrap().judgements;
+        judgements.iter().map(|judged| (judged.epoch, judged.verdict)).collect::<Vec<_>>()
+    };
+    assert_eq!(judged(0), [(1, Judged::Held), (1, Judged::Promoted), (2, Judged::Held)]);
+    assert_eq!(judged(2), [(1, Judged::GoesOn), (2, Judged::GoesOn)]);
+    let basis = Basis::Rung { came: 3, places: 1, promoted: 1, best: 0.9 };
+    assert_eq!(sweep.trial(TrialId(2)).unwrap().judgements[0].basis, basis);
     assert!(!sweep.blobs().contains(&kept), "nobody goes on any more");
 }
 

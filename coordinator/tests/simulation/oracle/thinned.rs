@@ -1,6 +1,6 @@
 //! Whether the trials that were stopped were the right ones, counted out at the end by brute force.
 
-use coordinator::state::{Run, SweepState, Trial, TrialStatus};
+use coordinator::state::{Basis, Run, SweepState, Trial, TrialStatus};
 use earshot_common::{
     ids::TrialId,
     job::Epoch,
@@ -9,6 +9,9 @@ use earshot_common::{
 
 /// In every rung that trials came to, those that are held there were not among the best of them; of equal ones any may be.
 pub(super) fn check(sweep: &SweepState) {
+    if let Some(Stop::Race { startup, confidence }) = sweep.sweep().stop {
+        check_race(sweep, startup, confidence);
+    }
     let Some(stop @ (Stop::Asha(Halving { reduction, .. }) | Stop::Hyperband(Halving { reduction, .. }))) =
         sweep.sweep().stop
     else {
@@ -41,6 +44,24 @@ pub(super) fn check(sweep: &SweepState) {
     }
     if sound().next().is_some() {
         assert!(sweep.ranking().next().is_some(), "no trial was trained to its end");
+    }
+}
+
+/// Trials of a race have the first folds and no others, were stopped for being behind, and never before enough had all folds.
+fn check_race(sweep: &SweepState, startup: u32, confidence: f64) {
+    for (id, trial) in sweep.trials().filter(|(_, trial)| trial.status() == TrialStatus::Stopped) {
+        let completed = trial.runs.values().take_while(|run| run.completed().is_some()).count();
+        let rest = trial.runs.values().skip(completed);
+        assert!(
+            completed > 0 && rest.into_iter().all(|run| run.attempts.is_empty()),
+            "trial {id} jumped a fold"
+        );
+        assert!(sweep.count(TrialStatus::Completed) >= startup, "trial {id} was stopped too early");
+        let last = trial.judgements.last().map(|judged| judged.basis);
+        assert!(
+            matches!(last, Some(Basis::Race { behind, .. }) if behind > confidence),
+            "trial {id} was stopped by {last:?}"
+        );
     }
 }
 
