@@ -19,7 +19,7 @@ pub mod earshot {
             include_bytes!(concat!(env!("OUT_DIR"), "/earshot_descriptor.bin"));
 
         /// What a worker states at join. A coordinator of another major refuses it; raise it when a message changes meaning.
-        pub const PROTOCOL_VERSION: u32 = 6;
+        pub const PROTOCOL_VERSION: u32 = 7;
     }
 }
 

@@ -14,15 +14,16 @@ use earshot_common::ids::BlobId;
 use earshot_proto::earshot::v1::{
     Epoch, FinishRequest, Grant, HeartbeatRequest, JoinRequest, LeaseRequest, PROTOCOL_VERSION,
     ReportRequest, Result as RunResult, cluster_client::ClusterClient, finish_request,
-    lease_response::Answer,
+    lease_response::Answer, report_response::Answer as ReportAnswer,
 };
 use serde::Serialize;
 use tokio::{
     runtime::Runtime,
-    sync::{Barrier, Semaphore, watch},
+    sync::{Barrier, Semaphore, mpsc, watch},
     task::JoinSet,
     time::{self, MissedTickBehavior},
 };
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::{
@@ -209,6 +210,8 @@ impl Worker {
     /// Trains one run after the other, until it is over.
     async fn work(&self, mut client: ClusterClient<Channel>, worker: u32, times: &mut Times) {
         let mut pace = self.pace();
+        let (reports, outbound) = mpsc::channel(1);
+        let mut verdicts = client.report(ReceiverStream::new(outbound)).await.unwrap().into_inner();
         while self.stage() != Stage::Over {
             let asked = Instant::now();
             let leased = client.lease(LeaseRequest { worker, runs: 1 }).await.unwrap().into_inner();
@@ -225,7 +228,9 @@ impl Worker {
                 let (loss, score) = (1.0 / f64::from(number + 1), 0.5 + 1.0 / f64::from(worker + 3));
                 let epoch = Epoch { epoch: number, train_loss: loss, loss, accuracy: score, macro_f1: score };
                 let report = ReportRequest { worker, token, epoch: Some(epoch), midway: None };
-                client.report(report).await.unwrap();
+                reports.send(report).await.unwrap();
+                let answered = verdicts.message().await.unwrap().unwrap();
+                assert!(matches!(answered.answer, Some(ReportAnswer::Verdict(_))), "{answered:?}");
                 self.took(&mut times.report, asked);
             }
             let asked = Instant::now();

@@ -45,9 +45,12 @@ pub(super) enum Excess {
     /// Answers without an end.
     #[error("too many watch at once; try again when others have ended")]
     Watches,
+    /// Questions without an end.
+    #[error("too many report at once; try again when others have ended")]
+    Streams,
 }
 
-/// A place among the blobs on their way, or among those who watch, given back when it is dropped.
+/// A place among the blobs on their way, or among what has no end, given back when it is dropped.
 pub(super) type Place = OwnedSemaphorePermit;
 
 /// Everybody's allowances.
@@ -64,6 +67,7 @@ struct Allowance {
     joins: Bucket,
     transfers: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    streams: Arc<Semaphore>,
 }
 
 impl Allowances {
@@ -71,10 +75,10 @@ impl Allowances {
         Self { limits, callers: Mutex::default() }
     }
 
-    /// Takes a call of this kind out of the caller's allowance; a blob's transfer gets a place, and so does whoever watches.
+    /// Takes a call of this kind out of the caller's allowance; a blob's transfer gets a place, and so does what has no end.
     pub(super) fn take(&self, key: Key, kind: Kind, now_ms: u64) -> Result<Option<Place>, Excess> {
-        let Limits { calls_hz, calls_burst, joins_hz, joins_burst, transfers_max, watches_max, .. } =
-            self.limits;
+        let Limits { calls_hz, calls_burst, joins_hz, joins_burst, .. } = self.limits;
+        let Limits { transfers_max, watches_max, streams_max, .. } = self.limits;
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if callers.len() >= CALLERS_MAX && !callers.contains_key(&key) {
             callers.retain(|_, allowance| !allowance.is_untouched(&self.limits, now_ms));
@@ -84,20 +88,19 @@ impl Allowances {
             joins: Bucket::full(joins_burst, now_ms),
             transfers: Arc::new(Semaphore::new(transfers_max)),
             watches: Arc::new(Semaphore::new(watches_max)),
+            streams: Arc::new(Semaphore::new(streams_max)),
         });
         if !allowance.calls.take(calls_hz, calls_burst, now_ms) {
             return Err(Excess::Calls);
         }
+        let place = |places: &Arc<Semaphore>, excess| {
+            Arc::clone(places).try_acquire_owned().map(Some).map_err(|_| excess)
+        };
         match kind {
             Kind::Join if !allowance.joins.take(joins_hz, joins_burst, now_ms) => Err(Excess::Joins),
-            Kind::Transfer => {
-                let place = Arc::clone(&allowance.transfers).try_acquire_owned();
-                place.map(Some).map_err(|_| Excess::Transfers)
-            }
-            Kind::Watch => {
-                let place = Arc::clone(&allowance.watches).try_acquire_owned();
-                place.map(Some).map_err(|_| Excess::Watches)
-            }
+            Kind::Transfer => place(&allowance.transfers, Excess::Transfers),
+            Kind::Watch => place(&allowance.watches, Excess::Watches),
+            Kind::Stream => place(&allowance.streams, Excess::Streams),
             Kind::Health | Kind::Join | Kind::Call => Ok(None),
         }
     }
@@ -110,6 +113,7 @@ impl Allowance {
             && self.joins.level_at(limits.joins_hz, limits.joins_burst, now_ms) >= limits.joins_burst
             && self.transfers.available_permits() == limits.transfers_max
             && self.watches.available_permits() == limits.watches_max
+            && self.streams.available_permits() == limits.streams_max
     }
 }
 

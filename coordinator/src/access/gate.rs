@@ -45,7 +45,25 @@ impl Admission {
     }
 }
 
-/// A place among the blobs on their way, or among those who watch, for as long as one of its copies lives.
+/// What each message of a stream has to pass once the call was let in, as if it were a call of its own.
+#[derive(Debug, Clone)]
+pub struct Toll {
+    gate: Arc<Gate>,
+    peer: Peer,
+    key: Key,
+}
+
+impl Toll {
+    /// Takes a call out of the caller's allowance.
+    ///
+    /// # Errors
+    /// There is none left.
+    pub fn pay(&self) -> Result<(), Status> {
+        self.gate.meter(&self.peer, self.key.clone(), Kind::Call, self.gate.clock.now_ms()).map(|_| ())
+    }
+}
+
+/// A place among the blobs on their way, or among what has no end, for as long as one of its copies lives.
 #[derive(Debug, Clone)]
 pub struct HeldPlace(#[expect(dead_code, reason = "it is held, and given back when dropped")] Arc<Place>);
 
@@ -91,7 +109,7 @@ impl<S> Layer<S> for GateLayer {
 
 impl Gate {
     /// Lets a request pass, with who makes it among its extensions; says how long its answer may take, if that is limited.
-    fn pass(&self, request: &mut Request<Body>) -> Result<Option<Duration>, Status> {
+    fn pass(self: &Arc<Self>, request: &mut Request<Body>) -> Result<Option<Duration>, Status> {
         let peer = peer(request).ok_or_else(|| Status::internal("the coordinator failed inside"))?;
         let path = request.uri().path().to_owned();
         self.tally.called(&path);
@@ -112,27 +130,33 @@ impl Gate {
             }
         };
         peer.let_in();
-        let place = if peer.take_call(now_ms) {
-            self.allowances.take(Key::of(&caller, peer.address()), kind, now_ms)
-        } else {
-            Err(Excess::Calls)
-        };
-        let place = place.map_err(|excess| {
-            self.tally.refused(Refused::Excess);
-            Status::resource_exhausted(excess.to_string())
-        })?;
+        let key = Key::of(&caller, peer.address());
+        let place = self.meter(&peer, key.clone(), kind, now_ms)?;
         if !policy::allows(&caller, &path) {
             self.tally.refused(Refused::NotAllowed);
             return Err(not_allowed(&caller));
         }
         request.extensions_mut().insert(caller);
+        if kind == Kind::Stream {
+            request.extensions_mut().insert(Toll { gate: Arc::clone(self), peer, key });
+        }
         if let Some(place) = place {
             request.extensions_mut().insert(HeldPlace(Arc::new(place)));
         }
         Ok((kind != Kind::Transfer).then_some(self.call_time))
     }
 
-    /// Whose request it is. One that is answered for long is given its token along.
+    /// Takes a call of this kind out of the connection's allowance and the caller's.
+    fn meter(&self, peer: &Peer, key: Key, kind: Kind, now_ms: u64) -> Result<Option<Place>, Status> {
+        let place =
+            if peer.take_call(now_ms) { self.allowances.take(key, kind, now_ms) } else { Err(Excess::Calls) };
+        place.map_err(|excess| {
+            self.tally.refused(Refused::Excess);
+            Status::resource_exhausted(excess.to_string())
+        })
+    }
+
+    /// Whose request it is. One without an end is given its token along.
     fn caller(&self, request: &mut Request<Body>, kind: Kind, now_ms: u64) -> Result<Caller, Stranger> {
         let Access::Tokens(register) = &self.access else { return Ok(Caller::Anyone) };
         let header = request.headers().get(AUTHORIZATION).ok_or(Stranger::Nothing)?;
@@ -140,7 +164,7 @@ impl Gate {
             header.to_str().ok().and_then(|text| text.strip_prefix("Bearer ")).and_then(Secret::parse);
         let secret = secret.ok_or(Stranger::Unknown)?;
         let caller = register.borrow().admit(&secret, now_ms)?;
-        if kind == Kind::Watch {
+        if matches!(kind, Kind::Watch | Kind::Stream) {
             let admission = Admission { register: register.clone(), secret, clock: self.clock };
             request.extensions_mut().insert(admission);
         }
@@ -183,7 +207,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let passed = self.gate.pass(&mut request);
+        let passed = Gate::pass(&self.gate, &mut request);
         let limit = match passed {
             Ok(limit) => limit,
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),

@@ -102,6 +102,8 @@ pub struct Limits {
     pub transfers_max: usize,
     /// Answers without an end of one token: those who watch, and sweeps on their way in.
     pub watches_max: usize,
+    /// Questions without an end of one token: each of a thousand workers reports through one.
+    pub streams_max: usize,
     /// How long the answer to a call other than a blob's may take, its request's arrival included.
     pub call_time: Duration,
 }
@@ -122,6 +124,7 @@ impl Default for Limits {
             joins_burst: 1_000.0,
             transfers_max: 256,
             watches_max: 64,
+            streams_max: 4096,
             call_time: Duration::from_secs(30),
         }
     }

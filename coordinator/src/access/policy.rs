@@ -15,6 +15,8 @@ pub(super) enum Kind {
     Transfer,
     /// Is answered for as long as there is something to tell.
     Watch,
+    /// Asks for as long as there is something to ask.
+    Stream,
     /// Anything else.
     Call,
 }
@@ -26,6 +28,7 @@ pub(super) fn kind(path: &str) -> Kind {
         "/earshot.v1.Cluster/Join" => Kind::Join,
         "/earshot.v1.Blobs/Fetch" | "/earshot.v1.Blobs/Put" => Kind::Transfer,
         "/earshot.v1.Sweeps/WatchStatus" | "/earshot.v1.Sweeps/SubmitSweep" => Kind::Watch,
+        "/earshot.v1.Cluster/Report" => Kind::Stream,
         _ => Kind::Call,
     }
 }

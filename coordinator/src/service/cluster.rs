@@ -4,23 +4,24 @@ use std::time::Duration;
 
 use earshot_common::{
     ids::{BlobId, Token, WorkerId},
-    job::{Epoch, Outcome},
-    wire::{self, WireError},
+    job::Outcome,
+    wire::WireError,
 };
 use earshot_proto::earshot::v1::{
     FinishRequest, FinishResponse, Finished, Grant, HeartbeatRequest, HeartbeatResponse, Idle, JoinRequest,
     JoinResponse, LeaseRequest, LeaseResponse, LeaveRequest, LeaveResponse, PROTOCOL_VERSION, ReportRequest,
-    ReportResponse, Verdict, cluster_server, lease_response::Answer,
+    cluster_server, lease_response::Answer,
 };
 use tokio::{task::spawn_blocking, time};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     bell::Bell,
-    codes,
+    codes::{self, unexpected},
     owners::{self, Owners},
     presence::Presence,
+    reports::{self, Answers},
 };
 use crate::{
     blobs::Blobs,
@@ -43,7 +44,7 @@ const TOKENS_MAX: usize = 1024;
 /// What a worker may train on.
 const DEVICES: [&str; 2] = ["cpu", "cuda"];
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct ClusterService {
     pub(super) engine: Engine,
     pub(super) blobs: Blobs,
@@ -58,6 +59,8 @@ type Answered<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for ClusterService {
+    type ReportStream = Answers;
+
     async fn join(&self, request: Request<JoinRequest>) -> Answered<JoinResponse> {
         let by = owners::token_of(&request);
         let request = request.into_inner();
@@ -97,20 +100,8 @@ impl cluster_server::Cluster for ClusterService {
         Ok(Response::new(response))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Answered<ReportResponse> {
-        let (worker, request) = self.owned(request, |request| request.worker).await?;
-        let token = Token(request.token);
-        let epoch = request.epoch.ok_or(WireError::Missing("the epoch"));
-        let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
-        let midway = request.midway.map(|bytes| wire::blob_id(&bytes, "midway")).transpose();
-        let midway = midway.map_err(|error| codes::of_wire(&error))?;
-        self.check_blobs(midway).await?;
-        let kind = EventKind::Reported { worker, token, epoch, midway };
-        let Decision::Verdict(verdict) = self.submit(kind).await? else {
-            return Err(unexpected());
-        };
-        self.presence.heard(worker);
-        Ok(Response::new(ReportResponse { verdict: Verdict::from(verdict).into() }))
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Answered<Self::ReportStream> {
+        Ok(Response::new(reports::answers(self.clone(), request)))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Answered<FinishResponse> {
@@ -164,7 +155,7 @@ impl ClusterService {
         Ok((worker, request))
     }
 
-    async fn submit(&self, kind: EventKind) -> Result<Decision, Status> {
+    pub(super) async fn submit(&self, kind: EventKind) -> Result<Decision, Status> {
         self.engine.submit(kind).await.map_err(|error| codes::of_engine(&error))
     }
 
@@ -186,7 +177,7 @@ impl ClusterService {
     }
 
     /// What names blobs counts only when their bytes are here.
-    async fn check_blobs(&self, named: impl IntoIterator<Item = BlobId>) -> Result<(), Status> {
+    pub(super) async fn check_blobs(&self, named: impl IntoIterator<Item = BlobId>) -> Result<(), Status> {
         let named: Vec<BlobId> = named.into_iter().collect();
         if named.is_empty() {
             return Ok(());
@@ -236,9 +227,4 @@ fn on_the_wire(grant: &state::Grant) -> Grant {
         attempt: grant.attempt,
         job: Some((&grant.job).into()),
     }
-}
-
-/// A decision of another kind than the event's: a defect.
-fn unexpected() -> Status {
-    Status::internal("the coordinator failed inside")
 }

@@ -29,6 +29,11 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Status {
     }
 }
 
+/// A decision of another kind than the event's: a defect.
+pub(super) fn unexpected() -> Status {
+    Status::internal("the coordinator failed inside")
+}
+
 /// An error and its causes on one line.
 pub(super) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -12,15 +12,17 @@ use earshot_proto::earshot::v1::{
     FinishRequest, FinishResponse, Finished, Grant, HeartbeatRequest, HeartbeatResponse, Idle, JoinRequest,
     JoinResponse, LeaseRequest, LeaseResponse, LeaveRequest, LeaveResponse, PROTOCOL_VERSION, ReportRequest,
     ReportResponse, Verdict, blobs_server::BlobsServer, cluster_server, lease_response::Answer,
+    report_response::Answer as ReportAnswer,
 };
+use futures::StreamExt;
 use tokio::{net::TcpListener, sync::watch, time};
 use tokio_util::sync::CancellationToken;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     transport::{Server, server::TcpIncoming},
 };
 
-use super::{ServeError, blobs::BlobService, codes, piece};
+use super::{ServeError, blobs::BlobService, codes, piece, reports::Answers};
 use crate::{blobs::Blobs, engine::Engine};
 
 /// How long a worker that has the job, or none to expect, waits for an answer.
@@ -49,6 +51,7 @@ struct JobService {
     /// Whether it was handed out.
     is_leased: Mutex<bool>,
     progress: Arc<watch::Sender<Progress>>,
+    stop: CancellationToken,
 }
 
 /// Hands a job to the first worker that asks on `listener`, and tells `progress` how far it has got, until `stop`. `engine` has no
@@ -64,7 +67,7 @@ pub(crate) async fn serve_job(
     progress: Arc<watch::Sender<Progress>>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
-    let service = JobService { job, is_leased: Mutex::new(false), progress };
+    let service = JobService { job, is_leased: Mutex::new(false), progress, stop: stop.clone() };
     let cluster = cluster_server::ClusterServer::new(service);
     let blobs =
         BlobsServer::new(BlobService { blobs, engine }).max_decoding_message_size(piece::MESSAGE_BYTES_MAX);
@@ -77,6 +80,8 @@ type Answered<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl cluster_server::Cluster for JobService {
+    type ReportStream = Answers;
+
     async fn join(&self, request: Request<JoinRequest>) -> Answered<JoinResponse> {
         let theirs = request.into_inner().protocol_version;
         if theirs != PROTOCOL_VERSION {
@@ -114,16 +119,23 @@ impl cluster_server::Cluster for JobService {
         Ok(Response::new(LeaseResponse { answer: Some(answer), others: Vec::new() }))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Answered<ReportResponse> {
-        let epoch = request.into_inner().epoch.ok_or(WireError::Missing("the epoch"));
-        let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
-        self.progress.send_modify(|progress| {
-            // A report that is sent twice is one.
-            if progress.epochs.last().is_none_or(|last| last.epoch < epoch.epoch) {
-                progress.epochs.push(epoch);
-            }
-        });
-        Ok(Response::new(ReportResponse { verdict: Verdict::Continue.into() }))
+    async fn report(&self, request: Request<Streaming<ReportRequest>>) -> Answered<Self::ReportStream> {
+        let progress = Arc::clone(&self.progress);
+        let note = move |report: Result<ReportRequest, Status>| {
+            let ReportRequest { token, epoch, .. } = report?;
+            let epoch = epoch.ok_or(WireError::Missing("the epoch"));
+            let epoch = epoch.and_then(Epoch::try_from).map_err(|error| codes::of_wire(&error))?;
+            progress.send_modify(|progress| {
+                // A report that is sent twice is one.
+                if progress.epochs.last().is_none_or(|last| last.epoch < epoch.epoch) {
+                    progress.epochs.push(epoch);
+                }
+            });
+            let answer = Some(ReportAnswer::Verdict(Verdict::Continue.into()));
+            Ok(ReportResponse { token, epoch: epoch.epoch, answer })
+        };
+        let reports = request.into_inner().take_until(self.stop.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(reports.map(note))))
     }
 
     async fn finish(&self, request: Request<FinishRequest>) -> Answered<FinishResponse> {

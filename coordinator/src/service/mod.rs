@@ -1,6 +1,6 @@
 //! The network: what workers and users ask, over gRPC.
 //!
-//! - `cluster`: workers join, lease, report, finish, show life, leave.
+//! - `cluster`: workers join, lease, finish, show life, leave; `reports`: what they report meanwhile, as a stream.
 //! - `blobs`: content-addressed bytes, in verified pieces; `piece` is one of them.
 //! - `sweeps`: what users ask, answered by [`crate::views`]; `watching`: a status each time it has changed.
 //! - [`presence`]: which workers were heard lately, and which know that all is done.
@@ -20,6 +20,7 @@ pub(crate) mod job;
 mod owners;
 pub(crate) mod piece;
 pub mod presence;
+mod reports;
 mod submission;
 mod sweeps;
 #[cfg(test)]

@@ -16,11 +16,17 @@ use earshot_proto::earshot::v1::{
     BlobChunk, CancelSweepRequest, FetchRequest, FinishRequest, GetChampionRequest, GetStatusRequest,
     HeartbeatRequest, JoinRequest, LeaseRequest, LeaveRequest, PROTOCOL_VERSION, PauseSweepRequest,
     ReplayTrialRequest, ReportRequest, blobs_client::BlobsClient, cluster_client::ClusterClient,
-    lease_response::Answer, sweeps_client::SweepsClient,
+    lease_response::Answer, report_response::Answer as ReportAnswer, sweeps_client::SweepsClient,
 };
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
-use tonic::{Code, Status, transport::Channel};
+use tonic::{
+    Code, Status,
+    body::Body,
+    client::GrpcService,
+    codegen::{Body as HttpBody, Bytes, StdError},
+    transport::Channel,
+};
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
@@ -113,7 +119,7 @@ impl Site {
 
     async fn report(&self, worker: u32, token: u64, epoch: Epoch) -> Result<(), Status> {
         let request = ReportRequest { worker, token, epoch: Some((&epoch).into()), midway: None };
-        self.cluster().report(request).await.map(|_| ())
+        report(&mut self.cluster(), request).await
     }
 
     async fn finish(&self, worker: u32, token: u64, result: RunResult) -> Result<(), Status> {
@@ -191,6 +197,24 @@ fn pieces(bytes: &[u8]) -> Vec<BlobChunk> {
 fn check<T: std::fmt::Debug>(found: Result<T, Status>, code: Code, part: &str) {
     let status = found.unwrap_err();
     assert!(status.code() == code && status.message().contains(part), "{status:?}");
+}
+
+/// One report over a stream of its own; a refusal is an error, as one of the stream is.
+async fn report<T>(cluster: &mut ClusterClient<T>, request: ReportRequest) -> Result<(), Status>
+where
+    T: GrpcService<Body>,
+    T::Error: Into<StdError>,
+    T::ResponseBody: HttpBody<Data = Bytes> + Send + 'static,
+    <T::ResponseBody as HttpBody>::Error: Into<StdError> + Send,
+{
+    let (token, epoch) = (request.token, request.epoch.map_or(0, |epoch| epoch.epoch));
+    let mut answers = cluster.report(tokio_stream::once(request)).await?.into_inner();
+    let answered = answers.message().await?.unwrap();
+    assert_eq!((answered.token, answered.epoch), (token, epoch));
+    match answered.answer.unwrap() {
+        ReportAnswer::Verdict(_) => Ok(()),
+        ReportAnswer::Refusal(refusal) => Err(Status::new(refusal.code.into(), refusal.message)),
+    }
 }
 
 #[tokio::test]

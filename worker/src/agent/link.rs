@@ -2,12 +2,15 @@
 
 use std::{future::Future, time::Duration};
 
-use earshot_common::credentials::{Credentials, CredentialsError, Line};
-use earshot_proto::earshot::v1::cluster_client::ClusterClient;
+use earshot_common::{
+    credentials::{Credentials, CredentialsError, Line},
+    job::Verdict,
+};
+use earshot_proto::earshot::v1::{ReportRequest, cluster_client::ClusterClient};
 use tokio::time;
 use tonic::{Response, Status};
 
-use crate::agent::backoff::Pace;
+use crate::agent::{backoff::Pace, reports::Reports};
 
 /// How often the connection is tested when nothing else is said. A channel with timeouts alone did not notice a healed
 /// partition; pings did.
@@ -33,6 +36,7 @@ pub struct Link {
     pub pace: Pace,
     /// How long an answer may take.
     pub answer_time: Duration,
+    reports: Reports,
 }
 
 impl Link {
@@ -49,12 +53,20 @@ impl Link {
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true);
         let line = credentials.line(endpoint.connect_lazy());
-        Ok(Self { url: url.to_owned(), line, pace, answer_time: ANSWER_TIME })
+        Ok(Self { url: url.to_owned(), line, pace, answer_time: ANSWER_TIME, reports: Reports::default() })
     }
 
     /// A client of the worker-facing service.
     pub fn cluster(&self) -> ClusterClient<Line> {
         ClusterClient::new(self.line.clone())
+    }
+
+    /// Hands in a report.
+    ///
+    /// # Errors
+    /// What the coordinator, or the connection to it, has against it.
+    pub async fn report(&self, request: ReportRequest) -> Result<Verdict, Status> {
+        self.reports.report(self.cluster(), request, self.answer_time).await
     }
 }
 
@@ -65,6 +77,11 @@ pub(crate) async fn within<T>(
 ) -> Result<T, Status> {
     match time::timeout(limit, call).await {
         Ok(answer) => answer.map(Response::into_inner),
-        Err(_) => Err(Status::deadline_exceeded(format!("no answer within {} s", limit.as_secs()))),
+        Err(_) => Err(late(limit)),
     }
+}
+
+/// No answer has come in time.
+pub(crate) fn late(limit: Duration) -> Status {
+    Status::deadline_exceeded(format!("no answer within {} s", limit.as_secs()))
 }

@@ -36,6 +36,7 @@ pub mod backoff;
 pub mod held;
 pub mod link;
 pub mod membership;
+mod reports;
 
 /// How long a draining worker goes on trying to hand in what it has.
 pub const DRAIN: Duration = Duration::from_secs(10);

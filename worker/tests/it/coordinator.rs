@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     net::SocketAddr,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -13,15 +14,16 @@ use earshot_common::{
     wire,
 };
 use earshot_proto::earshot::v1::{
-    BlobChunk, FetchRequest, FinishRequest, FinishResponse, Finished, Grant, HeartbeatRequest,
+    self as proto, BlobChunk, FetchRequest, FinishRequest, FinishResponse, Finished, Grant, HeartbeatRequest,
     HeartbeatResponse, Idle, JoinRequest, JoinResponse, LeaseRequest, LeaseResponse, LeaveRequest,
-    LeaveResponse, PutResponse, ReportRequest, ReportResponse,
+    LeaveResponse, PutResponse, Refusal, ReportRequest, ReportResponse,
     blobs_server::{Blobs, BlobsServer},
     cluster_server::{Cluster, ClusterServer},
     lease_response::Answer,
+    report_response::Answer as ReportAnswer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_stream::wrappers::TcpListenerStream;
+use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
@@ -130,6 +132,19 @@ impl Coordinator {
         }
     }
 
+    fn take_report(&self, report: ReportRequest) -> Result<(), Status> {
+        {
+            let mut book = self.fenced(report.worker, report.token).inspect_err(|_| self.called())?;
+            let epoch = Epoch::try_from(report.epoch.unwrap()).unwrap();
+            let epochs = book.epochs.entry(report.token).or_default();
+            if epochs.last().is_none_or(|last| last.epoch < epoch.epoch) {
+                epochs.push(epoch);
+            }
+        }
+        self.called();
+        Ok(())
+    }
+
     fn called(&self) {
         self.calls.send_modify(|calls| *calls += 1);
     }
@@ -137,6 +152,8 @@ impl Coordinator {
 
 #[tonic::async_trait]
 impl Cluster for Coordinator {
+    type ReportStream = Pin<Box<dyn Stream<Item = Result<ReportResponse, Status>> + Send>>;
+
     async fn join(&self, _: Request<JoinRequest>) -> Result<Response<JoinResponse>, Status> {
         let worker = {
             let mut book = self.book();
@@ -180,21 +197,25 @@ impl Cluster for Coordinator {
         Ok(Response::new(LeaseResponse { answer: Some(answer), others: Vec::new() }))
     }
 
-    async fn report(&self, request: Request<ReportRequest>) -> Result<Response<ReportResponse>, Status> {
-        let request = request.into_inner();
-        {
-            let mut book = self.fenced(request.worker, request.token).inspect_err(|_| self.called())?;
-            let epoch = Epoch::try_from(request.epoch.unwrap()).unwrap();
-            let epochs = book.epochs.entry(request.token).or_default();
-            if epochs.last().is_none_or(|last| last.epoch < epoch.epoch) {
-                epochs.push(epoch);
-            }
-        }
-        self.called();
-        let verdict: earshot_proto::earshot::v1::Verdict = Verdict::Continue.into();
-        Ok(Response::new(ReportResponse { verdict: verdict.into() }))
+    async fn report(
+        &self,
+        request: Request<Streaming<ReportRequest>>,
+    ) -> Result<Response<Self::ReportStream>, Status> {
+        let coordinator = self.clone();
+        let answers = request.into_inner().map(move |report| {
+            let report = report?;
+            let (token, epoch) = (report.token, report.epoch.unwrap().epoch);
+            let answer = match coordinator.take_report(report) {
+                Ok(()) => ReportAnswer::Verdict(proto::Verdict::from(Verdict::Continue).into()),
+                Err(status) => {
+                    let (code, message) = (status.code().into(), status.message().to_owned());
+                    ReportAnswer::Refusal(Refusal { code, message })
+                }
+            };
+            Ok(ReportResponse { token, epoch, answer: Some(answer) })
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
-
     async fn finish(&self, request: Request<FinishRequest>) -> Result<Response<FinishResponse>, Status> {
         let request = request.into_inner();
         {

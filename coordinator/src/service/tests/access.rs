@@ -190,15 +190,15 @@ async fn a_worker_reads_what_its_run_needs_and_nothing_else() {
 
     let [kept, checkpoint, logits] =
         [b"kept".as_slice(), b"weights", b"logits"].map(|bytes| site.blobs.put(bytes).unwrap());
-    let report = |epoch: Epoch, midway: Option<BlobId>| ReportRequest {
+    let reported = |epoch: Epoch, midway: Option<BlobId>| ReportRequest {
         worker,
         token,
         epoch: Some((&epoch).into()),
         midway: midway.map(wire::blob_bytes),
     };
-    guarded.cluster(attic).report(report(epoch(1), Some(kept))).await.unwrap();
+    report(&mut guarded.cluster(attic), reported(epoch(1), Some(kept))).await.unwrap();
     guarded.fetch(attic, kept).await.unwrap();
-    guarded.cluster(attic).report(report(epoch(2), None)).await.unwrap();
+    report(&mut guarded.cluster(attic), reported(epoch(2), None)).await.unwrap();
     let outcome = Some((&Outcome::Completed(RunResult { best_epoch: 2, checkpoint, logits })).into());
     guarded.cluster(attic).finish(FinishRequest { worker, token, outcome }).await.unwrap();
     let other = guarded.token(cellar, idle).await;
@@ -221,8 +221,8 @@ async fn nobody_speaks_for_the_worker_of_another_token() {
     let worker = guarded.join(attic).await;
     let token = guarded.token(attic, worker).await;
     let mut impostor = guarded.cluster(cellar);
-    let report = ReportRequest { worker, token, epoch: Some((&epoch(1)).into()), midway: None };
-    check(impostor.report(report.clone()).await, Code::NotFound, "join again");
+    let reported = ReportRequest { worker, token, epoch: Some((&epoch(1)).into()), midway: None };
+    check(report(&mut impostor, reported.clone()).await, Code::NotFound, "join again");
     check(impostor.lease(LeaseRequest { worker, runs: 1 }).await, Code::NotFound, "join again");
     check(impostor.leave(LeaveRequest { worker }).await, Code::NotFound, "join again");
     let heartbeat = HeartbeatRequest { worker, tokens: vec![token] };
@@ -236,7 +236,7 @@ async fn nobody_speaks_for_the_worker_of_another_token() {
     check(impostor.finish(finish).await, Code::NotFound, "join again");
 
     let mut owner = guarded.cluster(attic);
-    owner.report(report).await.unwrap();
+    report(&mut owner, reported).await.unwrap();
     assert!(owner.heartbeat(heartbeat).await.unwrap().into_inner().revoked.is_empty());
     // What a coordinator that was started again knows, it has from the log.
     let restarted = Owners::new(guarded.site.engine.clone());

@@ -46,7 +46,7 @@ async fn train(mut cluster: ClusterClient<Line>, mut blobs: BlobsClient<Line>, d
         };
         for number in 1..=2 {
             let epoch = Some((&epoch(number)).into());
-            cluster.report(ReportRequest { worker, token, epoch, midway: None }).await.unwrap();
+            report(&mut cluster, ReportRequest { worker, token, epoch, midway: None }).await.unwrap();
             cluster.heartbeat(HeartbeatRequest { worker, tokens: vec![token] }).await.unwrap();
             time::sleep(Duration::from_millis(5)).await;
         }
