@@ -42,6 +42,7 @@ use crate::{
 
 mod access;
 mod hostile;
+mod reports;
 mod submission;
 mod watching;
 

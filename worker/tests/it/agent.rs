@@ -6,13 +6,14 @@ use earshot_common::{
     blob::BlobStore,
     credentials::Credentials,
     ids::BlobId,
-    job::{Outcome, Reason},
+    job::{Outcome, Reason, Verdict},
     tensors,
 };
-use earshot_proto::earshot::v1::{JoinRequest, PROTOCOL_VERSION};
+use earshot_proto::earshot::v1::{self as proto, JoinRequest, PROTOCOL_VERSION, ReportRequest};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use worker::{
     agent::{Agent, WhenDone, backoff::Pace, link::Link, membership::Refused},
     blobs::{Blobs, BlobsError},
@@ -111,6 +112,48 @@ fn endless(seed: u64) -> Example {
 
 fn epochs_of(book: &Book, token: u64) -> usize {
     book.epochs.get(&token).map_or(0, Vec::len)
+}
+
+/// Several attempts share a stream; one that swallows a report is given up, and the next report opens another.
+#[tokio::test]
+async fn reports_share_a_stream_until_it_swallows_one() {
+    let coordinator = Coordinator::new(Book { workers: [1].into(), ..Book::default() });
+    let listening = coordinator.listen(None).await;
+    let mut link = Link::new(&listening.url(), &Credentials::default(), PACE).unwrap();
+    let report = |token, number| ReportRequest {
+        worker: 1,
+        token,
+        epoch: Some(proto::Epoch { epoch: number, ..proto::Epoch::default() }),
+        midway: None,
+    };
+    let mut all = JoinSet::new();
+    for token in 1..=50 {
+        let (link, report) = (link.clone(), report(token, 1));
+        all.spawn(async move { link.report(report).await.unwrap() });
+    }
+    assert_eq!(all.join_all().await, [Verdict::Continue; 50]);
+    coordinator.book().fenced.insert(7);
+    let refused = link.report(report(7, 2)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    assert_eq!(coordinator.book().streams, 1);
+
+    coordinator.book().swallowed = 1;
+    link.answer_time = Duration::from_millis(200);
+    assert_eq!(link.report(report(8, 2)).await.unwrap_err().code(), Code::DeadlineExceeded);
+    link.answer_time = Duration::from_mins(1);
+    assert_eq!(link.report(report(8, 2)).await.unwrap(), Verdict::Continue);
+    let seen = |book: &Book| (book.streams, epochs_of(book, 8));
+    assert_eq!(seen(&coordinator.book()), (2, 2));
+
+    // Whoever waits when it breaks is told.
+    coordinator.book().swallowed = 1;
+    let waiting = link.report(report(9, 2));
+    let breaking = async {
+        coordinator.until("the report", |book| book.swallowed == 0).await;
+        listening.stop().await;
+    };
+    let (answer, ()) = tokio::join!(waiting, breaking);
+    answer.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -22,8 +22,9 @@ use earshot_proto::earshot::v1::{
     lease_response::Answer,
     report_response::Answer as ReportAnswer,
 };
+use futures::{Stream, StreamExt, future};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
-use tokio_stream::{Stream, StreamExt, wrappers::TcpListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming, transport::Server};
 
@@ -51,6 +52,10 @@ pub(crate) struct Book {
     pub(crate) fetches: u32,
     pub(crate) heartbeats: u32,
     pub(crate) next_token: u64,
+    /// Streams of reports that were opened.
+    pub(crate) streams: u32,
+    /// Reports that are never answered.
+    pub(crate) swallowed: u32,
 }
 
 /// The coordinator's handle; its service shares the book.
@@ -59,6 +64,8 @@ pub(crate) struct Coordinator {
     book: Arc<Mutex<Book>>,
     /// Changes with every call, so that tests can wait for what they want to see.
     calls: watch::Sender<u64>,
+    /// Cancelled when the listener that serves this one stops: streams end.
+    stopped: CancellationToken,
 }
 
 /// A listening coordinator.
@@ -84,7 +91,11 @@ impl Listening {
 
 impl Coordinator {
     pub(crate) fn new(book: Book) -> Self {
-        Self { book: Arc::new(Mutex::new(book)), calls: watch::Sender::new(0) }
+        Self {
+            book: Arc::new(Mutex::new(book)),
+            calls: watch::Sender::new(0),
+            stopped: CancellationToken::new(),
+        }
     }
 
     pub(crate) fn book(&self) -> MutexGuard<'_, Book> {
@@ -111,7 +122,7 @@ impl Coordinator {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let server = Server::builder()
-            .add_service(ClusterServer::new(self.clone()))
+            .add_service(ClusterServer::new(Self { stopped: stop.clone(), ..self.clone() }))
             .add_service(BlobsServer::new(self.clone()))
             .serve_with_incoming_shutdown(TcpListenerStream::new(listener), stop.clone().cancelled_owned());
         let server = tokio::spawn(async move { server.await.unwrap() });
@@ -130,6 +141,18 @@ impl Coordinator {
         } else {
             Ok(book)
         }
+    }
+
+    /// Whether this report is not to be answered.
+    fn swallow(&self) -> bool {
+        let is_swallowed = {
+            let mut book = self.book();
+            let is_swallowed = book.swallowed > 0;
+            book.swallowed = book.swallowed.saturating_sub(1);
+            is_swallowed
+        };
+        self.called();
+        is_swallowed
     }
 
     fn take_report(&self, report: ReportRequest) -> Result<(), Status> {
@@ -201,8 +224,11 @@ impl Cluster for Coordinator {
         &self,
         request: Request<Streaming<ReportRequest>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let coordinator = self.clone();
-        let answers = request.into_inner().map(move |report| {
+        self.book().streams += 1;
+        let [coordinator, swallowing] = [self.clone(), self.clone()];
+        let reports = request.into_inner().filter(move |_| future::ready(!swallowing.swallow()));
+        let reports = reports.take_until(self.stopped.clone().cancelled_owned());
+        let answers = reports.map(move |report| {
             let report = report?;
             let (token, epoch) = (report.token, report.epoch.unwrap().epoch);
             let answer = match coordinator.take_report(report) {

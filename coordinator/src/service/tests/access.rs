@@ -72,7 +72,7 @@ impl Guarded {
         self.cluster(secret).join(introduction()).await.unwrap().into_inner().worker
     }
 
-    async fn token(&self, secret: &Secret, worker: u32) -> u64 {
+    pub(super) async fn token(&self, secret: &Secret, worker: u32) -> u64 {
         let answer = self.cluster(secret).lease(LeaseRequest { worker, runs: 1 }).await.unwrap();
         match answer.into_inner().answer {
             Some(Answer::Grant(grant)) => grant.token,
