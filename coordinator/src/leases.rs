@@ -72,6 +72,14 @@ impl Leases {
         }
     }
 
+    /// Nobody was listened to for so long: no lease loses that time.
+    pub fn defer(&mut self, deaf_ms: u64, now_ms: u64) {
+        for lease in self.leases.values_mut() {
+            lease.begun_ms = (lease.begun_ms + deaf_ms).min(now_ms);
+            lease.ends_ms = (lease.ends_ms + deaf_ms).min(now_ms + self.lease_ms);
+        }
+    }
+
     /// Forgets leases that `is_live` does not know any more.
     pub fn retain(&mut self, is_live: impl Fn(Token) -> bool) {
         self.leases.retain(|&token, _| is_live(token));

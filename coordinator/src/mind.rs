@@ -14,6 +14,11 @@ use crate::{
     state::{Decision, Digest, Event, EventKind, Grant, Refusal, State},
 };
 
+/// The longest time between two looks at deadlines in which workers count as listened to. Looks are a fraction of a second apart;
+/// a longer time without one means that the process was suspended or its disk hung, and that what workers said meanwhile may still
+/// be waiting.
+const LISTENING_MS: u64 = 2_000;
+
 /// The answer to a worker that asks for a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Asked {
@@ -30,6 +35,8 @@ pub enum Asked {
 pub struct Mind {
     state: State,
     leases: Leases,
+    /// When deadlines were looked at last.
+    looked_ms: u64,
     /// Applied and not yet on disk.
     uncommitted: Vec<Event>,
     /// What was decided of each.
@@ -43,7 +50,7 @@ impl Mind {
         for token in state.live_tokens() {
             leases.begin(token, now_ms);
         }
-        Self { state, leases, uncommitted: Vec::new(), decided: Vec::new() }
+        Self { state, leases, looked_ms: now_ms, uncommitted: Vec::new(), decided: Vec::new() }
     }
 
     /// What is known, uncommitted events included.
@@ -150,8 +157,13 @@ impl Mind {
         Ok(revoked)
     }
 
-    /// Ends the attempts whose leases have run out, and says which.
+    /// Ends the attempts whose leases have run out, and says which. Time in which nobody was listened to is nobody's silence.
     pub fn expire(&mut self, now_ms: u64) -> Vec<Lost> {
+        let passed_ms = now_ms.saturating_sub(self.looked_ms);
+        self.looked_ms = now_ms;
+        if passed_ms > LISTENING_MS {
+            self.leases.defer(passed_ms, now_ms);
+        }
         let state = &self.state;
         self.leases.retain(|token| state.is_live(token));
         let mut ended = self.leases.expired(now_ms);
@@ -278,5 +290,24 @@ mod tests {
         assert_eq!(mind.expire(119), []);
         assert_eq!(mind.expire(120), [Lost::Silent(grant.token)]);
         assert_eq!(mind.heartbeat(worker, &[grant.token], 121), Ok(vec![grant.token]), "and is told so");
+    }
+
+    /// A suspended coordinator hears nobody; its workers are not dead for that.
+    #[test]
+    fn a_lease_loses_no_time_in_which_nobody_was_listened_to() {
+        let (mut mind, worker) = mind();
+        let grant = ask(&mut mind, worker, 0);
+        mind.heartbeat(worker, &[grant.token], 30).unwrap();
+        assert_eq!(mind.expire(50), []);
+        let awake_ms = 50 + 10 * LISTENING_MS;
+        assert_eq!(mind.expire(awake_ms), []);
+        assert_eq!(mind.leases().ends_ms(grant.token), Some(awake_ms + 70), "what was left of it");
+        assert_eq!(mind.expire(awake_ms + 69), []);
+        assert_eq!(mind.expire(awake_ms + 70), [Lost::Silent(grant.token)]);
+        // What was heard before the look counts once.
+        let grant = ask(&mut mind, worker, awake_ms + 80);
+        mind.heartbeat(worker, &[grant.token], 2 * awake_ms).unwrap();
+        mind.expire(2 * awake_ms + 1);
+        assert_eq!(mind.leases().ends_ms(grant.token), Some(2 * awake_ms + LEASE_MS + 1));
     }
 }

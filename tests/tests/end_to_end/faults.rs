@@ -1,4 +1,4 @@
-use std::process::Command;
+use std::{process::Command, thread, time::Duration};
 
 use serde_json::Value;
 
@@ -40,6 +40,21 @@ fn a_coordinator_killed_and_restarted_continues_the_sweep() {
         coordinator.process.kill();
         coordinator.address
     });
+}
+
+/// Longer than a lease, which the workers could not renew meanwhile.
+#[test]
+fn a_suspended_coordinator_ends_no_lease_when_it_wakes() {
+    let site = Site::new(EPOCHS);
+    let coordinator = site.coordinator("127.0.0.1:0");
+    let workers = [site.worker("first", &coordinator), site.worker("second", &coordinator)];
+    until("both at work", || (coordinator.ask(&["status"])?["runs_leased"] == 2).then_some(()));
+    coordinator.process.signal("-STOP");
+    thread::sleep(Duration::from_secs(2 * u64::from(site.lease_seconds)));
+    coordinator.process.signal("-CONT");
+    site.completes(coordinator, workers);
+    assert_each_trial_completed_once(&site);
+    assert_eq!(site.offline(&["status"])["expiries"], 0);
 }
 
 #[test]
