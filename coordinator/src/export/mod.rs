@@ -4,7 +4,7 @@
 //! - `features`: the rows that calibrate and verify.
 //! - `network`: the model spec with its weights.
 //! - `onnx`, `graph`: the schema's forms, and the float graph in them.
-//! - `session`: tract, running a file's bytes over rows.
+//! - `session`: tract, running a file's bytes over rows; `forward`: a network's logits without a file.
 //! - `histogram`, `calibrate`: ranges of activations, read in three ways.
 //! - `quantise`, `qdq`: the network in whole numbers, and its graph, for either runtime.
 //! - `choice`: which of the ranges, by the validation part.
@@ -28,6 +28,7 @@ mod deploy;
 mod error;
 mod exporter;
 mod features;
+mod forward;
 mod gates;
 mod graph;
 mod histogram;
@@ -62,6 +63,7 @@ pub use self::{
     deploy::{Deployed, Timer},
     error::ExportError,
     features::Features,
+    forward::Forward,
     gates::{Missed, Shipped},
     robustness::{Condition, Recordings, Robustness},
     score::Scores,
