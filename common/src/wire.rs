@@ -268,6 +268,7 @@ impl From<&Job> for proto::Job {
             shards: job.shards.iter().copied().map(blob_bytes).collect(),
             split: blob_bytes(job.split),
             initial_weights: job.initial_weights.map(blob_bytes),
+            taylor: job.taylor,
             resume: job.resume.map(blob_bytes),
             augment: job.augment.iter().map(Into::into).collect(),
             rungs: job.rungs.clone(),
@@ -297,6 +298,7 @@ impl TryFrom<proto::Job> for Job {
             shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
+            taylor: job.taylor,
             resume,
             rungs: job.rungs,
         })
@@ -383,7 +385,8 @@ mod tests {
             recipe: Recipe { patience: Some(3), ..Recipe::plain(1e-3, 32, 10, 7) },
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
-            initial_weights: None,
+            initial_weights: Some(BlobId::of(b"weights")),
+            taylor: true,
             resume: Some(BlobId::of(b"midway")),
             rungs: vec![1, 3],
             augment: vec![Augment {

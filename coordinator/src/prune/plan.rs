@@ -77,6 +77,13 @@ pub fn plan(
     }
 }
 
+/// The groups of a layer without so many that are worth least.
+pub fn without_least(importances: &[f64], removed: usize) -> Vec<usize> {
+    let mut queue = Queue::new("", importances);
+    queue.left = queue.left.saturating_sub(removed);
+    queue.kept().1
+}
+
 /// A layer's groups, the most important first.
 struct Queue<'a> {
     layer: &'a str,

@@ -1,6 +1,7 @@
 //! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs; `raced`: which get more
-//! folds.
+//! folds; `pruned`: how the best is made smaller.
 
+mod pruned;
 mod raced;
 mod thinned;
 
@@ -8,6 +9,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     mem,
 };
+
+pub use self::pruned::Due;
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
@@ -67,6 +70,9 @@ pub struct SweepState {
     account: Account,
     progress: Progress,
     spread: Spread,
+    /// Why a step of pruning could not be cut, in words; then none follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruning_refused: Option<String>,
 }
 
 impl SweepState {
@@ -86,6 +92,7 @@ impl SweepState {
             account: Account::default(),
             progress: Progress::since(at_ms),
             spread: Spread::default(),
+            pruning_refused: None,
         }
     }
 
@@ -109,7 +116,8 @@ impl SweepState {
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
         let kept = runs().filter(|_| !self.has_ended()).filter_map(Run::kept);
-        inputs.chain(results).chain(kept).collect()
+        let cut = self.trials.iter().flat_map(|trial| trial.pruned.iter().map(|step| step.weights));
+        inputs.chain(results).chain(kept).chain(cut).collect()
     }
 
     /// Trials proposed so far, in order.
@@ -152,9 +160,10 @@ impl SweepState {
         self.phase == Phase::Running && self.is_unfinished()
     }
 
-    /// Whether every run has ended and the search has no more to propose.
+    /// Whether every run has ended, the search has no more to propose, and nothing is to be pruned any more.
     pub fn is_completed(&self) -> bool {
-        self.phase != Phase::Cancelled && !self.is_unfinished() && self.leased.is_empty()
+        let is_idle = !self.is_unfinished() && self.leased.is_empty();
+        self.phase != Phase::Cancelled && is_idle && self.pruning_due().is_none()
     }
 
     /// Whether nothing more is to come of it.
@@ -179,12 +188,14 @@ impl SweepState {
     /// What to do for a run.
     pub fn job(&self, run: RunId) -> Option<Job> {
         let trial = self.trial(run.trial)?;
+        let pruned = run.fold.pruning_step().and_then(|step| trial.pruned_step(step));
         Some(Job {
-            model: trial.model.clone(),
+            model: pruned.map_or(&trial.model, |pruned| &pruned.model).clone(),
             recipe: self.recipe(run)?,
             shards: self.dataset.shards.clone(),
-            split: *self.dataset.splits.get(&run.fold)?,
-            initial_weights: None,
+            split: *self.dataset.splits.get(&self.fold_of_split(trial, run.fold)?)?,
+            initial_weights: pruned.map(|pruned| pruned.weights),
+            taylor: self.wants_taylor(),
             resume: None,
             rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),
@@ -198,7 +209,7 @@ impl SweepState {
         let recipe = trial.point.recipe(&self.sweep.schedule, &self.sweep.front_end, seed);
         match run.fold {
             FoldId::REFIT => Some(recipe.refit(MeanMetrics::of(trial)?.epoch)),
-            _ => Some(recipe),
+            fold => Some(self.retrain(trial, fold, recipe)),
         }
     }
 
@@ -308,7 +319,10 @@ impl SweepState {
         {
             let proposal = self.propose(&proposed)?;
             let (model, _, infeasible) = self.verdict(&proposal.point);
-            let is_alike = infeasible.is_none() && {
+            // One that may be held at a rung is trained alone; in Hyperband that depends on its number.
+            let trial = TrialId((self.trials.len() + proposed.len()) as u32);
+            let is_held = !self.rungs(RunId { trial, ..run }).is_empty();
+            let is_alike = infeasible.is_none() && !is_held && {
                 let recipe =
                     proposal.point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
                 shape == Shape::new(&model, &recipe, &self.dataset.shards)
@@ -446,7 +460,8 @@ impl SweepState {
         let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
         self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
         let judgements = Vec::new();
-        let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit: None };
+        let trial =
+            Trial { point, why, model, cost, runs, infeasible, judgements, refit: None, pruned: Vec::new() };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }
@@ -496,10 +511,12 @@ impl SweepState {
         self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
         let status = self.trial(run_id.trial).map(Trial::status);
-        if run_id.fold != FoldId::REFIT && status == Some(TrialStatus::Completed) {
+        if run_id.fold.is_fold() && status == Some(TrialStatus::Completed) {
             self.progress.complete(run_id.trial, at_ms);
         }
-        self.come_through(run_id.trial);
+        if run_id.fold.pruning_step().is_none() {
+            self.come_through(run_id.trial);
+        }
         Ok(())
     }
 
@@ -517,8 +534,8 @@ impl SweepState {
             run.status
         });
         match status {
-            // Whatever becomes of a refit, its trial stays the best.
-            Some(RunStatus::Failed) if run_id.fold == FoldId::REFIT => {}
+            // Whatever becomes of a refit or of what was pruned, its trial stays the best.
+            Some(RunStatus::Failed) if !run_id.fold.is_fold() => {}
             Some(RunStatus::Failed) => {
                 let abandoned = self.abandon(run_id.trial);
                 self.plan_refit();

@@ -76,6 +76,7 @@ pub(crate) fn example(model: &str, seed: u64, device: Device) -> (Job, Features)
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,
+        taylor: false,
         resume: None,
         rungs: vec![],
         augment: vec![],

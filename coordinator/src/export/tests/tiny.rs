@@ -136,6 +136,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            taylor: false,
             resume: None,
             rungs: vec![],
             augment: vec![],
