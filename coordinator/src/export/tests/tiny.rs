@@ -151,6 +151,8 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             Epoch { epoch: 2, train_loss: 0.5, loss: f64::NAN, accuracy, macro_f1: accuracy },
         ],
         trials_completed: 24,
+        pruning: None,
+        initial_weights: None,
     };
     (champion, features)
 }
