@@ -7,14 +7,17 @@ use std::{sync::Arc, time::Duration};
 
 use earshot_common::{
     blob::BlobError,
+    ids::BlobId,
     model::AudioCnn,
     sweep::prune::Target,
-    tensors::{self, TensorsError},
+    tensors::{self, Tensor, Tensors, TensorsError},
 };
+use earshot_data::{shard::Shard, split::TrainSplit};
 
 use crate::{
     blobs::Blobs,
     engine::{Engine, EngineError},
+    export::{ExportError, Features, Forward},
     prune::{self, PruneError, Sliced},
     state::{Cut, Due, EventKind, State},
 };
@@ -28,10 +31,14 @@ enum CutError {
     #[error(transparent)]
     Blob(#[from] BlobError),
     #[error("checkpoint {0} cannot be read")]
-    Checkpoint(earshot_common::ids::BlobId, #[source] TensorsError),
+    Checkpoint(BlobId, #[source] TensorsError),
     #[error(transparent)]
     Prune(#[from] PruneError),
-    #[error("the smaller network cannot be written")]
+    #[error("the champion's predictions cannot be made")]
+    Teacher(#[source] ExportError),
+    #[error("blob {0} is not what it should be")]
+    Data(BlobId),
+    #[error("what was cut cannot be written")]
     Encode(#[source] TensorsError),
 }
 
@@ -96,7 +103,27 @@ fn cut(blobs: &Blobs, due: &Due) -> Result<Cut, CutError> {
     let Sliced { model: smaller, tensors } = prune::slice::slice(model, &checkpoint, &kept)?;
     let why = why(due, &smaller, limit)?;
     let weights = blobs.put(&tensors::encode(&tensors).map_err(CutError::Encode)?)?;
-    Ok(Cut::Made { model: smaller, weights, why })
+    let teacher = match (prune.distil, due.teacher) {
+        (Some(_), None) => Some(teacher(blobs, due)?),
+        (_, known) => known,
+    };
+    Ok(Cut::Made { model: smaller, weights, teacher, why })
+}
+
+/// What the champion before the first step makes of the training clips, stored as logits.
+fn teacher(blobs: &Blobs, due: &Due) -> Result<BlobId, CutError> {
+    let AudioCnn { n_mfcc, frames, classes, .. } = due.model;
+    let mut features = Features::new(n_mfcc, frames);
+    for &id in &due.shards {
+        let shard = Shard::read(&blobs.read(id)?).map_err(|_| CutError::Data(id))?;
+        features.push(&shard).map_err(CutError::Teacher)?;
+    }
+    let split = TrainSplit::read(&blobs.read(due.split)?).map_err(|_| CutError::Data(due.split))?;
+    let forward = Forward::new(&due.model, &blobs.read(due.checkpoint)?).map_err(CutError::Teacher)?;
+    let values = forward.logits(&features, &split.train).map_err(CutError::Teacher)?;
+    let logits = Tensor { shape: vec![split.train.len(), classes as usize], values };
+    let bytes = tensors::encode(&Tensors::from([("logits".to_owned(), logits)])).map_err(CutError::Encode)?;
+    Ok(blobs.put(&bytes)?)
 }
 
 /// What was removed, by what, and what that came to.

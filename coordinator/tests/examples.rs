@@ -104,7 +104,7 @@ impl Mind {
         let left = |count: usize| if count > multiple { count - multiple } else { count };
         let kept = groups.into_iter().map(|(layer, count)| (layer, (0..left(count)).collect())).collect();
         let model = prune::slice::spec(&due.model, &kept).unwrap();
-        let cut = Cut::Made { model, weights: BlobId::of(b"cut"), why: "made up".into() };
+        let cut = Cut::Made { model, weights: BlobId::of(b"cut"), teacher: None, why: "made up".into() };
         self.does(EventKind::Pruned { sweep, trial: due.trial, step: due.step, cut });
         self.restarts();
     }

@@ -15,6 +15,30 @@ pub struct Prune {
     pub multiple_of: u32,
     /// Passes over the training part after each step.
     pub epochs: u32,
+    /// How much of it is learnt from the champion before the first step; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distil: Option<Distil>,
+}
+
+/// Distillation (Hinton, Vinyals and Dean 2015, arXiv:1503.02531): a part of the loss is how far the predictions are from a
+/// teacher's, both softened.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Distil {
+    /// That part, above 0 and at most 1; the labels have the rest.
+    pub weight: f64,
+    /// What logits are divided by.
+    pub temperature: f64,
+}
+
+impl Distil {
+    /// What is out of its range, if anything.
+    pub fn out_of_range(self) -> Option<&'static str> {
+        let ranges = [
+            ("weight", self.weight > 0.0 && self.weight <= 1.0),
+            ("temperature", (0.1..=100.0).contains(&self.temperature)),
+        ];
+        ranges.into_iter().find(|(_, is_right)| !is_right).map(|(name, _)| name)
+    }
 }
 
 /// What tells a filter that is worth keeping from one that is not.

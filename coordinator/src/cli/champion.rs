@@ -61,6 +61,10 @@ pub(super) async fn gather(
         best: Epoch::try_from(parts.best)?,
         checkpoint: shelf.read(wire::blob_id(&parts.checkpoint, "the checkpoint")?).await?,
         logits: shelf.read(wire::blob_id(&parts.logits, "the logits")?).await?,
+        teacher: match job.teacher {
+            Some(teacher) => Some(shelf.read(teacher.logits).await?),
+            None => None,
+        },
         initial_weights: match job.initial_weights {
             Some(id) => Some(shelf.read(id).await?),
             None => None,

@@ -30,6 +30,7 @@ use super::{
 };
 use crate::bundle::{
     self, FRONT_END_FILE, INFER, INFER_FILE, INITIAL_WEIGHTS_FILE, Kind, LABELS_FILE, Model, PROVENANCE_FILE,
+    TEACHER_FILE,
 };
 
 /// Difference allowed between the accuracy the worker reported and that of its logits: rounding, and less than one clip of
@@ -257,6 +258,9 @@ impl<'a> Exporter<'a> {
         draft.write(INFER_FILE, INFER.as_bytes())?;
         if let Some(weights) = &self.champion.initial_weights {
             draft.write(INITIAL_WEIGHTS_FILE, weights)?;
+        }
+        if let Some(logits) = &self.champion.teacher {
+            draft.write(TEACHER_FILE, logits)?;
         }
         self.golden(draft)?;
         draft.write("report.json", &pretty("report.json", &report)?)?;

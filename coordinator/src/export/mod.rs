@@ -112,6 +112,8 @@ pub struct Champion {
     pub pruning: Option<Pruning>,
     /// Blob: the weights that the run began with; none: fresh ones.
     pub initial_weights: Option<Vec<u8>>,
+    /// Blob: its teacher's logits of the training rows; none: it had none.
+    pub teacher: Option<Vec<u8>>,
 }
 
 /// What was exported.

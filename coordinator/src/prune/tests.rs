@@ -181,7 +181,7 @@ proptest! {
             1 => Target::Macs((cost.macs as f64 * part) as u64),
             _ => Target::Ratio((1.0 - part).max(0.01)),
         };
-        let prune = Prune { importance, target, steps, multiple_of, epochs: 1 };
+        let prune = Prune { importance, target, steps, multiple_of, epochs: 1, distil: None };
         let limits: Vec<f64> = (1..=steps).map(|step| limit(&model, &prune, step).unwrap()).collect();
         prop_assert!(limits.is_sorted_by(|a, b| a >= b));
         for limit in limits {

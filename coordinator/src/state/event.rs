@@ -146,6 +146,9 @@ pub enum Cut {
         model: AudioCnn,
         /// Blob: its weights.
         weights: BlobId,
+        /// Blob: logits of the training rows by the champion before the first step; none without distillation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        teacher: Option<BlobId>,
         /// What was removed and why, in words.
         why: String,
     },

@@ -7,7 +7,7 @@ mod thinned;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
+    iter, mem,
 };
 
 pub use self::pruned::Due;
@@ -116,7 +116,8 @@ impl SweepState {
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
         let kept = runs().filter(|_| !self.has_ended()).filter_map(Run::kept);
-        let cut = self.trials.iter().flat_map(|trial| trial.pruned.iter().map(|step| step.weights));
+        let steps = self.trials.iter().flat_map(|trial| &trial.pruned);
+        let cut = steps.flat_map(|step| iter::once(step.weights).chain(step.teacher));
         inputs.chain(results).chain(kept).chain(cut).collect()
     }
 
@@ -196,6 +197,7 @@ impl SweepState {
             split: *self.dataset.splits.get(&self.fold_of_split(trial, run.fold)?)?,
             initial_weights: pruned.map(|pruned| pruned.weights),
             taylor: self.wants_taylor(),
+            teacher: pruned.and_then(|pruned| self.teacher(pruned)),
             resume: None,
             rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),

@@ -62,6 +62,9 @@ pub struct PrunedStep {
     pub cost: Cost,
     /// Blob: its weights before they are trained on.
     pub weights: BlobId,
+    /// Blob: what the champion before the first step makes of the training rows; none without distillation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<BlobId>,
     /// What was removed and why, in words.
     pub why: String,
     /// The run.

@@ -67,7 +67,7 @@ fn cut(sweep: SweepId, due: &Due, stage: &mut Stage) -> EventKind {
             block.filters = (block.filters - 1).max(1);
         }
         let weights = BlobId::of(format!("{sweep}/{trial}/{step}").as_bytes());
-        Cut::Made { model, weights, why: "by magnitude".into() }
+        Cut::Made { model, weights, teacher: None, why: "by magnitude".into() }
     };
     EventKind::Pruned { sweep, trial, step, cut }
 }

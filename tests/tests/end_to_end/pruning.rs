@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::{
     export::check_rebuild,
-    harness::{Site, binary, run},
+    harness::{Site, binary, run, until},
 };
 
 fn site(prune: &str) -> Site {
@@ -39,6 +39,7 @@ fn coordinator(verb: &[&str], site: &Site) -> String {
 fn the_champion_is_pruned_in_leased_runs_and_exported_smaller() {
     let site = site(
         "[prune]\nimportance = \"taylor\"\nint8_kib = 1.2\nsteps = 2\nmultiple_of = 2\nepochs = 4\n\
+         distil = { weight = 0.5, temperature = 4.0 }\n\
          [export]\nmax_drop = 1.0\n",
     );
     let coordinator_process = site.coordinator("127.0.0.1:0");
@@ -104,4 +105,36 @@ fn what_cannot_be_pruned_is_exported_whole_and_says_why() {
         reason.contains("no step of pruning was trained; no further step: the target 10 cannot be met"),
         "{reason}"
     );
+}
+
+#[test]
+fn a_coordinator_that_is_killed_amid_pruning_cuts_and_trains_nothing_twice() {
+    let site =
+        site("[prune]\nimportance = \"magnitude\"\nratio = 0.6\nsteps = 3\nmultiple_of = 1\nepochs = 8\n");
+    let first = site.coordinator("127.0.0.1:0");
+    let address = first.address.clone();
+    let worker = site.worker("first", &first);
+    until("the first cut", || site.log("coordinator.log").contains("step 1 of pruning").then_some(()));
+    first.process.kill();
+    let second = site.coordinator(&address);
+    site.completes(second, [worker]);
+    assert!(site.log("coordinator.log").contains("continuing the sweep"), "it was killed before its end");
+
+    let lines = coordinator(&["db", "export", "--decisions", "--db", "sweep.redb"], &site);
+    let entries: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let cuts: Vec<u64> =
+        entries.iter().filter_map(|entry| entry["event"]["pruned"]["step"].as_u64()).collect();
+    assert_eq!(cuts, [1, 2, 3]);
+    let best = &site.offline(&["leaderboard"])["rows"][0];
+    let trial = site.offline(&["trial", "show", &best["trial"].to_string()]);
+    let steps: Vec<(u64, &str)> = trial["runs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| (run["pruned"].as_u64().unwrap(), run["state"].as_str().unwrap()))
+        .collect();
+    assert_eq!(steps, [(0, "completed"), (1, "completed"), (2, "completed"), (3, "completed")]);
+    let completed =
+        entries.iter().filter(|entry| entry["event"]["finished"]["outcome"].get("completed").is_some());
+    assert_eq!(completed.count(), 2 + 3, "each run once");
 }

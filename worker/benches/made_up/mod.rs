@@ -77,6 +77,7 @@ pub(crate) fn example(model: &str, seed: u64, device: Device) -> (Job, Features)
         split: BlobId::of(b"split"),
         initial_weights: None,
         taylor: false,
+        teacher: None,
         resume: None,
         rungs: vec![],
         augment: vec![],

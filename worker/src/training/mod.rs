@@ -3,6 +3,7 @@
 //! - [`batches`]: which rows come when, their targets and their dropout masks; [`views`]: in which view.
 //! - [`augmentation`]: what is done to their features; on a device, batch by batch: [`transform`].
 //! - [`stack`]: batches of several runs at once, on a device; [`drawn`]: what an epoch of them draws.
+//! - [`lesson`]: what a teacher makes of them.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
@@ -42,6 +43,7 @@ pub mod device;
 pub mod drawn;
 pub mod evaluation;
 pub mod host;
+pub mod lesson;
 pub mod midway;
 pub mod optimiser;
 pub mod schedule;

@@ -53,6 +53,7 @@ pub(crate) fn example(seed: u64) -> Example {
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
         taylor: false,
+        teacher: None,
         resume: None,
         rungs: vec![],
         augment: vec![],

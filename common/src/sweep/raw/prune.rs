@@ -7,7 +7,7 @@ use crate::{
     ids::FoldId,
     sweep::{
         Hyperparameter, Prune, Space, Value,
-        prune::{Importance, Target},
+        prune::{Distil, Importance, Target},
     },
 };
 
@@ -23,6 +23,21 @@ pub(super) struct RawPrune {
     #[serde(default = "multiple_of_default")]
     multiple_of: u32,
     epochs: u32,
+    distil: Option<RawDistil>,
+}
+
+#[derive(Deserialize, Clone, Copy)]
+#[serde(deny_unknown_fields, default)]
+struct RawDistil {
+    weight: f64,
+    temperature: f64,
+}
+
+/// Half from the teacher; of the temperatures that its authors tried, one in the middle.
+impl Default for RawDistil {
+    fn default() -> Self {
+        Self { weight: 0.5, temperature: 4.0 }
+    }
 }
 
 /// One step loses most at once; beyond three the gain is small beside the time.
@@ -78,6 +93,16 @@ pub(super) fn prune(raw: &RawPrune, space: &Space) -> Result<Prune, Complaint> {
                        take \"magnitude\" or \"taylor\"";
         return Err(("prune.importance", message.to_owned()));
     }
+    let distil = raw.distil.map(|RawDistil { weight, temperature }| Distil { weight, temperature });
+    match distil.and_then(Distil::out_of_range) {
+        Some("weight") => {
+            return Err(("prune.distil", "distil.weight must be above 0 and at most 1".to_owned()));
+        }
+        Some(_) => {
+            return Err(("prune.distil", "distil.temperature must be from 0.1 to 100".to_owned()));
+        }
+        None => {}
+    }
     let &RawPrune { importance, steps, multiple_of, epochs, .. } = raw;
-    Ok(Prune { importance, target, steps, multiple_of, epochs })
+    Ok(Prune { importance, target, steps, multiple_of, epochs, distil })
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::sweep::{
     Halving, Prune, Stop,
-    prune::{Importance, Target},
+    prune::{Distil, Importance, Target},
 };
 
 const GOOD: &str = r#"name = "grid"
@@ -288,12 +288,21 @@ fn pruning_has_one_target_that_can_be_gone_to() {
     let rule = |lines: &str| parse(&format!("{GOOD}\n[prune]\n{lines}"), Path::new("s.toml"), &[]);
     let sweep = rule("importance = \"magnitude\"\nint8_kib = 16\nepochs = 5").unwrap();
     let (importance, target) = (Importance::Magnitude, Target::Int8Kib(16.0));
-    assert_eq!(sweep.prune, Some(Prune { importance, target, steps: 3, multiple_of: 4, epochs: 5 }));
+    assert_eq!(
+        sweep.prune,
+        Some(Prune { importance, target, steps: 3, multiple_of: 4, epochs: 5, distil: None })
+    );
     assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
     assert_eq!(load(&[]).unwrap().prune, None);
     let taylor =
         rule("importance = \"taylor\"\nratio = 0.5\nepochs = 1\nsteps = 1\nmultiple_of = 8").unwrap();
     assert_eq!(taylor.prune.map(|prune| (prune.target, prune.multiple_of)), Some((Target::Ratio(0.5), 8)));
+    let distil =
+        |text: &str| rule(&format!("importance = \"taylor\"\nepochs = 1\nmacs = 9\ndistil = {text}"));
+    let taught = distil("{ weight = 0.7 }").unwrap().prune.and_then(|prune| prune.distil);
+    assert_eq!(taught, Some(Distil { weight: 0.7, temperature: 4.0 }));
+    assert!(distil("{ weight = 1.1 }").unwrap_err().to_string().contains("at most 1"));
+    assert!(distil("{ temperatur = 2 }").unwrap_err().to_string().contains("did you mean \"temperature\"?"));
     for (lines, part) in [
         ("importance = \"taylr\"\nmacs = 9", "did you mean \"taylor\"?"),
         ("importance = \"taylor\"\nmac = 9\nepochs = 1", "did you mean \"macs\"?"),

@@ -137,6 +137,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             split: BlobId::of(b"split"),
             initial_weights: None,
             taylor: false,
+            teacher: None,
             resume: None,
             rungs: vec![],
             augment: vec![],
@@ -153,6 +154,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         trials_completed: 24,
         pruning: None,
         initial_weights: None,
+        teacher: None,
     };
     (champion, features)
 }

@@ -9,7 +9,7 @@
 
 use earshot_common::{
     ids::{BlobId, FoldId, TrialId},
-    job::{Keep, Recipe},
+    job::{Keep, Recipe, Teacher},
     model::AudioCnn,
     sweep::{Prune, prune::Importance},
 };
@@ -35,6 +35,12 @@ pub struct Due {
     pub model: AudioCnn,
     /// Blob: its trained weights.
     pub checkpoint: BlobId,
+    /// Blob: the logits of its teacher, once they are known.
+    pub teacher: Option<BlobId>,
+    /// Blobs: the features of all rows.
+    pub shards: Vec<BlobId>,
+    /// Blob: which of them train.
+    pub split: BlobId,
 }
 
 impl SweepState {
@@ -52,13 +58,18 @@ impl SweepState {
         };
         let step = trial.pruned.len() as u32 + 1;
         let (whole, model) = (trial.model.clone(), model.clone());
-        (step <= prune.steps).then_some(Due {
+        let (base, ..) = trial.exported(self.sweep.objective)?;
+        let split = *self.dataset.splits.get(&base)?;
+        (step <= prune.steps).then(|| Due {
             trial: id,
             step,
             prune,
             whole,
             model,
             checkpoint: source.checkpoint,
+            teacher: trial.pruned.first().and_then(|first| first.teacher),
+            shards: self.dataset.shards.clone(),
+            split,
         })
     }
 
@@ -75,7 +86,7 @@ impl SweepState {
         }
         match cut {
             Cut::Refused { why } => self.pruning_refused = Some(why.clone()),
-            Cut::Made { model, weights, why } => {
+            Cut::Made { model, weights, teacher, why } => {
                 let (Ok(cost), Some(trial)) = (model.cost(), self.trials.get_mut(id.0 as usize)) else {
                     return Err(refusal);
                 };
@@ -83,6 +94,7 @@ impl SweepState {
                     model: model.clone(),
                     cost,
                     weights: *weights,
+                    teacher: *teacher,
                     why: why.clone(),
                     run: Run::default(),
                 });
@@ -108,6 +120,11 @@ impl SweepState {
         // A refit has too few validation clips to choose an epoch by.
         let keep = if is_refit { Keep::Last } else { Keep::Best };
         Recipe { epochs: prune.epochs, patience: None, keep, ..recipe }
+    }
+
+    /// Who teaches what a step has left.
+    pub(super) fn teacher(&self, pruned: &PrunedStep) -> Option<Teacher> {
+        Some(Teacher { logits: pruned.teacher?, distil: self.sweep.prune?.distil? })
     }
 
     /// Whether checkpoints have to say what filters are worth to the loss.

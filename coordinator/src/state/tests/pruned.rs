@@ -21,7 +21,7 @@ fn cut(due: &Due) -> EventKind {
     let mut model = due.model.clone();
     model.blocks[1].filters -= 2;
     let weights = BlobId::of(&[due.step as u8]);
-    let cut = Cut::Made { model, weights, why: "by magnitude".into() };
+    let cut = Cut::Made { model, weights, teacher: None, why: "by magnitude".into() };
     EventKind::Pruned { sweep: SweepId(0), trial: due.trial, step: due.step, cut }
 }
 
