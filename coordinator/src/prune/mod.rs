@@ -5,7 +5,7 @@
 //! - [`group`]: what can be removed, layer by layer.
 //! - [`importance`]: which of it is worth least, as numbers that compare over the whole network.
 //! - [`plan`]: which of it goes, so that a target is met.
-//! - [`slice`]: the spec and the weights of what stays.
+//! - [`mod@slice`]: the spec and the weights of what stays.
 //!
 //! Everything here is pure: the same network, importances and target give the same bytes. Training what is left is a run like any
 //! other.
