@@ -47,7 +47,8 @@ number_id!(
     u64
 );
 
-/// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds; or [`FoldId::REFIT`].
+/// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds; or [`FoldId::REFIT`], or a step of
+/// pruning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FoldId(pub u32);
@@ -55,11 +56,33 @@ pub struct FoldId(pub u32);
 impl FoldId {
     /// Not a fold: the run that trains the best trial once more, on nearly all that does not test.
     pub const REFIT: Self = Self(u32::MAX);
+
+    /// Steps of pruning at most, which is far more than help.
+    pub const PRUNING_STEPS_MAX: u32 = 64;
+
+    /// Not a fold: the run that trains what this step of pruning, from 1, has left of the best trial.
+    pub const fn pruned(step: u32) -> Self {
+        Self(u32::MAX - step)
+    }
+
+    /// The step of pruning, from 1, if it is one.
+    pub fn pruning_step(self) -> Option<u32> {
+        Some(u32::MAX - self.0).filter(|step| (1..=Self::PRUNING_STEPS_MAX).contains(step))
+    }
+
+    /// Whether it is a fold of the data.
+    pub fn is_fold(self) -> bool {
+        self != Self::REFIT && self.pruning_step().is_none()
+    }
 }
 
 impl fmt::Display for FoldId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::REFIT { f.write_str("refit") } else { self.0.fmt(f) }
+        match self.pruning_step() {
+            Some(step) => write!(f, "pruned-{step}"),
+            None if *self == Self::REFIT => f.write_str("refit"),
+            None => self.0.fmt(f),
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{BlobId, RunId},
     model::AudioCnn,
+    sweep::prune::Distil,
     views::{Augmentation, Range},
 };
 
@@ -168,6 +169,21 @@ pub struct Augment {
     pub levels: Vec<Vec<BlobId>>,
 }
 
+/// A network whose predictions are learnt beside the labels.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Teacher {
+    /// Blob: its logits of the training rows as they are, `(training rows, classes)`, in the split's order.
+    pub logits: BlobId,
+    /// How.
+    pub distil: Distil,
+}
+
+/// Jobs without it are written as before there was any.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
 /// What a worker is asked to do.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Job {
@@ -184,6 +200,12 @@ pub struct Job {
     pub split: BlobId,
     /// Checkpoint to start from; none: fresh weights drawn from the recipe's seed.
     pub initial_weights: Option<BlobId>,
+    /// Whether the checkpoint is to say what each filter and hidden unit is worth to the loss: [`crate::tensors::TAYLOR`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub taylor: bool,
+    /// Whose predictions are learnt beside the labels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<Teacher>,
     /// What an earlier attempt at the run had come to; the next epoch is trained from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<BlobId>,
@@ -215,17 +237,30 @@ impl Shape {
 
 impl Job {
     /// Its shape; none for a run that goes on from where another attempt was kept, for it is not at its first step, nor for one
-    /// that may be held at a rung, for what runs of one computation have come to is not kept.
+    /// that may be held at a rung or has to say what its filters are worth, for what the optimisers of one computation have come to
+    /// is not kept; nor for one with a teacher, of which a sweep has one.
     pub fn shape(&self) -> Option<Shape> {
-        (self.resume.is_none() && self.rungs.is_empty())
+        (self.resume.is_none() && self.rungs.is_empty() && !self.taylor && self.teacher.is_none())
             .then(|| Shape::new(&self.model, &self.recipe, &self.shards))
     }
 
     /// Every blob that a worker needs for it.
     pub fn blobs(&self) -> impl Iterator<Item = BlobId> {
-        let Self { model: _, recipe: _, shards, augment, split, initial_weights, resume, rungs: _ } = self;
+        let Self {
+            model: _,
+            recipe: _,
+            shards,
+            augment,
+            split,
+            initial_weights,
+            taylor: _,
+            teacher,
+            resume,
+            rungs: _,
+        } = self;
         let views = augment.iter().flat_map(|augment| augment.levels.iter().flatten());
-        let others = [Some(*split), *initial_weights, *resume].into_iter().flatten();
+        let teacher = teacher.map(|teacher| teacher.logits);
+        let others = [Some(*split), *initial_weights, *resume, teacher].into_iter().flatten();
         shards.iter().chain(views).copied().chain(others)
     }
 }
@@ -235,7 +270,7 @@ impl Job {
 pub struct Epoch {
     /// From 1.
     pub epoch: u32,
-    /// Mean cross-entropy over the training clips, as they were seen in training.
+    /// Mean loss over the training clips, as they were seen in training; a teacher's part is in it.
     pub train_loss: f64,
     /// Mean cross-entropy over the validation clips.
     pub loss: f64,
@@ -341,6 +376,8 @@ mod tests {
                 augment: vec![],
                 split: BlobId::of(b"fold 1"),
                 initial_weights: None,
+                taylor: false,
+                teacher: None,
                 resume: None,
                 rungs: vec![],
             };
@@ -373,6 +410,7 @@ mod tests {
             assert_ne!(job(change), plain);
         }
         assert_eq!(job(|job| job.resume = Some(BlobId::of(b"midway"))), None);
+        assert_eq!(job(|job| job.taylor = true), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `blocks.<i>.pointwise.weight`, `….bias` | `(filters, channels, 1, 1)`, `(filters)`; likewise |
 //! | `….norm.weight`, `….norm.bias` | γ and β of batch norm, one for each output channel, instead of `….bias` |
 //! | `….norm.running_mean`, `….norm.running_var` | what it normalises by once trained, likewise |
+//! | `….taylor` | what each filter or hidden unit is worth to the loss, where the job asks for it: see [`TAYLOR`] |
 //! | `head.fc.weight`, `head.fc.bias` | `(fc_units, features)`, `(fc_units)`; absent without a hidden layer |
 //! | `head.out.weight`, `head.out.bias` | `(classes, features)`, `(classes)` |
 //!
@@ -23,6 +24,12 @@ use crate::model::{AudioCnn, Conv2d, Layer, ModelError, Operation};
 
 /// Tensors of a batch norm, as PyTorch names them: two that are trained, two that are counted.
 pub const BATCH_NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_var"];
+
+/// Of a convolution or a hidden layer, one number for each output channel: the sum over its trained numbers `w`, bias and batch norm's
+/// included, of `w²` times the moving mean of squared gradients. That is the joint importance of the channel's parameters, to first
+/// order and without their cross terms (Molchanov et al. 2019, arXiv:1906.10771, section 3), with Adam's moving mean for that over
+/// batches.
+pub const TAYLOR: &str = "taylor";
 
 /// Key of a note.
 const NOTE: &str = "earshot";
@@ -164,6 +171,15 @@ pub fn checkpoint_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, 
     Ok(shapes)
 }
 
+/// Names and shapes of what a checkpoint of this model may say of its filters' and hidden units' worth to the loss.
+///
+/// # Errors
+/// The spec cannot be built.
+pub fn taylor_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, ModelError> {
+    let layers = model.layers()?.into_iter().filter(|layer| !matches!(layer.operation, Operation::Logits(_)));
+    Ok(layers.map(|layer| (format!("{}.{TAYLOR}", layer.name), vec![layer.operation.biases()])).collect())
+}
+
 /// Decodes a checkpoint and holds it against the model spec: every tensor there, none besides, all of the right shape.
 ///
 /// # Errors
@@ -171,20 +187,24 @@ pub fn checkpoint_shapes(model: &AudioCnn) -> Result<Vec<(String, Vec<usize>)>, 
 pub fn decode_checkpoint(bytes: &[u8], model: &AudioCnn) -> Result<Tensors, TensorsError> {
     let tensors = decode(bytes)?;
     let shapes = checkpoint_shapes(model)?;
-    for (name, expected) in &shapes {
-        let tensor = tensors.get(name).ok_or_else(|| TensorsError::Missing(name.clone()))?;
-        if tensor.shape != *expected {
-            return Err(TensorsError::Shape {
-                name: name.clone(),
-                expected: expected.clone(),
-                found: tensor.shape.clone(),
-            });
+    if let Some((name, _)) = shapes.iter().find(|(name, _)| !tensors.contains_key(name)) {
+        return Err(TensorsError::Missing(name.clone()));
+    }
+    let taylor = taylor_shapes(model)?;
+    for (name, tensor) in &tensors {
+        match shapes.iter().chain(&taylor).find(|(known, _)| known == name) {
+            Some((_, expected)) if tensor.shape == *expected => {}
+            Some((_, expected)) => {
+                return Err(TensorsError::Shape {
+                    name: name.clone(),
+                    expected: expected.clone(),
+                    found: tensor.shape.clone(),
+                });
+            }
+            None => return Err(TensorsError::Unexpected(name.clone())),
         }
     }
-    match tensors.keys().find(|name| !shapes.iter().any(|(known, _)| known == *name)) {
-        Some(name) => Err(TensorsError::Unexpected(name.clone())),
-        None => Ok(tensors),
-    }
+    Ok(tensors)
 }
 
 #[cfg(test)]

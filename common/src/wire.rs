@@ -9,9 +9,10 @@ use crate::{
     ids::BlobId,
     job::{
         Augment, Epoch, Failure, FeatureAugmentation, Job, Keep, LrScheduler, Optimizer, Outcome, Reason,
-        Recipe, RunResult, Verdict,
+        Recipe, RunResult, Teacher, Verdict,
     },
     model::{AudioCnn, Block, Convolution, Head, Input, Pooling, Reduction},
+    sweep::prune::Distil,
     views::{Augmentation, LEVELS_MAX, Range},
 };
 
@@ -260,6 +261,24 @@ impl TryFrom<proto::Augment> for Augment {
     }
 }
 
+impl From<Teacher> for proto::Teacher {
+    fn from(Teacher { logits, distil: Distil { weight, temperature } }: Teacher) -> Self {
+        Self { logits: blob_bytes(logits), weight, temperature }
+    }
+}
+
+impl TryFrom<proto::Teacher> for Teacher {
+    type Error = WireError;
+
+    fn try_from(teacher: proto::Teacher) -> Result<Self, WireError> {
+        let distil = Distil { weight: teacher.weight, temperature: teacher.temperature };
+        match distil.out_of_range() {
+            Some(_) => Err(WireError::Range("the teacher's weight or temperature")),
+            None => Ok(Self { logits: blob_id(&teacher.logits, "the teacher's logits")?, distil }),
+        }
+    }
+}
+
 impl From<&Job> for proto::Job {
     fn from(job: &Job) -> Self {
         Self {
@@ -268,6 +287,8 @@ impl From<&Job> for proto::Job {
             shards: job.shards.iter().copied().map(blob_bytes).collect(),
             split: blob_bytes(job.split),
             initial_weights: job.initial_weights.map(blob_bytes),
+            taylor: job.taylor,
+            teacher: job.teacher.map(Into::into),
             resume: job.resume.map(blob_bytes),
             augment: job.augment.iter().map(Into::into).collect(),
             rungs: job.rungs.clone(),
@@ -297,6 +318,8 @@ impl TryFrom<proto::Job> for Job {
             shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
+            taylor: job.taylor,
+            teacher: job.teacher.map(Teacher::try_from).transpose()?,
             resume,
             rungs: job.rungs,
         })
@@ -383,7 +406,12 @@ mod tests {
             recipe: Recipe { patience: Some(3), ..Recipe::plain(1e-3, 32, 10, 7) },
             shards: vec![BlobId::of(b"a"), BlobId::of(b"b")],
             split: BlobId::of(b"split"),
-            initial_weights: None,
+            initial_weights: Some(BlobId::of(b"weights")),
+            taylor: true,
+            teacher: Some(Teacher {
+                logits: BlobId::of(b"teacher"),
+                distil: Distil { weight: 0.5, temperature: 4.0 },
+            }),
             resume: Some(BlobId::of(b"midway")),
             rungs: vec![1, 3],
             augment: vec![Augment {

@@ -15,6 +15,7 @@
 //! - [`access`]: who may ask for what.
 //! - [`watch`]: numbers for Prometheus.
 //! - [`service`], [`client`]: both ends of the network.
+//! - [`prune`]: a trained network without the filters that it needs least, pure; [`pruner`]: reads and writes what that takes.
 //! - [`export`], [`bundle`]: the champion's bundle, made and used.
 //! - [`cli`]: the command line.
 //!
@@ -32,6 +33,8 @@ pub mod export;
 pub mod leases;
 pub mod mind;
 pub mod preparing;
+pub mod prune;
+pub mod pruner;
 pub mod retrace;
 pub mod search;
 pub mod service;

@@ -239,7 +239,26 @@ pub fn champion(
         sweep_json: serde_json::to_string(sweep.sweep()).unwrap_or_default(),
         manifest: wire::blob_bytes(sweep.dataset().manifest),
         trials_completed: sweep.count(TrialStatus::Completed),
+        pruned: pruned(sweep_id, sweep, id, trial),
+        pruning_ended: sweep.pruning_refused().unwrap_or_default().to_owned(),
     })
+}
+
+/// What is left of a trial after each step of pruning whose run has completed.
+fn pruned(sweep_id: SweepId, sweep: &SweepState, id: TrialId, trial: &Trial) -> Vec<proto::PrunedChampion> {
+    let pruned = (1..).zip(&trial.pruned).filter_map(|(step, pruned)| {
+        let (result, epoch) = pruned.run.completed()?;
+        let job = sweep.job(RunId { sweep: sweep_id, trial: id, fold: FoldId::pruned(step) })?;
+        Some(proto::PrunedChampion {
+            step,
+            job: Some((&job).into()),
+            best: Some(epoch.into()),
+            checkpoint: wire::blob_bytes(result.checkpoint),
+            logits: wire::blob_bytes(result.logits),
+            why: pruned.why.clone(),
+        })
+    });
+    pruned.collect()
 }
 
 type BestRun<'a> = (RunId, &'a job::RunResult, &'a job::Epoch, job::Job);
@@ -250,15 +269,7 @@ fn best_run<'a>(
     trial_id: TrialId,
     trial: &'a Trial,
 ) -> Option<BestRun<'a>> {
-    let objective = sweep.sweep().objective;
-    let completed = trial.runs.iter().filter_map(|(&fold, run)| run.completed().map(|run| (fold, run)));
-    // The first of equals: the smallest fold.
-    let best = completed.reduce(|best, other| {
-        let is_better = objective.score(other.1.1).total_cmp(&objective.score(best.1.1)).is_gt();
-        if is_better { other } else { best }
-    })?;
-    let refit = trial.refit.as_ref().and_then(Run::completed).map(|run| (FoldId::REFIT, run));
-    let (fold, (result, epoch)) = refit.unwrap_or(best);
+    let (fold, result, epoch) = trial.exported(sweep.sweep().objective)?;
     let run = RunId { sweep: sweep_id, trial: trial_id, fold };
     Some((run, result, epoch, sweep.job(run)?))
 }
@@ -271,9 +282,9 @@ fn find_trial(sweep: &SweepState, id: TrialId) -> Result<&Trial, ViewError> {
     })
 }
 
-/// As messages say it; the refit has none.
+/// As messages say it; the refit and steps of pruning have none.
 fn fold_number(fold: FoldId) -> u32 {
-    if fold == FoldId::REFIT { 0 } else { fold.0 }
+    if fold.is_fold() { fold.0 } else { 0 }
 }
 
 fn newest(state: &State) -> Result<(SweepId, &SweepState), ViewError> {
@@ -302,6 +313,7 @@ fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
     proto::Run {
         fold: fold_number(fold),
         refit: fold == FoldId::REFIT,
+        pruned: fold.pruning_step().unwrap_or(0),
         state: match run.status {
             RunStatus::Waiting => "waiting",
             RunStatus::Leased(_) => "leased",

@@ -13,9 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use coordinator::state::{Dataset, Decision, Event, EventKind, Grant, Phase, State, TrialStatus};
+use coordinator::{
+    prune,
+    state::{Cut, Dataset, Decision, Due, Event, EventKind, Grant, Phase, State, TrialStatus},
+};
 use earshot_common::{
-    ids::{BlobId, FoldId, WorkerId},
+    ids::{BlobId, FoldId, SweepId, WorkerId},
     job::{Epoch, Outcome, RunResult, Verdict},
     sweep::{Hyperparameter, Point, Sweep, Value},
 };
@@ -94,6 +97,18 @@ impl Mind {
         }
     }
 
+    /// Every layer loses a multiple of groups, as long as it has another.
+    fn cut(&mut self, sweep: SweepId, due: &Due) {
+        let multiple = due.prune.multiple_of as usize;
+        let groups = prune::group::groups(&due.model).unwrap();
+        let left = |count: usize| if count > multiple { count - multiple } else { count };
+        let kept = groups.into_iter().map(|(layer, count)| (layer, (0..left(count)).collect())).collect();
+        let model = prune::slice::spec(&due.model, &kept).unwrap();
+        let cut = Cut::Made { model, weights: BlobId::of(b"cut"), teacher: None, why: "made up".into() };
+        self.does(EventKind::Pruned { sweep, trial: due.trial, step: due.step, cut });
+        self.restarts();
+    }
+
     /// One epoch is enough for a result; where trials are stopped early, they train until they are told.
     fn train(&mut self, worker: WorkerId, grant: &Grant) {
         let sweep = self.state.newest_sweep().unwrap().1;
@@ -131,7 +146,11 @@ fn serve(sweep: &Sweep) -> Mind {
             }
         }
         if under_way.is_empty() {
-            break;
+            match mind.state.pruning_due() {
+                Some((sweep, due)) => mind.cut(sweep, &due),
+                None => break,
+            }
+            continue;
         }
         let grant = under_way.remove(0);
         mind.train(worker, &grant);
@@ -155,6 +174,8 @@ fn every_example_comes_to_its_end() {
         assert_eq!(points.len() as u64, sweep.trials(), "{file:?}");
         let (_, best, _) = state.ranking().next().unwrap();
         assert!(accuracy(&best.point) > 0.8, "{file:?}: {:?}", best.point);
+        let steps = sweep.prune.map_or(0, |prune| prune.steps as usize);
+        assert_eq!(best.pruned.len(), steps, "{file:?}");
         assert_eq!(state.count(TrialStatus::Stopped) > 0, sweep.stop.is_some(), "{file:?}");
     }
 }

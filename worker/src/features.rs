@@ -17,13 +17,14 @@ use earshot_common::{
     ids::BlobId,
     job::Job,
     model::{AudioCnn, Input, input::inverse_dct},
+    sweep::prune::Distil,
     tensors::Tensor as Values,
     views::{Augmentation, View},
 };
 use earshot_data::{shard::Shard, split::TrainSplit};
 use tch::{Device, TchError, Tensor};
 
-use crate::network::copy_out;
+use crate::{network::copy_out, training::lesson::Lesson};
 
 /// Smallest standard deviation to divide by: a coefficient that never changes stays finite.
 const STD_MIN: f64 = 1e-6;
@@ -112,6 +113,14 @@ pub enum FeaturesError {
         /// The model's classes.
         classes: u32,
     },
+    /// A teacher's logits that are not of the training rows.
+    #[error("the teacher's logits have shape {found:?}, the job wants {expected:?}")]
+    Teacher {
+        /// Theirs.
+        found: Vec<usize>,
+        /// Training rows and classes.
+        expected: [usize; 2],
+    },
     /// libtorch could not hold the matrix.
     #[error("the features do not fit into memory")]
     Torch(#[from] TchError),
@@ -140,6 +149,8 @@ impl InputStats {
 #[derive(Debug)]
 pub struct Features {
     shared: Arc<Shared>,
+    /// This run's own.
+    lesson: Option<Lesson>,
 }
 
 /// What the slots share.
@@ -201,7 +212,25 @@ impl Features {
         device: Device,
         shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Self, E> {
-        Ok(Self { shared: Arc::new(Shared::new(job, split, device, shard)?) })
+        Ok(Self { shared: Arc::new(Shared::new(job, split, device, shard)?), lesson: None })
+    }
+
+    /// The same with what a teacher makes of the training rows.
+    ///
+    /// # Errors
+    /// [`FeaturesError::Teacher`]: it speaks of other rows or classes.
+    pub fn taught_by(mut self, logits: &Values, distil: Distil, classes: u32) -> Result<Self, FeaturesError> {
+        let expected = [self.train().len(), classes as usize];
+        if logits.shape != expected {
+            return Err(FeaturesError::Teacher { found: logits.shape.clone(), expected });
+        }
+        self.lesson = Some(Lesson::new(self.train(), logits, distil));
+        Ok(self)
+    }
+
+    /// What a teacher makes of the training rows, if there is one.
+    pub fn lesson(&self) -> Option<&Lesson> {
+        self.lesson.as_ref()
     }
 
     /// Whether both share one matrix.
@@ -525,10 +554,10 @@ impl FeatureCache {
         };
         let mut shared = place.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = shared.upgrade() {
-            return Ok(Features { shared });
+            return Ok(Features { shared, lesson: None });
         }
         let built = Arc::new(Shared::new(job, &split()?, device, shard)?);
         *shared = Arc::downgrade(&built);
-        Ok(Features { shared: built })
+        Ok(Features { shared: built, lesson: None })
     }
 }

@@ -6,6 +6,7 @@
 //!   [`point`]: one point, and how it becomes a model spec and a recipe.
 //! - [`search`]: the method and its own settings; [`stop`]: which trials get more epochs.
 //! - [`cost_metric`]: what may be kept small beside the metric.
+//! - [`prune`]: how the champion is made smaller at the end.
 //! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
@@ -18,6 +19,7 @@ pub mod domain;
 pub mod error;
 pub mod hyperparameter;
 pub mod point;
+pub mod prune;
 mod raw;
 pub mod search;
 pub mod space;
@@ -34,6 +36,7 @@ pub use self::{
     error::SweepError,
     hyperparameter::Hyperparameter,
     point::Point,
+    prune::Prune,
     search::Search,
     space::{Combination, Space},
     stop::{Halving, Stop},
@@ -78,6 +81,9 @@ pub struct Sweep {
     pub constraints: Constraints,
     /// How much may be spent.
     pub budget: Budget,
+    /// How the champion is made smaller at the end; none: not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prune: Option<Prune>,
     /// What an exported model must keep to.
     #[serde(default, skip_serializing_if = "Gates::is_default")]
     pub export: Gates,

@@ -1,8 +1,9 @@
 //! The sweep file as it is written, and the checks that make a [`Sweep`] of it.
 //!
-//! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; `stop`: `[stop]`; the other
-//!   sections here.
+//! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; `stop`: `[stop]`; `prune`: `[prune]`;
+//!   the other sections here.
 
+mod prune;
 mod search;
 mod space;
 mod stop;
@@ -61,6 +62,7 @@ struct RawSweep {
     constraints: Constraints,
     #[serde(default)]
     budget: RawBudget,
+    prune: Option<prune::RawPrune>,
     #[serde(default)]
     export: Gates,
 }
@@ -232,6 +234,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     let split = split(raw.split)?;
     let folds = split.folds().len();
     let stop = raw.stop.map(|raw| stop::stop(raw, &schedule, folds)).transpose()?;
+    let prune = raw.prune.map(|raw| prune::prune(&raw, &space)).transpose()?;
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
@@ -248,6 +251,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         minimise: minimise(&raw.objective.minimise)?,
         constraints: constraints(&raw.constraints)?,
         budget,
+        prune,
         export: gates(&raw.export)?,
     })
 }
@@ -359,8 +363,8 @@ fn fold_lists(validation: Vec<u32>, test: Vec<u32>) -> Result<(Vec<u32>, Vec<u32
         let message = format!("fold {fold} is listed twice; a fold either validates once or tests");
         return Err((if test.contains(fold) { "split.test" } else { "split.validation" }, message));
     }
-    if seen.contains(&FoldId::REFIT.0) {
-        return Err(("split.validation", format!("there is no fold {}", FoldId::REFIT.0)));
+    if let Some(fold) = seen.iter().find(|&&fold| !FoldId(fold).is_fold()) {
+        return Err(("split.validation", format!("there is no fold {fold}")));
     }
     Ok((validation, test))
 }

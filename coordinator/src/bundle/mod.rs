@@ -42,5 +42,9 @@ pub(crate) use self::{
 
 /// Name of the Python script in the bundle.
 pub(crate) const INFER_FILE: &str = "infer.py";
+/// What training began with, where it did not begin anew: what pruning had left of the champion.
+pub(crate) const INITIAL_WEIGHTS_FILE: &str = "initial.safetensors";
+/// What a teacher made of the training rows, where there was one.
+pub(crate) const TEACHER_FILE: &str = "teacher.safetensors";
 /// Its text, the same in every bundle: it reads what it needs from the files beside it.
 pub(crate) const INFER: &str = include_str!("infer.py");

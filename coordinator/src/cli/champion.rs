@@ -17,7 +17,7 @@ use crate::{
     blobs::Blobs,
     client::Client,
     dataset,
-    export::{Champion, Features},
+    export::{self, Champion, Features, Pruning, PruningStep, Whole},
 };
 
 /// A trial, without a number the best, and the features of every row, each blob verified by its hash. `processed` is the prepared folder, where it
@@ -26,12 +26,31 @@ pub(super) async fn gather(
     source: &mut Source,
     of: &OfArgs,
     trial: Option<u32>,
+    is_unpruned_wanted: bool,
     processed: Option<&Path>,
 ) -> anyhow::Result<(Champion, Features)> {
     let (found, sweep) = source.champion(of, trial).await?;
     let mut shelf = Shelf::of(source, &sweep, processed)?;
-    let job = Job::try_from(found.job.context("the champion has no job")?)?;
+    let whole = Parts {
+        job: found.job.context("the champion has no job")?,
+        best: found.best.context("the champion has no epoch")?,
+        checkpoint: found.checkpoint,
+        logits: found.logits,
+    };
+    let (pruning, parts) = match sweep.prune {
+        Some(_) => {
+            let steps = Steps { trained: found.pruned, ended: found.pruning_ended };
+            let (pruning, parts) = steps.choose(whole, &sweep, is_unpruned_wanted, &mut shelf).await?;
+            (Some(pruning), parts)
+        }
+        None if is_unpruned_wanted => {
+            bail!("the sweep has no [prune], so there is only the unpruned champion; leave out --unpruned")
+        }
+        None => (None, whole),
+    };
+    let job = Job::try_from(parts.job)?;
     let fold = if found.refit { FoldId::REFIT } else { FoldId(found.fold) };
+    let exported = pruning.as_ref().and_then(|pruning: &Pruning| pruning.exported);
     let manifest = shelf.read(wire::blob_id(&found.manifest, "the manifest")?).await?;
     let manifest: Manifest =
         serde_json::from_slice(&manifest).context("the champion's manifest cannot be read")?;
@@ -39,15 +58,24 @@ pub(super) async fn gather(
         trial: TrialId(found.trial),
         fold,
         point: point(&found.point)?,
-        best: Epoch::try_from(found.best.context("the champion has no epoch")?)?,
-        checkpoint: shelf.read(wire::blob_id(&found.checkpoint, "the checkpoint")?).await?,
-        logits: shelf.read(wire::blob_id(&found.logits, "the logits")?).await?,
+        best: Epoch::try_from(parts.best)?,
+        checkpoint: shelf.read(wire::blob_id(&parts.checkpoint, "the checkpoint")?).await?,
+        logits: shelf.read(wire::blob_id(&parts.logits, "the logits")?).await?,
+        teacher: match job.teacher {
+            Some(teacher) => Some(shelf.read(teacher.logits).await?),
+            None => None,
+        },
+        initial_weights: match job.initial_weights {
+            Some(id) => Some(shelf.read(id).await?),
+            None => None,
+        },
         split: split(&sweep, &manifest, fold, job.split)?,
-        learning_curve: learning_curve(source.trial(of, found.trial).await?, fold)?,
+        learning_curve: learning_curve(source.trial(of, found.trial).await?, fold, exported)?,
         trials_completed: found.trials_completed,
         sweep,
         job,
         manifest,
+        pruning,
     };
     let mut features = Features::new(champion.job.model.n_mfcc, champion.job.model.frames);
     for &id in &champion.job.shards {
@@ -58,10 +86,61 @@ pub(super) async fn gather(
     Ok((champion, features))
 }
 
-/// Every epoch of the run that is exported.
-fn learning_curve(trial: proto::Trial, fold: FoldId) -> anyhow::Result<Vec<Epoch>> {
-    let is_exported =
-        |run: &proto::Run| if run.refit { fold == FoldId::REFIT } else { FoldId(run.fold) == fold };
+/// What an export takes of a run.
+struct Parts {
+    job: proto::Job,
+    best: proto::Epoch,
+    checkpoint: Vec<u8>,
+    logits: Vec<u8>,
+}
+
+/// The champion's pruning.
+struct Steps {
+    trained: Vec<proto::PrunedChampion>,
+    ended: String,
+}
+
+impl Steps {
+    /// Which of the champion's models is exported, and what the others are like.
+    async fn choose(
+        self,
+        whole: Parts,
+        sweep: &Sweep,
+        is_unpruned_wanted: bool,
+        shelf: &mut Shelf,
+    ) -> anyhow::Result<(Pruning, Parts)> {
+        let mut steps = Vec::new();
+        let mut trained = Vec::new();
+        for found in self.trained {
+            let parts = Parts {
+                job: found.job.context("a step of pruning has no job")?,
+                best: found.best.context("a step of pruning has no epoch")?,
+                checkpoint: found.checkpoint,
+                logits: found.logits,
+            };
+            let job = Job::try_from(parts.job.clone())?;
+            let (accuracy, cost) = (Epoch::try_from(parts.best)?.accuracy, job.model.cost()?);
+            steps.push(PruningStep { step: found.step, accuracy, cost, why: found.why });
+            trained.push(parts);
+        }
+        let best = Epoch::try_from(whole.best)?;
+        let max_drop = sweep.export.max_drop;
+        let (exported, reason) = export::choose(&best, &steps, max_drop, is_unpruned_wanted, &self.ended);
+        let model = Job::try_from(whole.job.clone())?.model;
+        let checkpoint = shelf.read(wire::blob_id(&whole.checkpoint, "the unpruned checkpoint")?).await?;
+        let of_step = steps.iter().zip(trained).find(|(step, _)| Some(step.step) == exported);
+        let parts = of_step.map_or(whole, |(_, parts)| parts);
+        Ok((Pruning { whole: Whole { model, checkpoint, best }, steps, exported, reason }, parts))
+    }
+}
+
+/// Every epoch of the run that is exported: a step of pruning, or else of this fold.
+fn learning_curve(trial: proto::Trial, fold: FoldId, step: Option<u32>) -> anyhow::Result<Vec<Epoch>> {
+    let is_exported = |run: &proto::Run| match step {
+        Some(step) => run.pruned == step,
+        None if run.refit => fold == FoldId::REFIT,
+        None => run.pruned == 0 && FoldId(run.fold) == fold,
+    };
     let run = trial.runs.into_iter().find(is_exported);
     let epochs = run.into_iter().flat_map(|run| run.epochs);
     Ok(epochs.map(Epoch::try_from).collect::<Result<_, _>>()?)

@@ -185,9 +185,13 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     })
 }
 
-/// The fold's number, or "refit".
+/// The fold's number, "refit", or the step of pruning, as "pruned-1".
 fn fold(run: &Run) -> String {
-    if run.refit { "refit".to_owned() } else { run.fold.to_string() }
+    match run {
+        Run { refit: true, .. } => "refit".to_owned(),
+        Run { pruned: 0, fold, .. } => fold.to_string(),
+        Run { pruned, .. } => format!("pruned-{pruned}"),
+    }
 }
 
 fn epochs(trial: &Trial, number: impl Fn(f64) -> String) -> Grid {
@@ -409,6 +413,7 @@ objective  accuracy
         let run = Run {
             fold: 1,
             refit: false,
+            pruned: 0,
             state: "leased".into(),
             attempts: 2,
             worker: "attic".into(),

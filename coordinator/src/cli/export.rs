@@ -21,12 +21,16 @@ use crate::{
 
 /// Export the best trial: float and int8 ONNX models, checked, with labels, front end, report and provenance
 ///
+/// Where the sweep prunes, the smallest step is exported whose validation accuracy is at most export.max_drop below the unpruned
+/// champion's; without one, the champion as it was.
+///
 /// Nothing is exported unless both models run and the float one gives the predictions that the worker recorded. A bundle
 /// that is there already is replaced as a whole.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator export --out champion
   coordinator export --out small --trial 12               another trial than the best
+  coordinator export --out whole --unpruned               of a sweep with [prune], the full model
   coordinator export --out champion --db earshot.redb     when no coordinator runs")]
 pub(super) struct ExportArgs {
     /// Folder of the bundle
@@ -40,6 +44,10 @@ pub(super) struct ExportArgs {
     /// Prepared folder with the features, when no coordinator runs [default: data.processed of the sweep file]
     #[arg(long, value_name = "DIR")]
     processed: Option<PathBuf>,
+
+    /// Export the champion as it was before it was pruned
+    #[arg(long)]
+    unpruned: bool,
 
     #[command(flatten)]
     of: OfArgs,
@@ -58,7 +66,7 @@ pub(super) fn run(args: &ExportArgs) -> anyhow::Result<ExitCode> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
     let (champion, features) = runtime.block_on(async {
         let mut source = Source::open(&args.source).await?;
-        champion::gather(&mut source, &args.of, args.trial, args.processed.as_deref()).await
+        champion::gather(&mut source, &args.of, args.trial, args.unpruned, args.processed.as_deref()).await
     })?;
     let time = |_: Kind, run: &mut dyn FnMut()| {
         let watch = Stopwatch::start();
@@ -98,13 +106,16 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
     };
     Ok(Document {
         json: document::json(summary)?,
-        facts: vec![
+        facts: [
             ("folder", summary.folder.display().to_string()),
             ("trial", summary.trial.to_string()),
             ("logit_difference_max", format!("{:.1e}", summary.logit_difference_max)),
             ("top1_agreement", format!("{:.4}", summary.top1_agreement)),
             ("shipped", format!("{}: {}", summary.shipped.file, summary.shipped.reason)),
-        ],
+        ]
+        .into_iter()
+        .chain(summary.pruning.iter().map(|reason| ("pruning", reason.clone())))
+        .collect(),
         grids: vec![grid(|number| format!("{number:.4}"))],
         csv: grid(|number| number.to_string()),
     })

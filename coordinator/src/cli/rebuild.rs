@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     blobs::Blobs,
-    bundle::{Bundle, Origin},
+    bundle::{Bundle, INITIAL_WEIGHTS_FILE, Origin, TEACHER_FILE},
     dataset,
     engine::{Engine, Settings},
     preparing::options_of,
@@ -144,6 +144,12 @@ async fn rebuilt(
         "the split made from these recordings is not the one that trained the model; it was exported by another version of Earshot"
     );
     check_shards(origin, &sweep.data.processed)?;
+    if origin.job.initial_weights.is_some() {
+        blobs.put(&Bundle::open(&args.bundle)?.read(INITIAL_WEIGHTS_FILE)?)?;
+    }
+    if origin.job.teacher.is_some() {
+        blobs.put(&Bundle::open(&args.bundle)?.read(TEACHER_FILE)?)?;
+    }
 
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

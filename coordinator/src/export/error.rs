@@ -6,6 +6,7 @@ use earshot_common::{model::ModelError, tensors::TensorsError};
 use tract_onnx::prelude::TractError;
 
 use super::gates::{self, Missed};
+use crate::prune::PruneError;
 
 /// Why there is no bundle. A folder that stood at its place before is untouched.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,9 @@ pub enum ExportError {
         /// What it is.
         value: f32,
     },
+    /// The champion cannot be sliced.
+    #[error("the champion's layers cannot be scanned")]
+    Prune(#[from] PruneError),
     /// The recorded logits cannot be read, or are of another shape.
     #[error("the worker's recorded logits cannot be used: train the trial again")]
     Recorded(#[source] TensorsError),

@@ -3,6 +3,7 @@
 use earshot_common::sweep::Gates;
 use serde::Serialize;
 
+use super::score::Scored;
 use crate::bundle::Kind;
 
 /// What decides, of one model.
@@ -42,6 +43,12 @@ pub struct Missed {
 impl Figures {
     fn kib(self) -> f64 {
         self.bytes as f64 / 1024.0
+    }
+
+    /// The same model with the scores of another.
+    pub(super) fn scoring_as(self, scored: &Scored) -> Self {
+        let (accuracy, validation_accuracy) = (scored.reported().accuracy(), scored.validation.accuracy());
+        Self { accuracy, validation_accuracy, ..self }
     }
 }
 

@@ -4,7 +4,7 @@
 //! - `features`: the rows that calibrate and verify.
 //! - `network`: the model spec with its weights.
 //! - `onnx`, `graph`: the schema's forms, and the float graph in them.
-//! - `session`: tract, running a file's bytes over rows.
+//! - `session`: tract, running a file's bytes over rows; `forward`: a network's logits without a file.
 //! - `histogram`, `calibrate`: ranges of activations, read in three ways.
 //! - `quantise`, `qdq`: the network in whole numbers, and its graph, for either runtime.
 //! - `choice`: which of the ranges, by the validation part.
@@ -13,6 +13,7 @@
 //! - `deploy`: the files in ONNX Runtime: the same predictions, and the time they take.
 //! - `gates`: which model is shipped, and whether it keeps to the sweep's limits.
 //! - `exporter`, `verified`: a champion whose parts belong together, written, verified and described.
+//! - `pruning`, `sensitivity`: the champion before it was pruned, and what each of its layers can lose.
 //! - `robustness`: the shipped model on noisy, quiet, clipped and short clips.
 //! - `score`, `report`, `page`, `picture`, `provenance`: what is said about them.
 //! - `bundle`: the folder, moved into place as a whole.
@@ -28,6 +29,7 @@ mod deploy;
 mod error;
 mod exporter;
 mod features;
+mod forward;
 mod gates;
 mod graph;
 mod histogram;
@@ -36,11 +38,13 @@ mod onnx;
 mod page;
 mod picture;
 mod provenance;
+mod pruning;
 mod qdq;
 mod quantise;
 mod report;
 mod robustness;
 mod score;
+mod sensitivity;
 mod session;
 #[cfg(test)]
 mod tests;
@@ -62,9 +66,12 @@ pub use self::{
     deploy::{Deployed, Timer},
     error::ExportError,
     features::Features,
+    forward::Forward,
     gates::{Missed, Shipped},
+    pruning::{Pruning, PruningStep, Whole, choose},
     robustness::{Condition, Recordings, Robustness},
     score::Scores,
+    sensitivity::{Removed, Sensitivity},
 };
 use crate::bundle::Kind;
 
@@ -100,6 +107,13 @@ pub struct Champion {
     pub learning_curve: Vec<Epoch>,
     /// Trials it was chosen from.
     pub trials_completed: u32,
+    /// What came of the sweep's pruning; none where there is to be none. The job, the weights and all else above are of the step that is
+    /// exported.
+    pub pruning: Option<Pruning>,
+    /// Blob: the weights that the run began with; none: fresh ones.
+    pub initial_weights: Option<Vec<u8>>,
+    /// Blob: its teacher's logits of the training rows; none: it had none.
+    pub teacher: Option<Vec<u8>>,
 }
 
 /// What was exported.
@@ -124,6 +138,9 @@ pub struct Summary {
     pub top1_agreement: f64,
     /// The model that is meant to be shipped.
     pub shipped: Shipped,
+    /// Which step of the sweep's pruning is exported, if any, and why; none where nothing was to be pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pruning: Option<String>,
 }
 
 /// One of the models.
@@ -163,5 +180,5 @@ pub fn export(
     progress("writing the report");
     exporter.describe(&mut draft, &verified, &robustness)?;
     draft.commit()?;
-    Ok(verified.summary(champion.trial, out))
+    Ok(verified.summary(champion, out))
 }

@@ -26,6 +26,9 @@ pub(super) struct Provenance<'a> {
     trial: TrialId,
     /// The fold that validated; none for the refit.
     fold: Option<FoldId>,
+    /// The step of pruning that is exported; none: the champion as it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruning_step: Option<u32>,
     trials_completed: u32,
     point: &'a Point,
     /// Model spec, recipe with its seed, shards and split.
@@ -62,6 +65,7 @@ impl<'a> Provenance<'a> {
             sweep_hash: champion.sweep.hash(),
             trial: champion.trial,
             fold: Some(champion.fold).filter(|fold| *fold != FoldId::REFIT),
+            pruning_step: champion.pruning.as_ref().and_then(|pruning| pruning.exported),
             trials_completed: champion.trials_completed,
             point: &champion.point,
             job: &champion.job,

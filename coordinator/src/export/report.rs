@@ -16,6 +16,7 @@ use super::{
     choice::Attempt,
     deploy::Deployed,
     gates::Shipped,
+    pruning::PruningReport,
     robustness::Robustness,
     score::Scores,
     verified::{Measured, Verified},
@@ -53,6 +54,9 @@ pub(super) struct Report<'a> {
     pub(super) robustness: &'a [Robustness],
     /// Largest difference of a logit between the int8 file in tract and whole-number arithmetic.
     pub(super) int8_logit_difference_max: f32,
+    /// What pruning did; none where nothing was to be pruned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) pruning: Option<PruningReport<'a>>,
 }
 
 /// One file's part of the report.
@@ -104,6 +108,11 @@ impl<'a> Report<'a> {
             best_epoch: champion.best.epoch,
             robustness,
             int8_logit_difference_max: verified.int8.difference.max(verified.tensorrt.difference),
+            pruning: verified
+                .whole
+                .as_ref()
+                .zip(champion.pruning.as_ref())
+                .map(|(whole, pruning)| whole.report(pruning)),
         }
     }
 
@@ -129,6 +138,7 @@ impl<'a> Report<'a> {
                  those of the validation part below: one source of each class.\n\n",
             );
         }
+        self.write_pruning(&mut text);
         text.push_str(match self.part {
             "validation" if self.refit => {
                 "**The split has no test part.** Scores are on the few clips of the validation part, which had a part in \
@@ -150,6 +160,24 @@ impl<'a> Report<'a> {
         }
         text.push_str("![confusion matrices](confusion.svg)\n");
         text
+    }
+
+    fn write_pruning(&self, text: &mut String) {
+        let Some(pruning) = &self.pruning else { return };
+        let whole = &pruning.whole;
+        let _ = writeln!(
+            text,
+            "**Pruning**: {}. Before it the champion has {:.2} % on the {} part, {} parameters and {:.1} KiB in int8; what is \
+             exported has {:.2} %, {} and {:.1}. report.html has the steps, what each class lost and what each layer could lose.\n",
+            pruning.reason,
+            100.0 * whole.reported().accuracy,
+            self.part,
+            whole.cost.params,
+            whole.cost.int8_kib(),
+            100.0 * self.float.reported().accuracy,
+            self.cost.params,
+            self.cost.int8_kib(),
+        );
     }
 
     fn write_files(&self, text: &mut String) {

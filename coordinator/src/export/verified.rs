@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use earshot_common::ids::TrialId;
-
 use super::{
-    ModelSummary, Summary,
+    Champion, ModelSummary, Summary,
     choice::Attempt,
     deploy::Deployed,
     gates::{Figures, Shipped},
+    pruning,
     score::{Scored, Scores},
 };
 
@@ -18,6 +17,8 @@ pub(super) struct Verified {
     pub(super) int8: Measured,
     pub(super) tensorrt: Measured,
     pub(super) shipped: Shipped,
+    /// The champion before it was pruned; none where nothing was to be.
+    pub(super) whole: Option<pruning::Measured>,
 }
 
 /// What verification found of one file.
@@ -49,7 +50,7 @@ impl Measured {
 
 impl Verified {
     /// As the caller sees it, for a bundle in `folder`.
-    pub(super) fn summary(&self, trial: TrialId, folder: &Path) -> Summary {
+    pub(super) fn summary(&self, champion: &Champion, folder: &Path) -> Summary {
         let model = |measured: &Measured| ModelSummary {
             file: measured.file,
             bytes: measured.bytes,
@@ -59,7 +60,7 @@ impl Verified {
         };
         Summary {
             folder: folder.to_owned(),
-            trial,
+            trial: champion.trial,
             float: model(&self.float),
             int8: model(&self.int8),
             tensorrt: model(&self.tensorrt),
@@ -67,6 +68,7 @@ impl Verified {
             int8_logit_difference_max: self.int8.difference.max(self.tensorrt.difference),
             top1_agreement: self.int8.top1_agreement,
             shipped: self.shipped.clone(),
+            pruning: champion.pruning.as_ref().map(|pruning| pruning.reason.clone()),
         }
     }
 }

@@ -19,9 +19,10 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Status {
         Refusal::UnknownWorker(_) | Refusal::UnknownSweep(_) | Refusal::UnknownTrial(_) => {
             Status::not_found(text)
         }
-        Refusal::LeaseEnded(_) | Refusal::SweepEnded(_) | Refusal::NotCompleted(_) => {
-            Status::failed_precondition(text)
-        }
+        Refusal::LeaseEnded(_)
+        | Refusal::SweepEnded(_)
+        | Refusal::NotCompleted(_)
+        | Refusal::NotDue { .. } => Status::failed_precondition(text),
         Refusal::NameTaken(_) => Status::already_exists(text),
         Refusal::EpochOutOfOrder { .. } | Refusal::BestEpoch { .. } | Refusal::Slots { .. } => {
             Status::invalid_argument(text)

@@ -3,6 +3,7 @@
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Outcome, Verdict},
+    model::AudioCnn,
     sweep::Sweep,
 };
 use serde::{Deserialize, Serialize};
@@ -52,6 +53,17 @@ pub enum EventKind {
         sweep: SweepId,
         /// Which.
         trial: TrialId,
+    },
+    /// A step of pruning was cut, or could not be; since format 8. The weights are a blob, which the state machine does not read.
+    Pruned {
+        /// Of which sweep.
+        sweep: SweepId,
+        /// Of which trial: the best.
+        trial: TrialId,
+        /// From 1.
+        step: u32,
+        /// What came of it.
+        cut: Cut,
     },
     /// A worker introduced itself.
     Joined {
@@ -124,6 +136,29 @@ pub enum EventKind {
     },
 }
 
+/// What came of a step of pruning.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Cut {
+    /// A smaller network, to be trained.
+    Made {
+        /// Its spec.
+        model: AudioCnn,
+        /// Blob: its weights.
+        weights: BlobId,
+        /// Blob: logits of the training rows by the champion before the first step; none without distillation.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        teacher: Option<BlobId>,
+        /// What was removed and why, in words.
+        why: String,
+    },
+    /// Nothing; pruning ends before this step.
+    Refused {
+        /// In words.
+        why: String,
+    },
+}
+
 /// The answer to an event that was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -179,6 +214,7 @@ impl EventKind {
             Self::Resumed { .. } => "resumed",
             Self::Cancelled { .. } => "cancelled",
             Self::ReplayAsked { .. } => "replay_asked",
+            Self::Pruned { .. } => "pruned",
             Self::Joined { .. } => "joined",
             Self::Asked { .. } => "asked",
             Self::AskedAlike { .. } => "asked_alike",
@@ -247,6 +283,14 @@ pub enum Refusal {
     /// Only what has a result can be compared with it.
     #[error("trial {0} has not completed, so there is nothing to compare a replay with")]
     NotCompleted(TrialId),
+    /// It was cut before, or what comes before it has not ended.
+    #[error("step {step} of pruning trial {trial} is not due")]
+    NotDue {
+        /// The trial.
+        trial: TrialId,
+        /// From 1.
+        step: u32,
+    },
     /// A worker without slots cannot train.
     #[error("a worker needs from 1 to {most} slots, got {got}")]
     Slots {

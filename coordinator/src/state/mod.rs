@@ -40,14 +40,14 @@ use serde::Serialize;
 
 pub use self::{
     dataset::{Dataset, DatasetView},
-    event::{Decision, Digest, Event, EventKind, Grant, Refusal},
+    event::{Cut, Decision, Digest, Event, EventKind, Grant, Refusal},
     judgement::{Basis, Judged, Judgement},
     progress::Completion,
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
     spread::Estimate,
-    sweep::{Phase, SweepState},
-    trial::{Attempt, AttemptEnd, Midway, Run, RunStatus, Trial, TrialStatus},
+    sweep::{Due, Phase, SweepState},
+    trial::{Attempt, AttemptEnd, Midway, PrunedStep, Run, RunStatus, Trial, TrialStatus},
     worker::Worker,
 };
 
@@ -117,6 +117,10 @@ impl State {
                 Decision::Noted
             }
             EventKind::ReplayAsked { sweep, trial } => self.ask_replay(*sweep, *trial)?,
+            EventKind::Pruned { sweep, trial, step, cut } => {
+                self.running(*sweep)?.prune(*trial, *step, cut)?;
+                Decision::Noted
+            }
             EventKind::Joined { name, slots, device, by } => {
                 self.join(name, *slots, device, by.as_deref())?
             }
@@ -156,6 +160,12 @@ impl State {
     pub fn is_done(&self) -> bool {
         let has_open = self.replays.open() > 0;
         !self.sweeps.is_empty() && !has_open && self.sweeps.values().all(SweepState::has_ended)
+    }
+
+    /// The step of pruning that is to be cut next, of the oldest sweep that has one and is not paused.
+    pub fn pruning_due(&self) -> Option<(SweepId, Due)> {
+        let sweeps = self.sweeps.iter().filter(|(_, sweep)| sweep.phase() == Phase::Running);
+        sweeps.into_iter().find_map(|(&id, sweep)| Some((id, sweep.pruning_due()?)))
     }
 
     /// Sweeps, oldest first.

@@ -1,17 +1,21 @@
 //! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs; `raced`: which get more
-//! folds.
+//! folds; `pruned`: how the best is made smaller; `alike`: which runs can be trained together.
 
+mod alike;
+mod pruned;
 mod raced;
 mod thinned;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
+    iter, mem,
 };
+
+pub use self::pruned::Due;
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
-    job::{Epoch, Job, Recipe, RunResult, Shape, Verdict, derive_seed},
+    job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
     model::{AudioCnn, Cost},
     sweep::{Point, Search, Stop, Sweep},
 };
@@ -28,10 +32,6 @@ use super::{
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
 use crate::search::{self, Costs, Outcome, Past, Proposal, Question, Standing};
-
-/// Runs that may wait, proposed or not, while one of a shape is looked for: far more than are trained as one computation, few
-/// enough to be looked through at every grant.
-const AHEAD_MAX: usize = 32;
 
 /// What the user wants of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -67,6 +67,9 @@ pub struct SweepState {
     account: Account,
     progress: Progress,
     spread: Spread,
+    /// Why a step of pruning could not be cut, in words; then none follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pruning_refused: Option<String>,
 }
 
 impl SweepState {
@@ -86,6 +89,7 @@ impl SweepState {
             account: Account::default(),
             progress: Progress::since(at_ms),
             spread: Spread::default(),
+            pruning_refused: None,
         }
     }
 
@@ -109,7 +113,9 @@ impl SweepState {
         let views = views.iter().flat_map(|view| &view.shards);
         let inputs = shards.iter().chain(views).chain(splits.values()).chain([manifest]).copied();
         let kept = runs().filter(|_| !self.has_ended()).filter_map(Run::kept);
-        inputs.chain(results).chain(kept).collect()
+        let steps = self.trials.iter().flat_map(|trial| &trial.pruned);
+        let cut = steps.flat_map(|step| iter::once(step.weights).chain(step.teacher));
+        inputs.chain(results).chain(kept).chain(cut).collect()
     }
 
     /// Trials proposed so far, in order.
@@ -152,9 +158,10 @@ impl SweepState {
         self.phase == Phase::Running && self.is_unfinished()
     }
 
-    /// Whether every run has ended and the search has no more to propose.
+    /// Whether every run has ended, the search has no more to propose, and nothing is to be pruned any more.
     pub fn is_completed(&self) -> bool {
-        self.phase != Phase::Cancelled && !self.is_unfinished() && self.leased.is_empty()
+        let is_idle = !self.is_unfinished() && self.leased.is_empty();
+        self.phase != Phase::Cancelled && is_idle && self.pruning_due().is_none()
     }
 
     /// Whether nothing more is to come of it.
@@ -179,12 +186,15 @@ impl SweepState {
     /// What to do for a run.
     pub fn job(&self, run: RunId) -> Option<Job> {
         let trial = self.trial(run.trial)?;
+        let pruned = run.fold.pruning_step().and_then(|step| trial.pruned_step(step));
         Some(Job {
-            model: trial.model.clone(),
+            model: pruned.map_or(&trial.model, |pruned| &pruned.model).clone(),
             recipe: self.recipe(run)?,
             shards: self.dataset.shards.clone(),
-            split: *self.dataset.splits.get(&run.fold)?,
-            initial_weights: None,
+            split: *self.dataset.splits.get(&self.fold_of_split(trial, run.fold)?)?,
+            initial_weights: pruned.map(|pruned| pruned.weights),
+            taylor: self.wants_taylor(),
+            teacher: pruned.and_then(|pruned| self.teacher(pruned)),
             resume: None,
             rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),
@@ -198,7 +208,7 @@ impl SweepState {
         let recipe = trial.point.recipe(&self.sweep.schedule, &self.sweep.front_end, seed);
         match run.fold {
             FoldId::REFIT => Some(recipe.refit(MeanMetrics::of(trial)?.epoch)),
-            _ => Some(recipe),
+            fold => Some(self.retrain(trial, fold, recipe)),
         }
     }
 
@@ -275,60 +285,6 @@ impl SweepState {
         self.plan_refit();
         let &next = self.waiting.first()?;
         self.lease(next, worker, token, at_ms)
-    }
-
-    /// A further run of the same shape as this one.
-    pub(super) fn grant_alike(
-        &mut self,
-        run: RunId,
-        worker: WorkerId,
-        proposed: &[Proposal],
-        token: Token,
-        at_ms: u64,
-    ) -> Option<Grant> {
-        let shape = self.job(run)?.shape()?;
-        for proposal in proposed {
-            self.admit(proposal.clone());
-        }
-        let next = self.alike(&shape)?;
-        self.lease(next, worker, token, at_ms)
-    }
-
-    /// What the search proposes until a further run of the same shape as this one waits, if it has to be asked at all; none if
-    /// it comes to none.
-    pub(super) fn proposals_alike(&self, run: RunId) -> Option<Vec<Proposal>> {
-        let shape = self.job(run).filter(|_| self.has_work())?.shape()?;
-        let mut proposed = Vec::new();
-        if self.alike(&shape).is_some() {
-            return Some(proposed);
-        }
-        let ahead = if self.sweep.search.heeds_results() { 1 } else { AHEAD_MAX };
-        while self.waiting.len() + proposed.len() < ahead
-            && ((self.trials.len() + proposed.len()) as u64) < self.trials_total()
-        {
-            let proposal = self.propose(&proposed)?;
-            let (model, _, infeasible) = self.verdict(&proposal.point);
-            let is_alike = infeasible.is_none() && {
-                let recipe =
-                    proposal.point.recipe(&self.sweep.schedule, &self.sweep.front_end, self.sweep.seed);
-                shape == Shape::new(&model, &recipe, &self.dataset.shards)
-            };
-            proposed.push(proposal);
-            if is_alike {
-                return Some(proposed);
-            }
-        }
-        None
-    }
-
-    /// The first run that waits, is of this shape and begins at its first epoch.
-    fn alike(&self, shape: &Shape) -> Option<(TrialId, FoldId)> {
-        let is_alike = |&(trial, fold): &(TrialId, FoldId)| {
-            let id = RunId { sweep: self.id, trial, fold };
-            let begins = self.run(id).is_some_and(|run| run.kept().is_none());
-            begins && self.job(id).and_then(|job| job.shape()).as_ref() == Some(shape)
-        };
-        self.waiting.iter().copied().find(is_alike)
     }
 
     /// Hands a run that waits out.
@@ -446,7 +402,8 @@ impl SweepState {
         let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
         self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
         let judgements = Vec::new();
-        let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit: None };
+        let trial =
+            Trial { point, why, model, cost, runs, infeasible, judgements, refit: None, pruned: Vec::new() };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }
@@ -496,10 +453,12 @@ impl SweepState {
         self.run(run_id).map_or(Ok(()), |run| run.check(&result))?;
         self.change(run_id, |run| run.status = RunStatus::Completed(result));
         let status = self.trial(run_id.trial).map(Trial::status);
-        if run_id.fold != FoldId::REFIT && status == Some(TrialStatus::Completed) {
+        if run_id.fold.is_fold() && status == Some(TrialStatus::Completed) {
             self.progress.complete(run_id.trial, at_ms);
         }
-        self.come_through(run_id.trial);
+        if run_id.fold.pruning_step().is_none() {
+            self.come_through(run_id.trial);
+        }
         Ok(())
     }
 
@@ -517,8 +476,8 @@ impl SweepState {
             run.status
         });
         match status {
-            // Whatever becomes of a refit, its trial stays the best.
-            Some(RunStatus::Failed) if run_id.fold == FoldId::REFIT => {}
+            // Whatever becomes of a refit or of what was pruned, its trial stays the best.
+            Some(RunStatus::Failed) if !run_id.fold.is_fold() => {}
             Some(RunStatus::Failed) => {
                 let abandoned = self.abandon(run_id.trial);
                 self.plan_refit();

@@ -1,4 +1,5 @@
 mod midway;
+mod pruned;
 mod raced;
 mod replay;
 mod sharing;

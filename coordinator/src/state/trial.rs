@@ -48,6 +48,27 @@ pub struct Trial {
     /// The best trial's run on nearly all that does not test, when all trials have ended. It decides nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refit: Option<Run>,
+    /// What steps of pruning have left of the best trial, in their order. It decides nothing either.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub pruned: Vec<PrunedStep>,
+}
+
+/// What a step of pruning has left, and the run that trains it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PrunedStep {
+    /// The smaller model.
+    pub model: AudioCnn,
+    /// Its exact cost.
+    pub cost: Cost,
+    /// Blob: its weights before they are trained on.
+    pub weights: BlobId,
+    /// Blob: what the champion before the first step makes of the training rows; none without distillation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<BlobId>,
+    /// What was removed and why, in words.
+    pub why: String,
+    /// The run.
+    pub run: Run,
 }
 
 /// Where a trial stands, as its runs say.
@@ -138,19 +159,40 @@ pub enum AttemptEnd {
 }
 
 impl Trial {
-    /// A run by its fold, the refit included.
+    /// A run by its fold, the refit and steps of pruning included.
     pub fn run(&self, fold: FoldId) -> Option<&Run> {
-        if fold == FoldId::REFIT { self.refit.as_ref() } else { self.runs.get(&fold) }
+        match fold.pruning_step() {
+            Some(step) => self.pruned_step(step).map(|pruned| &pruned.run),
+            None if fold == FoldId::REFIT => self.refit.as_ref(),
+            None => self.runs.get(&fold),
+        }
     }
 
     pub(super) fn run_mut(&mut self, fold: FoldId) -> Option<&mut Run> {
-        if fold == FoldId::REFIT { self.refit.as_mut() } else { self.runs.get_mut(&fold) }
+        match fold.pruning_step() {
+            Some(step) => self.pruned.get_mut(step as usize - 1).map(|pruned| &mut pruned.run),
+            None if fold == FoldId::REFIT => self.refit.as_mut(),
+            None => self.runs.get_mut(&fold),
+        }
     }
 
-    /// All runs with their folds, the refit last.
+    /// All runs with their folds, the refit and then the steps of pruning last.
     pub fn all_runs(&self) -> impl Iterator<Item = (FoldId, &Run)> {
         let refit = self.refit.iter().map(|run| (FoldId::REFIT, run));
-        self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit)
+        let pruned = (1..).zip(&self.pruned).map(|(step, pruned)| (FoldId::pruned(step), &pruned.run));
+        self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit).chain(pruned)
+    }
+
+    /// The run whose weights are exported unless they are pruned: the refit if it has completed, otherwise the best by the
+    /// objective; of equals the one of the smallest fold.
+    pub fn exported(&self, objective: Objective) -> Option<(FoldId, &RunResult, &Epoch)> {
+        let completed = self.runs.iter().filter_map(|(&fold, run)| Some((fold, run.completed()?)));
+        let best = completed.reduce(|best, other| {
+            let is_better = objective.score(other.1.1).total_cmp(&objective.score(best.1.1)).is_gt();
+            if is_better { other } else { best }
+        });
+        let refit = self.refit.as_ref().and_then(Run::completed).map(|run| (FoldId::REFIT, run));
+        refit.or(best).map(|(fold, (result, epoch))| (fold, result, epoch))
     }
 
     /// What the objective makes of it once all runs have completed: the larger the better.

@@ -2,6 +2,7 @@
 //! the decision that a second state machine made of the entry's bytes, and looks at the live one after every step.
 
 mod conclusion;
+mod pruned;
 mod sharing;
 mod thinned;
 
@@ -48,6 +49,10 @@ pub(crate) struct Oracle {
     kept: BTreeMap<(RunId, Option<ReplayId>), (BlobId, Vec<Epoch>)>,
     replays: Replays,
     failed_trials: BTreeSet<(SweepId, TrialId)>,
+    /// What was cut, by step.
+    cuts: BTreeMap<RunId, pruned::Made>,
+    /// Sweeps of which a step could not be cut.
+    uncut: BTreeSet<SweepId>,
     /// Runs that wait for their trial to be promoted.
     held: BTreeSet<RunId>,
     paused: BTreeSet<SweepId>,
@@ -258,7 +263,8 @@ impl Oracle {
                 let run = |fold| RunId { sweep: *id, trial: *trial, fold };
                 let is_completed = folds.iter().all(|&fold| self.completed.contains_key(&run(fold)));
                 assert!(is_completed, "trial {trial} is replayed and has not completed");
-                folds.extend([FoldId::REFIT].iter().filter(|fold| self.completed.contains_key(&run(**fold))));
+                let others = [FoldId::REFIT].into_iter().chain((1..=8).map(FoldId::pruned));
+                folds.extend(others.filter(|&fold| self.completed.contains_key(&run(fold))));
                 self.replays.asked(self.decisions.len() as u64, (*id, *trial), &folds, *replay);
             }
             (EventKind::Paused { sweep }, Decision::Noted) => {
@@ -275,6 +281,9 @@ impl Oracle {
                     self.covered.cancelled_attempts += 1;
                     self.ends(token);
                 }
+            }
+            (EventKind::Pruned { sweep, trial, step, cut }, Decision::Noted) => {
+                self.observe_cut(*sweep, *trial, *step, cut);
             }
             (EventKind::Submitted { sweep, .. }, Decision::Submitted(id)) => {
                 self.sharing.submitted(*id, sweep.weight, self.at_ms);
@@ -307,6 +316,7 @@ impl Oracle {
         if run.fold == FoldId::REFIT {
             self.check_refit(*run);
         }
+        self.covered.pruned_runs_granted += u64::from(run.fold.pruning_step().is_some());
         let is_alive = self.alive.values().any(|alive| alive.run == *run);
         assert!(!is_alive, "run {run} is trained twice at once");
         self.covered.promoted_runs += u64::from(self.held.remove(run));
@@ -342,6 +352,10 @@ impl Oracle {
         };
         let model = point.model(sweep.dataset().frames, sweep.dataset().labels.len() as u32);
         let seed = derive_seed(sweep.sweep().seed, run);
+        if run.fold.pruning_step().is_some() {
+            return self.check_pruned_job(run, job, seed);
+        }
+        assert_eq!(job.split, sweep.dataset().splits[&run.fold], "run {run} sees other clips");
         assert_eq!((&job.model, job.recipe.seed), (&model, seed), "trial {} is another point", run.trial);
     }
 
@@ -439,7 +453,8 @@ impl Oracle {
         }
         self.covered.failed_runs += 1;
         self.covered.quarantined_runs += u64::from(!is_final);
-        if run.fold == FoldId::REFIT {
+        self.covered.pruned_runs_failed += u64::from(run.fold.pruning_step().is_some());
+        if !run.fold.is_fold() {
             return;
         }
         self.failed_trials.insert((run.sweep, run.trial));

@@ -19,6 +19,7 @@ use crate::{
     message::{Call, Envelope, Reply, Request, Sender},
     oracle::Oracle,
     plan::{LEASE_MS, TICK_MS},
+    pruner::Pruner,
     world::{Happening, Stage},
 };
 
@@ -37,6 +38,8 @@ pub(crate) struct Site {
     /// The system's clock against the world's.
     clock_offset_ms: i64,
     pub(crate) oracle: Oracle,
+    /// Dies with the process, but for what it has said already.
+    pruner: Pruner,
 }
 
 struct Process {
@@ -97,6 +100,7 @@ impl Site {
 
     pub(crate) fn dies(&mut self, stage: &mut Stage) {
         let Some(process) = self.process.take() else { return };
+        self.pruner.dies(stage);
         let (first, events) = process.mind.uncommitted();
         if process.writing.is_some() && !events.is_empty() {
             if stage.dice.chance(0.5) {
@@ -143,6 +147,7 @@ impl Site {
                     Lost::Unclaimed(_) => stage.covered.unclaimed_grants += 1,
                 }
             }
+            self.pruner.acts(&mut process.mind, now_ms, stage);
             self.oracle.check_step(&process.mind, now_ms);
             self.work(stage);
         }

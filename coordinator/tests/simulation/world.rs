@@ -171,7 +171,7 @@ impl World {
             Agent::new(index, groups as usize, fused as usize)
         };
         let agents = (0..plan.workers).map(agent).collect();
-        let kind = dice.below(4) as usize;
+        let kind = dice.below(sweeps::KINDS) as usize;
         let is_large = plan.workers >= 100;
         let wishes = (0..plan.sweeps).map(|number| {
             let name = format!("sweep-{number}");

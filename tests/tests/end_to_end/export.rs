@@ -158,7 +158,7 @@ fn onnx_runtime_gives_what_the_worker_recorded() {
 }
 
 /// Trains the bundle's model once more, without its database, to the same weights.
-fn check_rebuild(bundle: &Path) {
+pub(crate) fn check_rebuild(bundle: &Path) {
     let printed = run(Command::new(binary("coordinator"))
         .args(["rebuild", "--format", "json", "--bundle"])
         .arg(bundle)

@@ -35,6 +35,7 @@ mod hosts;
 mod killer;
 mod linkage;
 mod predict;
+mod pruning;
 mod replay;
 mod stopped;
 mod submit;

@@ -76,6 +76,8 @@ pub(crate) fn example(model: &str, seed: u64, device: Device) -> (Job, Features)
         shards: vec![BlobId::of(b"shard")],
         split: BlobId::of(b"split"),
         initial_weights: None,
+        taylor: false,
+        teacher: None,
         resume: None,
         rungs: vec![],
         augment: vec![],

@@ -43,6 +43,6 @@ mod tests;
 
 pub use self::{
     bf16::{Bf16, Precision},
-    loss::Targets,
+    loss::{Targets, Taught},
     network::{Batch, Network},
 };

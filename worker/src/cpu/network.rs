@@ -13,7 +13,7 @@ use super::{
     lanes::WIDTH,
     layer::{Layer, Offset, Purpose},
     linear::{self, Linear},
-    loss::{self, Targets},
+    loss::{self, Targets, Taught},
     packing, reduce,
     shape::Shape,
 };
@@ -28,6 +28,8 @@ pub struct Batch<'a> {
     pub targets: Targets<'a>,
     /// `(clips, features)` in the order of [`Network::features`]; none without dropout.
     pub mask: Option<&'a [f32]>,
+    /// What a teacher makes of the clips; none: there is none.
+    pub taught: Option<Taught<'a>>,
 }
 
 /// A network with its gradients, its optimiser's means and the room to compute in.
@@ -152,7 +154,11 @@ impl Network {
     pub fn step(&mut self, batch: Batch, numbers: Numbers, label_smoothing: f64) -> f64 {
         let clips = self.forward(batch.features, batch.mask, Purpose::Training);
         let classes = self.logits.len() / clips.max(1);
-        let loss = loss::cross_entropy(&mut self.logits, classes, batch.targets, label_smoothing);
+        let (logits, targets) = (&mut self.logits, batch.targets);
+        let loss = match batch.taught {
+            None => loss::cross_entropy(logits, classes, targets, label_smoothing),
+            Some(taught) => loss::distilled(logits, classes, targets, label_smoothing, taught),
+        };
         self.backward(clips, batch.mask, numbers);
         for layer in &mut self.layers {
             layer.step(numbers);

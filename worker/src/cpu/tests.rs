@@ -76,7 +76,7 @@ impl Example {
 
     fn batch(&self) -> Batch<'_> {
         let features = &self.golden["features"].values;
-        Batch { features, targets: Targets::Classes(&self.labels), mask: Some(&self.mask) }
+        Batch { features, targets: Targets::Classes(&self.labels), mask: Some(&self.mask), taught: None }
     }
 }
 
@@ -170,6 +170,7 @@ fn a_smaller_batch_after_a_larger_one_is_as_if_it_were_alone() {
             features: few,
             targets: Targets::Classes(&example.labels[..3]),
             mask: Some(&example.mask[..3 * alone.features()]),
+            taught: None,
         };
         let losses = [&mut alone, &mut after].map(|network| network.step(batch, numbers(1), 0.0));
         assert_eq!(losses[0].to_bits(), losses[1].to_bits(), "{}", example.name);

@@ -102,7 +102,7 @@ impl<'a> FusedLearner<'a> {
     /// # Errors
     /// libtorch refuses.
     pub fn step(&mut self, index: usize) -> Result<(), TchError> {
-        let StackedBatch { features, targets, mask } = self.stack.get(&mut self.plans, index)?;
+        let StackedBatch { features, targets, mask, taught: _ } = self.stack.get(&mut self.plans, index)?;
         let targets = if targets.dim() == 2 { one_hot(&targets, self.stack.classes())? } else { targets };
         let logits = self.network.forward(&features, Mode::Training { mask: mask.as_ref() })?;
         let losses = losses(&logits, &targets, &self.smoothing)?;

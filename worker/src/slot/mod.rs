@@ -16,7 +16,7 @@ use std::{
 
 use earshot_common::{
     ids::BlobId,
-    job::{Epoch, Failure, Job, Reason},
+    job::{Epoch, Failure, Job, Reason, Teacher},
     tensors::{self, TensorsError},
 };
 use earshot_data::{shard::Shard, split::TrainSplit};
@@ -169,6 +169,10 @@ fn attempt(work: &Work, processor: Processor, cache: &FeatureCache) -> Result<En
     let Work { job, control, source, midway_every, events } = work;
     let features = load_features(job, processor.device(), cache, source.as_ref(), control)?;
     features.check_classes(job.model.classes)?;
+    let features = match job.teacher {
+        Some(teacher) => taught(features, job, teacher, source.as_ref(), control)?,
+        None => features,
+    };
     let (midway, initial);
     let start = match (job.resume, job.initial_weights) {
         (Some(id), _) => {
@@ -215,6 +219,21 @@ impl Observer for Teller<'_> {
     }
 }
 
+/// The features with what a teacher makes of them.
+fn taught(
+    features: Features,
+    job: &Job,
+    Teacher { logits: id, distil }: Teacher,
+    source: &dyn BlobSource,
+    control: &Control,
+) -> Result<Features, AttemptError> {
+    let unreadable = |error| AttemptError::Teacher(id, error);
+    let mut found = tensors::decode(&source.read(id, control)?).map_err(unreadable)?;
+    let logits =
+        found.remove("logits").ok_or_else(|| unreadable(TensorsError::Missing("logits".to_owned())))?;
+    Ok(features.taught_by(&logits, distil, job.model.classes)?)
+}
+
 fn load_features(
     job: &Job,
     device: Device,
@@ -250,6 +269,8 @@ enum AttemptError {
     Features(#[from] FeaturesError),
     #[error("the initial weights {0} do not fit the model")]
     InitialWeights(BlobId, #[source] TensorsError),
+    #[error("the teacher's logits {0} cannot be read")]
+    Teacher(BlobId, #[source] TensorsError),
     #[error("it cannot go on from {0}")]
     Resume(BlobId, #[source] MidwayError),
     #[error(transparent)]
@@ -271,6 +292,7 @@ impl AttemptError {
             )
             | Self::Features(_)
             | Self::InitialWeights(..)
+            | Self::Teacher(..)
             | Self::Resume(..) => Reason::Data,
             Self::Blobs(BlobsError::Store(_) | BlobsError::Delete(_)) => Reason::Disk,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,

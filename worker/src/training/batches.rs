@@ -1,10 +1,10 @@
 //! Which rows come when and in which view, gathered from the resident matrix and augmented, with their targets and their
 //! dropout masks.
 
-use earshot_common::job::Job;
+use earshot_common::{job::Job, sweep::prune::Distil};
 
 use crate::{
-    cpu::{Batch, Targets},
+    cpu::{Batch, Targets, Taught},
     features::Features,
     randomness::{Masks, Order},
     training::{
@@ -41,6 +41,8 @@ struct Room {
     /// Features or probabilities before they were blended.
     plain: Vec<f32>,
     mask: Vec<f32>,
+    /// What a teacher makes of the clips.
+    taught: Vec<f32>,
 }
 
 /// What an epoch's clips go through.
@@ -107,6 +109,19 @@ impl<'a> Batches<'a> {
         self.seen.chunks(self.size).nth(index).unwrap_or_default()
     }
 
+    /// The training rows in the batch of this index, whatever view they are seen in.
+    fn clean(&self, index: usize) -> &[i64] {
+        self.rows.chunks(self.size).nth(index).unwrap_or_default()
+    }
+
+    /// What a teacher makes of the batch of this index before clips are blended, `(clips, classes)`, if there is one.
+    pub fn taught(&self, index: usize) -> Option<(Vec<f32>, Distil)> {
+        let lesson = self.features.lesson()?;
+        let mut taught = Vec::new();
+        lesson.gather(self.clean(index), &mut taught);
+        Some((taught, lesson.distil()))
+    }
+
     /// Classes there are.
     pub fn classes(&self) -> usize {
         self.classes
@@ -163,12 +178,20 @@ impl<'a> Batches<'a> {
             }
             mix.blend(&mut room.probabilities, &mut room.plain);
         }
+        let lesson = self.features.lesson();
+        if let Some(lesson) = lesson {
+            lesson.gather(self.clean(index), &mut room.taught);
+            if let Some(mix) = &mix {
+                mix.blend(&mut room.taught, &mut room.plain);
+            }
+        }
         self.room = room;
         let has_mask = self.mask(clips).is_some();
-        let Room { features, classes, probabilities, mask, .. } = &self.room;
+        let Room { features, classes, probabilities, mask, taught, .. } = &self.room;
         let targets =
             if mix.is_some() { Targets::Probabilities(probabilities) } else { Targets::Classes(classes) };
-        Batch { features, targets, mask: has_mask.then_some(mask) }
+        let taught = lesson.map(|lesson| Taught { probabilities: taught, distil: lesson.distil() });
+        Batch { features, targets, mask: has_mask.then_some(mask), taught }
     }
 
     /// Draws what an epoch draws, and makes nothing of it.

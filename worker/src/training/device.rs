@@ -4,7 +4,7 @@
 
 use std::slice;
 
-use earshot_common::{job::Job, tensors::Tensors};
+use earshot_common::{job::Job, sweep::prune::Distil, tensors::Tensors};
 use tch::{Device, Kind, Reduction, TchError, Tensor};
 
 use super::{
@@ -50,6 +50,8 @@ pub struct Batch {
     pub targets: Tensor,
     /// `(clips, features)`; none without dropout.
     pub mask: Option<Tensor>,
+    /// `(clips, classes)`: a teacher's probabilities, with how they are learnt; none without a teacher.
+    pub taught: Option<(Tensor, Distil)>,
 }
 
 impl<'a> DeviceLearner<'a> {
@@ -175,10 +177,15 @@ impl<'a> DeviceBatches<'a> {
     /// # Errors
     /// libtorch refuses.
     pub fn get(&mut self, index: usize) -> Result<Batch, TchError> {
-        let StackedBatch { features, targets, mask } =
+        let StackedBatch { features, targets, mask, taught } =
             self.stack.get(slice::from_mut(&mut self.plan), index)?;
         let mask = mask.map(|mask| mask.f_squeeze_dim(0)).transpose()?;
-        Ok(Batch { features: features.f_squeeze_dim(1)?, targets: targets.f_squeeze_dim(1)?, mask })
+        let (features, targets) = (features.f_squeeze_dim(1)?, targets.f_squeeze_dim(1)?);
+        let taught = match taught {
+            Some((probabilities, distil)) => Some((probabilities.f_squeeze_dim(1)?, distil)),
+            None => None,
+        };
+        Ok(Batch { features, targets, mask, taught })
     }
 }
 
@@ -201,9 +208,23 @@ pub fn step(
         -100,
         label_smoothing,
     )?;
+    let loss = match &batch.taught {
+        Some((taught, distil)) => distilled(&loss, &logits, taught, *distil)?,
+        None => loss,
+    };
     let gradients = Tensor::f_run_backward(&[&loss], &network.parameters(), false, false)?;
     adam.step(&gradients, pace)?;
     loss.f_detach()
+}
+
+/// A loss with a part of it from a teacher, as [`crate::cpu`] has it.
+fn distilled(own: &Tensor, logits: &Tensor, taught: &Tensor, distil: Distil) -> Result<Tensor, TchError> {
+    let Distil { weight, temperature } = distil;
+    let clips = logits.size().first().copied().unwrap_or(1).max(1) as f64;
+    let log_probabilities = logits.f_div_scalar(temperature)?.f_log_softmax(1, Kind::Float)?;
+    let divergence = log_probabilities.f_kl_div(taught, Reduction::Sum, false)?;
+    let scale = weight * temperature.powi(2) / clips;
+    own.f_mul_scalar(1.0 - weight)?.f_add(&divergence.f_mul_scalar(scale)?)
 }
 
 /// Logits of the validation rows `(rows, classes)`, in the split's order.

@@ -3,11 +3,13 @@
 //! - [`batches`]: which rows come when, their targets and their dropout masks; [`views`]: in which view.
 //! - [`augmentation`]: what is done to their features; on a device, batch by batch: [`transform`].
 //! - [`stack`]: batches of several runs at once, on a device; [`drawn`]: what an epoch of them draws.
+//! - [`lesson`]: what a teacher makes of them.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
 //! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
 //! - [`midway`]: what a run has come to, for an attempt that goes on from there.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
+//! - [`taylor`]: what its filters are worth, for pruning.
 //!
 //! The loop knows nothing of the coordinator: it calls back after every epoch and looks at its [`Control`] before every
 //! batch.
@@ -41,10 +43,12 @@ pub mod device;
 pub mod drawn;
 pub mod evaluation;
 pub mod host;
+pub mod lesson;
 pub mod midway;
 pub mod optimiser;
 pub mod schedule;
 pub mod stack;
+pub mod taylor;
 pub mod transform;
 pub mod views;
 
@@ -151,7 +155,7 @@ pub fn train(
         let epoch = evaluation.epoch(epoch, train_loss).ok_or(TrainError::Diverged { epoch })?;
         let so_far = match best.take() {
             Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => best,
-            _ => Best { epoch, weights: trainer.learner.values()?, logits: evaluation.logits },
+            _ => Best { epoch, weights: trainer.weights(job)?, logits: evaluation.logits },
         };
         let is_final = so_far.is_final(&epoch, recipe.patience) || epoch.epoch == recipe.epochs;
         let midway = !is_final && observer.wants_midway(epoch.epoch);
@@ -256,6 +260,16 @@ struct Trainer<'a, 'b> {
 }
 
 impl Trainer<'_, '_> {
+    /// What the checkpoint will hold, but for the input's statistics.
+    fn weights(&self, job: &Job) -> Result<Tensors, TrainError> {
+        let mut weights = self.learner.values()?;
+        if job.taylor {
+            let [_, squares] = self.learner.moments()?;
+            weights.extend(taylor::importances(&job.model, &weights, &squares).map_err(NetworkError::Model)?);
+        }
+        Ok(weights)
+    }
+
     /// What the run has come to after this epoch.
     fn midway(&self, epoch: u32, best: &Best) -> Result<Midway, TchError> {
         let (network, moments) = (self.learner.values()?, self.learner.moments()?);

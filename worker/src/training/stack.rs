@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use earshot_common::sweep::prune::Distil;
 use tch::{Device, Kind, TchError, Tensor};
 
 use super::{batches::Batches, drawn::Drawn, transform::Transform};
@@ -36,6 +37,8 @@ pub struct StackedBatch {
     pub targets: Tensor,
     /// `(runs, clips, features)`, multiplies the head's features; none where no run drops any.
     pub mask: Option<Tensor>,
+    /// `(clips, runs, classes)`: what a teacher makes of the clips, with how it is learnt; none without a teacher, or for several runs.
+    pub taught: Option<(Tensor, Distil)>,
 }
 
 impl Stack {
@@ -108,7 +111,8 @@ impl Stack {
             plans.first().map_or((0, 0), |plan| (plan.start(index), plan.indices(index).len()));
         let drawn = drawn.batch(start as i64, clips as i64)?;
         let (features, targets) = self.gather(&drawn, clips as i64)?;
-        Ok(StackedBatch { features, targets, mask: self.mask(plans, clips)? })
+        let taught = self.taught(plans, index, &drawn)?;
+        Ok(StackedBatch { features, targets, mask: self.mask(plans, clips)?, taught })
     }
 
     /// `(classes)`: 0, 1, …
@@ -158,6 +162,23 @@ impl Stack {
             }
             None => Ok((features, labels)),
         }
+    }
+
+    /// What the teacher of a run that is trained alone makes of a batch.
+    fn taught(
+        &self,
+        plans: &[Batches<'_>],
+        index: usize,
+        drawn: &Drawn,
+    ) -> Result<Option<(Tensor, Distil)>, TchError> {
+        let [plan] = plans else { return Ok(None) };
+        let Some((probabilities, distil)) = plan.taught(index) else { return Ok(None) };
+        let plain = upload(&probabilities, self.device)?.f_view([-1, 1, plan.classes() as i64])?;
+        let taught = match &drawn.blend {
+            Some(blend) => blend.apply(&plain)?,
+            None => plain,
+        };
+        Ok(Some((taught, distil)))
     }
 
     /// The next masks of all runs.

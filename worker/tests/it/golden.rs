@@ -54,6 +54,7 @@ fn three_steps_agree_with_pytorch() {
         features: tensor(&golden, "features"),
         targets: tensor(&golden, "labels").to_kind(tch::Kind::Int64),
         mask: None,
+        taught: None,
     };
     let losses: Vec<Tensor> = (0..3).map(|_| step(&network, &mut adam, &batch, pace, 0.0).unwrap()).collect();
     assert_near("losses", &Tensor::stack(&losses, 0), &golden["losses"]);

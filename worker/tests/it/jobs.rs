@@ -52,6 +52,8 @@ pub(crate) fn example(seed: u64) -> Example {
         shards: shards.iter().map(|shard| BlobId::of(&shard.write().unwrap())).collect(),
         split: BlobId::of(&split.write().unwrap()),
         initial_weights: None,
+        taylor: false,
+        teacher: None,
         resume: None,
         rungs: vec![],
         augment: vec![],

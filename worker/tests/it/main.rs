@@ -5,6 +5,7 @@
 
 mod agent;
 mod coordinator;
+mod distil;
 mod fused;
 mod golden;
 mod jobs;

@@ -45,6 +45,7 @@ fn batch(golden: &Tensors) -> Batch {
         features: tensor(golden, "features"),
         targets: tensor(golden, "labels").to_kind(tch::Kind::Int64),
         mask: Some(tensor(golden, "mask")),
+        taught: None,
     }
 }
 

@@ -4,6 +4,7 @@
 use earshot_common::{
     job::{FeatureAugmentation, LrScheduler, Optimizer, Recipe},
     model::Input,
+    sweep::prune::Distil,
     tensors::{self, Tensors},
 };
 use tch::{Device, Kind, Tensor};
@@ -77,7 +78,7 @@ fn check_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrScheduler)) 
     mix().blend(&mut features, &mut vec![]);
     mix().blend(&mut probabilities, &mut vec![]);
     let targets = Targets::Probabilities(&probabilities);
-    let batch = cpu::Batch { features: &features, targets, mask: None };
+    let batch = cpu::Batch { features: &features, targets, mask: None, taught: None };
     let losses: Vec<f64> =
         (0..10).map(|s| network.step(batch, rule.next(paces.pace(s)), recipe.label_smoothing)).collect();
     let losses = Tensor::from_slice(&losses).to_kind(Kind::Float);
@@ -101,7 +102,12 @@ fn check_device_steps(name: &str, optimizer: Optimizer, schedule: (&str, LrSched
     let drawn = Drawn::new(&[((0..8).collect(), script)], 8, Device::Cpu).unwrap();
     let blend =
         |batch: &Tensor| drawn.blend.as_ref().unwrap().apply(&batch.unsqueeze(1)).unwrap().squeeze_dim(1);
-    let batch = Batch { features: blend(&tensor(&golden, "features")), targets: blend(&classes), mask: None };
+    let batch = Batch {
+        features: blend(&tensor(&golden, "features")),
+        targets: blend(&classes),
+        mask: None,
+        taught: None,
+    };
     let losses: Vec<Tensor> = (0..10)
         .map(|s| step(&network, &mut adam, &batch, paces.pace(s), recipe.label_smoothing).unwrap())
         .collect();
@@ -245,7 +251,11 @@ fn batches_are_the_same_on_the_cpu_and_in_libtorch() {
     };
     for augmentation in [augmentation, FeatureAugmentation::default()] {
         let example = augmented(augmentation);
-        let features = example.features();
+        let rows = example.features().train().len();
+        let values = (0..rows * CLASSES).map(|index| (index % 7) as f32).collect();
+        let teacher = tensors::Tensor { shape: vec![rows, CLASSES], values };
+        let distil = Distil { weight: 0.5, temperature: 2.0 };
+        let features = example.features().taught_by(&teacher, distil, CLASSES as u32).unwrap();
         let network = Network::fresh(&example.job.model, 1, Device::Cpu).unwrap();
         let mut on_device = DeviceBatches::new(&example.job, &features, &network, Device::Cpu).unwrap();
         let mut batches = Batches::new(&example.job, &features, network.features() as usize);
@@ -259,6 +269,7 @@ fn batches_are_the_same_on_the_cpu_and_in_libtorch() {
             };
             near("features", batch.features, &tensors.features);
             near("mask", batch.mask.unwrap(), &tensors.mask.unwrap());
+            near("taught", batch.taught.unwrap().probabilities, &tensors.taught.unwrap().0);
             match batch.targets {
                 Targets::Probabilities(values) => near("targets", values, &tensors.targets),
                 Targets::Classes(classes) => {

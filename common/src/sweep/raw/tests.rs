@@ -1,5 +1,8 @@
 use super::*;
-use crate::sweep::{Halving, Stop};
+use crate::sweep::{
+    Halving, Prune, Stop,
+    prune::{Distil, Importance, Target},
+};
 
 const GOOD: &str = r#"name = "grid"
 
@@ -278,4 +281,46 @@ fn up_to_two_costs_may_be_kept_small_beside_the_metric() {
         let error = objective(lines).unwrap_err();
         assert!(error.to_string().contains(part) && error.line().is_some(), "{lines}: {error}");
     }
+}
+
+#[test]
+fn pruning_has_one_target_that_can_be_gone_to() {
+    let rule = |lines: &str| parse(&format!("{GOOD}\n[prune]\n{lines}"), Path::new("s.toml"), &[]);
+    let sweep = rule("importance = \"magnitude\"\nint8_kib = 16\nepochs = 5").unwrap();
+    let (importance, target) = (Importance::Magnitude, Target::Int8Kib(16.0));
+    assert_eq!(
+        sweep.prune,
+        Some(Prune { importance, target, steps: 3, multiple_of: 4, epochs: 5, distil: None })
+    );
+    assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
+    assert_eq!(load(&[]).unwrap().prune, None);
+    let taylor =
+        rule("importance = \"taylor\"\nratio = 0.5\nepochs = 1\nsteps = 1\nmultiple_of = 8").unwrap();
+    assert_eq!(taylor.prune.map(|prune| (prune.target, prune.multiple_of)), Some((Target::Ratio(0.5), 8)));
+    let distil =
+        |text: &str| rule(&format!("importance = \"taylor\"\nepochs = 1\nmacs = 9\ndistil = {text}"));
+    let taught = distil("{ weight = 0.7 }").unwrap().prune.and_then(|prune| prune.distil);
+    assert_eq!(taught, Some(Distil { weight: 0.7, temperature: 4.0 }));
+    assert!(distil("{ weight = 1.1 }").unwrap_err().to_string().contains("at most 1"));
+    assert!(distil("{ temperatur = 2 }").unwrap_err().to_string().contains("did you mean \"temperature\"?"));
+    for (lines, part) in [
+        ("importance = \"taylr\"\nmacs = 9", "did you mean \"taylor\"?"),
+        ("importance = \"taylor\"\nmac = 9\nepochs = 1", "did you mean \"macs\"?"),
+        ("importance = \"taylor\"\nepochs = 1", "needs one target"),
+        ("importance = \"taylor\"\nepochs = 1\nmacs = 9\nratio = 0.5", "keep one of"),
+        ("importance = \"taylor\"\nepochs = 1\nratio = 1.0", "below 1"),
+        ("importance = \"taylor\"\nepochs = 1\nint8_kib = 0", "above 0"),
+        ("importance = \"taylor\"\nepochs = 1\nmacs = 0", "above 0"),
+        ("importance = \"taylor\"\nepochs = 0\nmacs = 9", "from 1 to 100000"),
+        ("importance = \"taylor\"\nepochs = 1\nmacs = 9\nsteps = 65", "from 1 to 64"),
+        ("importance = \"taylor\"\nepochs = 1\nmacs = 9\nmultiple_of = 0", "from 1 to 64"),
+        ("importance = \"batch_norm\"\nepochs = 1\nmacs = 9", "no model of this space has it"),
+    ] {
+        let error = rule(lines).unwrap_err();
+        assert!(error.to_string().contains(part), "{lines}: {error}");
+        assert!(error.line().is_some(), "{lines}");
+    }
+    let with = GOOD.replace("[space]\n", "[space]\nbatch_norm = { choice = [true, false] }\n");
+    let text = format!("{with}\n[prune]\nimportance = \"batch_norm\"\nepochs = 1\nmacs = 9");
+    assert!(parse(&text, Path::new("s.toml"), &[]).is_ok(), "the champion may have it");
 }

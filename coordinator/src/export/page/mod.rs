@@ -11,6 +11,7 @@ use super::{
 };
 
 mod chart;
+mod pruning;
 
 use chart::{Part, lines, parts};
 
@@ -24,6 +25,7 @@ pub(super) fn page(report: &Report<'_>, matrices: &[(&str, &Confusion)]) -> Stri
         accuracy(report),
         cost(report),
         classes(report),
+        pruning::pruning(report),
         confusion(report, matrices),
         robustness(report),
         learning(report),

@@ -136,6 +136,8 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             shards: vec![blob],
             split: BlobId::of(b"split"),
             initial_weights: None,
+            taylor: false,
+            teacher: None,
             resume: None,
             rungs: vec![],
             augment: vec![],
@@ -150,6 +152,9 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             Epoch { epoch: 2, train_loss: 0.5, loss: f64::NAN, accuracy, macro_f1: accuracy },
         ],
         trials_completed: 24,
+        pruning: None,
+        initial_weights: None,
+        teacher: None,
     };
     (champion, features)
 }

@@ -18,7 +18,7 @@ impl SweepState {
     /// Epochs after which a run may be held.
     pub(super) fn rungs(&self, run: RunId) -> Vec<u32> {
         match self.sweep.stop {
-            Some(stop) if run.fold != FoldId::REFIT => {
+            Some(stop) if run.fold.is_fold() => {
                 let epochs = self.sweep.schedule.epochs;
                 stop.rungs(stop.bracket(run.trial, epochs), epochs)
             }
@@ -28,7 +28,7 @@ impl SweepState {
 
     /// What becomes of a run that has reported an epoch before its last, and the attempts that end with that.
     pub(super) fn thin(&mut self, id: RunId, epoch: u32) -> (Verdict, Vec<Token>) {
-        let Some(stop) = self.sweep.stop.filter(|_| id.fold != FoldId::REFIT) else {
+        let Some(stop) = self.sweep.stop.filter(|_| id.fold.is_fold()) else {
             return (Verdict::Continue, Vec::new());
         };
         let held = match stop {

@@ -3,7 +3,7 @@
 use coordinator::state::{Run, RunStatus, State, SweepState, Trial, TrialStatus};
 use earshot_common::{
     ids::{RunId, SweepId, TrialId},
-    sweep::Search,
+    sweep::{Search, Stop},
 };
 
 use super::{Completed, Oracle, thinned};
@@ -52,10 +52,13 @@ impl Oracle {
                 }
                 TrialStatus::Stopped => {
                     assert!(!is_failed && sweep.sweep().stop.is_some());
+                    // The median rule holds a whole trial, with runs of it that waited for another attempt.
+                    let is_whole = matches!(sweep.sweep().stop, Some(Stop::Median { .. }))
+                        && self.held.iter().any(|run| (run.sweep, run.trial) == (id, trial_id));
                     for (&fold, run) in trial.runs.iter().filter(|(_, run)| run.status == RunStatus::Held) {
                         let run_id = RunId { sweep: id, trial: trial_id, fold };
                         assert!(
-                            run.attempts.is_empty() || self.held.contains(&run_id),
+                            run.attempts.is_empty() || is_whole || self.held.contains(&run_id),
                             "run {run_id} is idle"
                         );
                     }
@@ -75,6 +78,7 @@ impl Oracle {
             }
         }
         thinned::check(sweep);
+        self.conclude_pruning(id, sweep);
         let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
         for status in
             [TrialStatus::Completed, TrialStatus::Stopped, TrialStatus::Failed, TrialStatus::Infeasible]
