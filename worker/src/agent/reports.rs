@@ -58,14 +58,12 @@ impl Reports {
         limit: Duration,
     ) -> Answered {
         let open = self.opened(cluster, limit).await?;
-        match time::timeout(limit, open.ask(request)).await {
-            Ok(answered) => answered,
-            Err(_) => {
-                // A stream that swallows one report will swallow others.
-                self.give_up(&open).await;
-                Err(late(limit))
-            }
+        if let Ok(answered) = time::timeout(limit, open.ask(request)).await {
+            return answered;
         }
+        // A stream that swallows one report will swallow others.
+        self.give_up(&open).await;
+        Err(late(limit))
     }
 
     async fn opened(&self, mut cluster: ClusterClient<Line>, limit: Duration) -> Result<Arc<Open>, Status> {

@@ -155,7 +155,7 @@ impl Coordinator {
         is_swallowed
     }
 
-    fn take_report(&self, report: ReportRequest) -> Result<(), Status> {
+    fn take_report(&self, report: &ReportRequest) -> Result<(), Status> {
         {
             let mut book = self.fenced(report.worker, report.token).inspect_err(|_| self.called())?;
             let epoch = Epoch::try_from(report.epoch.unwrap()).unwrap();
@@ -231,7 +231,7 @@ impl Cluster for Coordinator {
         let answers = reports.map(move |report| {
             let report = report?;
             let (token, epoch) = (report.token, report.epoch.unwrap().epoch);
-            let answer = match coordinator.take_report(report) {
+            let answer = match coordinator.take_report(&report) {
                 Ok(()) => ReportAnswer::Verdict(proto::Verdict::from(Verdict::Continue).into()),
                 Err(status) => {
                     let (code, message) = (status.code().into(), status.message().to_owned());
