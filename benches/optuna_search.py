@@ -1,8 +1,9 @@
 """Optuna's samplers on the functions of `coordinator/benches/search.rs`: regrets at its marks, and proposal times.
 
-    python optuna_search.py --seeds 5
+    python optuna_search.py --seeds 5 --keep searches.jsonl [--processes N]
 
-Called by `search.py`, in the peers' environment. Prints one JSON object of the shape that the other side prints.
+Called by `search.py`, in the peers' environment. Prints one JSON object of the shape that the other side prints. The Gaussian
+process takes its time, so every search is kept as a line of a file once it is done, and is not done again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import multiprocessing
 import statistics
 import time
 import warnings
+from pathlib import Path
 
 import optuna
 import torch
@@ -134,26 +136,44 @@ def thinking_ms(name: str, trials: int) -> float:
     return statistics.median(times)
 
 
-def search(task: tuple[str, str, int, int]) -> list[float]:
+def search(task: tuple[str, str, int, int]) -> tuple[tuple[str, str, int, int], list[float]]:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
-    return regrets(*task)
+    return task, regrets(*task)
+
+
+def kept(file: Path) -> dict[tuple[str, str, int, int], list[float]]:
+    """Searches that were done before by the same version, by function, sampler, seed and width."""
+    if not file.is_file():
+        return {}
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {tuple(line["task"]): line["regrets"] for line in lines if line["optuna"] == optuna.__version__}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--keep", type=Path, required=True, help="file of the searches that are done")
+    parser.add_argument("--processes", type=int, help="searches at a time (default as many as there are cores)")
     arguments = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.simplefilter("ignore")
     names = ("random", "tpe", "gp")
-    searches = list(itertools.product(FUNCTIONS, names, WIDTHS, range(arguments.seeds)))
-    with multiprocessing.get_context("spawn").Pool() as pool:
-        found = pool.map(search, [(function, name, seed, width) for function, name, width, seed in searches], chunksize=1)
+    found = kept(arguments.keep)
+    # A seed after the other, so that one cut short leaves whole ones.
+    searches = [
+        (function, name, seed, width)
+        for seed, function, name, width in itertools.product(range(arguments.seeds), FUNCTIONS, names, WIDTHS)
+    ]
+    left = [task for task in searches if task not in found]
+    with multiprocessing.get_context("spawn").Pool(arguments.processes) as pool, arguments.keep.open("a") as file:
+        for task, of_seed in pool.imap_unordered(search, left):
+            print(json.dumps({"optuna": optuna.__version__, "task": task, "regrets": of_seed}), file=file, flush=True)
+            found[task] = of_seed
     regrets_of: dict[str, list[list[float]]] = {}
-    for (function, name, width, _), of_seed in zip(searches, found):
-        regrets_of.setdefault(f"{function} {name} {width}", []).append(of_seed)
+    for function, name, seed, width in searches:
+        regrets_of.setdefault(f"{function} {name} {width}", []).append(found[function, name, seed, width])
     thinking = {f"{name} {trials}": thinking_ms(name, trials) for name in names for trials in (100, 500)}
     print(json.dumps({"regrets": regrets_of, "thinking_ms": thinking}))
 

@@ -14,9 +14,11 @@ import json
 import random
 import statistics
 
-from run import REQUIREMENTS, ROOT, describe_machine, peer_python, run
+from run import CACHE, REQUIREMENTS, ROOT, describe_machine, peer_python, run
 
 PEER = ROOT / "benches" / "optuna_search.py"
+# Optuna's searches that are done. Its Gaussian process takes an hour of a core for twenty seeds, so none is done twice.
+KEPT = CACHE / "optuna-search.jsonl"
 # Our methods and theirs, by the names under which they are shown.
 OURS = {"random": "random", "sobol": "sobol", "tpe": "tpe", "bayes": "bayes"}
 THEIRS = {"random": "RandomSampler", "tpe": "TPESampler", "gp": "GPSampler"}
@@ -89,7 +91,7 @@ def main() -> None:
     flags = ["--seeds", str(arguments.seeds)]
     bench = ["cargo", "bench", "--quiet", "--locked", "-p", "coordinator", "--bench", "search", "--"]
     ours = json.loads(run(*bench, *flags, "--format", "json").splitlines()[-1])
-    theirs = json.loads(run(peer_python("bench-venv", REQUIREMENTS), PEER, *flags).splitlines()[-1])
+    theirs = json.loads(run(peer_python("bench-venv", REQUIREMENTS), PEER, *flags, "--keep", KEPT).splitlines()[-1])
     theirs["order"] = list(dict.fromkeys(key.split()[0] for key in theirs["regrets"]))
 
     print(f"\n{describe_machine()}; {arguments.seeds} seeds")
