@@ -111,6 +111,7 @@ fn the_sweeps_that_ship_are_sound() {
         ("esc10", 10),
         ("grid", 24),
         ("pareto", 60),
+        ("prune", 4),
         ("race", 40),
         ("random", 40),
         ("sobol", 32),
