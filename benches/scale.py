@@ -88,6 +88,7 @@ def print_volume(volume: dict) -> None:
         ("open it after a crash (s)", shown(volume["recover_s"]), "5"),
         ("memory of the process (MB)", shown(volume["rss_mb"], 0), "500"),
         ("leaderboard, all rows (ms)", shown(volume["leaderboard_ms"]), "100"),
+        ("of these, while others wait (ms)", shown(volume["board_ms"]), ""),
         ("leaderboard, ten rows (ms)", shown(volume["top_10_ms"], 3), "100"),
         ("status (ms)", shown(volume["status_ms"], 3), ""),
         ("grant one more run (ms)", shown(volume["grant_ms"], 3), ""),

@@ -135,47 +135,7 @@ fn sweep_state(sweep: &SweepState) -> &'static str {
 /// # Errors
 /// As [`find`].
 pub fn leaderboard(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
-    let (_, sweep) = find(state, name)?;
-    Ok(board(sweep, top, |_| true))
-}
-
-/// Of these, those on the front: no other scores as well and costs as little, and is better in something.
-///
-/// # Errors
-/// As [`find`].
-pub fn pareto(state: &State, name: Option<&str>, top: u32) -> Result<proto::Leaderboard, ViewError> {
-    let (_, sweep) = find(state, name)?;
-    let front = sweep.front();
-    Ok(board(sweep, top, |id| front.contains(&id)))
-}
-
-fn board(sweep: &SweepState, top: u32, is_shown: impl Fn(TrialId) -> bool) -> proto::Leaderboard {
-    let most = if top == 0 { usize::MAX } else { top as usize };
-    let ranked = (1..).zip(sweep.ranking()).filter(|(_, (id, ..))| is_shown(*id)).take(most);
-    proto::Leaderboard {
-        sweep: sweep.sweep().name.clone(),
-        objective: sweep.sweep().objective.name().to_owned(),
-        minimise: sweep.sweep().minimise.iter().map(|cost| cost.name().to_owned()).collect(),
-        rows: ranked
-            .map(|(rank, (id, trial, mean))| (rank, id, trial, mean, sweep.estimate(mean)))
-            .map(|(rank, id, trial, mean, estimate)| proto::LeaderboardRow {
-                rank,
-                trial: id.0,
-                accuracy: mean.accuracy,
-                macro_f1: mean.macro_f1,
-                loss: mean.loss,
-                epoch: mean.epoch.ceil() as u32,
-                runs: trial.runs.len() as u32,
-                params: trial.cost.params,
-                macs: trial.cost.macs,
-                int8_kib: trial.cost.int8_kib(),
-                peak_ram_kib: trial.cost.peak_ram_kib(),
-                point: assignments(&trial.point),
-                standard_error: estimate.map(|estimate| estimate.standard_error),
-                corrected: estimate.map(|estimate| sweep.sweep().objective.shown(estimate.corrected)),
-            })
-            .collect(),
-    }
+    Ok(Board::read(state, name, top, Among::All)?.message())
 }
 
 /// One trial of a sweep, with all of its epochs.
@@ -368,6 +328,7 @@ fn reason(reason: Reason) -> &'static str {
     }
 }
 
+mod board;
 mod insight;
 mod reasons;
 mod replay;
@@ -375,6 +336,7 @@ mod replay;
 mod tests;
 
 pub use self::{
+    board::{Among, Board},
     insight::{curve, importance},
     replay::replay,
 };

@@ -10,7 +10,7 @@ use std::{
 use coordinator::{
     state::{Decision, Digest, Event, EventKind, State},
     store::EventLog,
-    views,
+    views::{self, Among, Board},
 };
 use earshot_common::{
     ids::{BlobId, Token, WorkerId},
@@ -45,6 +45,8 @@ pub(crate) struct Volume {
     peak_mb: f64,
     /// All rows.
     leaderboard_ms: f64,
+    /// Of these, on the engine's thread.
+    board_ms: f64,
     top_10_ms: f64,
     status_ms: f64,
     /// One more run granted.
@@ -157,6 +159,7 @@ pub(crate) fn open(folder: &Path) {
         rss_mb: usage.rss_mb,
         peak_mb: usage.peak_mb,
         leaderboard_ms: median_ms(|_| views::leaderboard(state, None, 0).unwrap()),
+        board_ms: median_ms(|_| Board::read(state, None, 0, Among::All).unwrap()),
         top_10_ms: median_ms(|_| views::leaderboard(state, None, 10).unwrap()),
         status_ms: median_ms(|_| views::status(state, None, &nobody).unwrap()),
         grant_ms: 0.0,

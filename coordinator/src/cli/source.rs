@@ -24,7 +24,7 @@ use crate::{
     client::{Client, ClientError},
     state::State,
     store::{EventLog, StoreError},
-    views,
+    views::{self, Among, Board},
 };
 
 /// Where a coordinator listens unless told otherwise.
@@ -163,8 +163,10 @@ impl Source {
     ) -> anyhow::Result<Leaderboard> {
         match self {
             Self::Running(client) => Ok(client.leaderboard(of.sweep(), top, pareto).await?),
-            Self::File { state, .. } if pareto => Ok(views::pareto(state, of.sweep(), top)?),
-            Self::File { state, .. } => Ok(views::leaderboard(state, of.sweep(), top)?),
+            Self::File { state, .. } => {
+                let among = if pareto { Among::Front } else { Among::All };
+                Ok(Board::read(state, of.sweep(), top, among)?.message())
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use earshot_proto::earshot::v1::{
     ListSweepsRequest, PauseSweepRequest, Replay, ReplayTrialRequest, ResumeSweepRequest,
     Status as SweepStatus, SubmitSweepRequest, Sweep, SweepList, Trial, WatchStatusRequest, sweeps_server,
 };
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
@@ -20,7 +21,7 @@ use crate::{
     access::gate::HeldPlace,
     engine::Engine,
     state::{Decision, EventKind, State},
-    views::{self, ViewError},
+    views::{self, Among, Board, ViewError},
 };
 
 #[derive(Debug)]
@@ -76,8 +77,10 @@ impl sweeps_server::Sweeps for SweepService {
         request: Request<GetLeaderboardRequest>,
     ) -> Result<Response<Leaderboard>, Status> {
         let GetLeaderboardRequest { top, sweep, pareto } = request.into_inner();
-        let look = if pareto { views::pareto } else { views::leaderboard };
-        self.view(move |state| look(state, sweep.as_deref(), top)).await
+        let among = if pareto { Among::Front } else { Among::All };
+        let board = self.view(move |state| Board::read(state, sweep.as_deref(), top, among)).await?;
+        let message = spawn_blocking(move || board.into_inner().message()).await;
+        message.map(Response::new).map_err(|_| codes::unexpected())
     }
 
     async fn get_trial(&self, request: Request<GetTrialRequest>) -> Result<Response<Trial>, Status> {

@@ -280,7 +280,7 @@ fn the_front_is_what_is_best_at_its_costs() {
         story.complete(accuracy);
         story.complete(accuracy);
     }
-    let front = pareto(&story.state, None, 0).unwrap();
+    let front = Board::read(&story.state, None, 0, Among::Front).unwrap().message();
     assert_eq!(
         (front.objective.as_str(), front.minimise.as_slice()),
         ("accuracy", ["int8_kib".to_owned()].as_slice())
