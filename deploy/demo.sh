@@ -3,14 +3,14 @@
 #
 #     deploy/demo.sh [DATA]    DATA: a folder in ESC-50's layout; without it, synthetic clips are made
 #
-# Environment: OUT (champion), SWEEP (sweeps/demo.toml), BIN (target/release)
+# Environment: OUT (champion), SWEEP (sweeps/demo.toml), BIN (release, in cargo's target folder)
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 data=${1:-}
 out=${OUT:-champion}
 sweep=${SWEEP:-sweeps/demo.toml}
-bin=${BIN:-target/release}
+bin=${BIN:-${CARGO_TARGET_DIR:-target}/release}
 address_s_max=600 # the coordinator prepares the clips before it listens
 leave_s_max=30    # a worker that was away when the sweep ended learns of it when it reconnects
 
