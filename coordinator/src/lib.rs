@@ -24,6 +24,7 @@
 pub mod access;
 pub mod blobs;
 pub mod bundle;
+mod causes;
 pub mod cli;
 pub mod client;
 pub mod clock;

@@ -16,6 +16,7 @@ use earshot_data::{shard::Shard, split::TrainSplit};
 
 use crate::{
     blobs::Blobs,
+    causes::chain,
     engine::{Engine, EngineError},
     export::{ExportError, Features, Forward},
     prune::{self, PruneError, Sliced},
@@ -79,16 +80,6 @@ async fn cut_all(engine: &Engine, blobs: &Arc<Blobs>) -> Result<(), EngineError>
             Err(stopped @ EngineError::Stopped) => return Err(stopped),
         }
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
 }
 
 /// Computes a cut and stores its weights.

@@ -39,9 +39,13 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// Whether it would be let in now.
-    pub fn is_valid(&self) -> bool {
-        self.register.borrow().admit(&self.secret, self.clock.now_ms()).is_ok()
+    /// Checks that it would be let in now.
+    ///
+    /// # Errors
+    /// It was revoked, or has expired.
+    pub fn check(&self) -> Result<(), Status> {
+        let admitted = self.register.borrow().admit(&self.secret, self.clock.now_ms());
+        admitted.map(drop).map_err(|_| Status::unauthenticated("the token was revoked, or has expired"))
     }
 }
 
@@ -207,7 +211,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let passed = Gate::pass(&self.gate, &mut request);
+        let passed = self.gate.pass(&mut request);
         let limit = match passed {
             Ok(limit) => limit,
             Err(status) => return Box::pin(async move { Ok(status.into_http()) }),

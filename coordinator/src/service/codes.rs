@@ -35,17 +35,6 @@ pub(super) fn unexpected() -> Status {
     Status::internal("the coordinator failed inside")
 }
 
-/// An error and its causes on one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
 pub(super) fn of_wire(error: &WireError) -> Status {
     Status::invalid_argument(error.to_string())
 }

@@ -30,7 +30,7 @@ const AT_ONCE: usize = 256;
 pub(super) type Answers = Pin<Box<dyn Stream<Item = Result<ReportResponse, Status>> + Send>>;
 
 /// Whose reports these are, and where they go.
-struct Desk {
+struct Reporting {
     cluster: ClusterService,
     by: Option<String>,
     admission: Option<Admission>,
@@ -45,23 +45,21 @@ pub(super) fn answers(cluster: ClusterService, request: Request<Streaming<Report
     let (admission, toll, place) = (of.get().cloned(), of.get().cloned(), of.get().cloned());
     let by = owners::token_of(&request);
     let stopping = cluster.stopping.clone().cancelled_owned();
-    let desk = Arc::new(Desk { cluster, by, admission, toll, _place: place });
+    let reporting = Arc::new(Reporting { cluster, by, admission, toll, _place: place });
     let answer = move |report| {
-        let desk = Arc::clone(&desk);
-        async move { desk.answer(report?).await }
+        let reporting = Arc::clone(&reporting);
+        async move { reporting.answer(report?).await }
     };
     Box::pin(request.into_inner().take_until(stopping).map(answer).buffer_unordered(AT_ONCE))
 }
 
-impl Desk {
+impl Reporting {
     /// Answers a report.
     ///
     /// # Errors
     /// What ends the stream.
     async fn answer(&self, report: ReportRequest) -> Result<ReportResponse, Status> {
-        if self.admission.as_ref().is_some_and(|admission| !admission.is_valid()) {
-            return Err(Status::unauthenticated("the token was revoked, or has expired"));
-        }
+        self.admission.as_ref().map_or(Ok(()), Admission::check)?;
         let (token, epoch) = (report.token, report.epoch.map_or(0, |epoch| epoch.epoch));
         let answer = match self.take(report).await {
             Ok(verdict) => ReportAnswer::Verdict(verdict.into()),

@@ -35,6 +35,7 @@ use super::codes;
 use crate::{
     access::gate::HeldPlace,
     blobs::Blobs,
+    causes::chain,
     dataset::{self, DatasetError},
     engine::Engine,
     preparing,
@@ -313,7 +314,7 @@ async fn heard(told: &mut watch::Receiver<Told>) -> Told {
 }
 
 fn of_unprepared(error: &Unprepared) -> Status {
-    let text = codes::chain(error);
+    let text = chain(error);
     match error {
         Unprepared::Dataset(DatasetError::Store(_)) | Unprepared::Blobs(_) => {
             tracing::error!("a sweep cannot be taken: {text}");

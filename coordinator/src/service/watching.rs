@@ -72,9 +72,9 @@ impl Watching {
             // The mind may still be asked when the service stops: it ends after it.
             self.is_last = self.stopping.is_cancelled();
             self.changes.borrow_and_update();
-            if self.admission.as_ref().is_some_and(|admission| !admission.is_valid()) {
+            if let Err(status) = self.admission.as_ref().map_or(Ok(()), Admission::check) {
                 self.is_last = true;
-                return Some(Err(Status::unauthenticated("the token was revoked, or has expired")));
+                return Some(Err(status));
             }
             let status = match self.look().await {
                 Ok(status) => status,
