@@ -3,7 +3,7 @@
 use std::{
     env,
     io::IsTerminal,
-    num::NonZeroUsize,
+    num::{NonZeroU64, NonZeroUsize},
     path::{Path, PathBuf},
     process::ExitCode,
     time::Duration,
@@ -32,6 +32,7 @@ use crate::{
     features::FeatureCache,
     memory,
     progress::Board,
+    room::{MIB, Room},
     slot::{MIDWAY_EVERY, Slot},
 };
 
@@ -108,6 +109,11 @@ pub struct Args {
     /// The validation part is scored in 32 bits all the same
     #[arg(long)]
     pub bf16: bool,
+
+    /// Memory that runs on the CPU may take together, with the features that they share, in MiB. A run that needs more than is
+    /// left fails as "out of memory", and the worker goes on [default: what the machine has left, less a margin]
+    #[arg(long, value_name = "N")]
+    pub memory_mib: Option<NonZeroU64>,
 
     /// What the coordinator's status calls this worker [default: host name and process number]
     #[arg(long, value_name = "NAME", value_parser = name)]
@@ -191,6 +197,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         CudaLibrary::Refused(path, error) => tracing::warn!("cannot load {}: {error}", path.display()),
     }
 
+    let room = Room::new(args.memory_mib.map(|mib| mib.get().saturating_mul(MIB)));
     let cache = args.cache.map_or_else(default_cache, Ok)?;
     let store = BlobStore::open(&cache)
         .context("the blob cache cannot be used; choose another folder with --cache")?;
@@ -208,7 +215,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             device: devices.name().to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
         },
-        slots: start_slots(slots, devices, precision)?,
+        slots: start_slots(slots, devices, precision, room)?,
         board,
         midway_every: Duration::from_secs(args.keep_seconds),
         fuse,
@@ -233,8 +240,13 @@ fn precision(wants_bf16: bool, devices: Devices, fuse: usize) -> anyhow::Result<
     Ok(Precision::Bf16(bf16))
 }
 
-fn start_slots(slots: usize, devices: Devices, precision: Precision) -> anyhow::Result<Vec<Slot>> {
-    let features = FeatureCache::default();
+fn start_slots(
+    slots: usize,
+    devices: Devices,
+    precision: Precision,
+    room: Room,
+) -> anyhow::Result<Vec<Slot>> {
+    let features = FeatureCache::new(room);
     let mut cores = cores_to_bind(slots, devices).into_iter();
     (0..slots)
         .map(|slot| Slot::start(slot, devices.of_slot(slot, precision), cores.next(), features.clone()))

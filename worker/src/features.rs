@@ -24,7 +24,11 @@ use earshot_common::{
 use earshot_data::{shard::Shard, split::TrainSplit};
 use tch::{Device, TchError, Tensor};
 
-use crate::{network::copy_out, training::lesson::Lesson};
+use crate::{
+    network::copy_out,
+    room::{Claim, NoRoom, Room},
+    training::lesson::Lesson,
+};
 
 /// Smallest standard deviation to divide by: a coefficient that never changes stays finite.
 const STD_MIN: f64 = 1e-6;
@@ -121,6 +125,9 @@ pub enum FeaturesError {
         /// Training rows and classes.
         expected: [usize; 2],
     },
+    /// There is no memory for the matrix.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
     /// libtorch could not hold the matrix.
     #[error("the features do not fit into memory")]
     Torch(#[from] TchError),
@@ -171,6 +178,8 @@ struct Shared {
     validation: Vec<i64>,
     views: ViewRows,
     input: InputStats,
+    /// Of the matrix, in this machine's memory.
+    claim: Claim,
 }
 
 /// Where the views of training rows lie in the matrix.
@@ -212,7 +221,8 @@ impl Features {
         device: Device,
         shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Self, E> {
-        Ok(Self { shared: Arc::new(Shared::new(job, split, device, shard)?), lesson: None })
+        let claim = Room::default().claim();
+        Ok(Self { shared: Arc::new(Shared::new(job, split, (device, claim), shard)?), lesson: None })
     }
 
     /// The same with what a teacher makes of the training rows.
@@ -318,10 +328,10 @@ impl Shared {
     fn new<E: From<FeaturesError>>(
         job: &Job,
         split: &TrainSplit,
-        device: Device,
+        (device, claim): (Device, Claim),
         mut shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Self, E> {
-        let mut gathered = Gathered::new(&job.model);
+        let mut gathered = Gathered::new(&job.model, claim);
         let mut clips = Vec::with_capacity(job.shards.len());
         for &id in &job.shards {
             let shard = shard(id)?;
@@ -384,12 +394,14 @@ struct Gathered {
     labels: Vec<u16>,
     /// `(rows, n_mfcc, frames)`.
     values: Vec<f32>,
+    /// Of the values.
+    claim: Claim,
 }
 
 impl Gathered {
-    fn new(model: &AudioCnn) -> Self {
+    fn new(model: &AudioCnn, claim: Claim) -> Self {
         let (n_mfcc, frames) = (model.n_mfcc as usize, model.frames as usize);
-        Self { input: model.input, n_mfcc, frames, labels: Vec::new(), values: Vec::new() }
+        Self { input: model.input, n_mfcc, frames, labels: Vec::new(), values: Vec::new(), claim }
     }
 
     /// Adds those rows of a shard whose place in it is wanted.
@@ -407,6 +419,8 @@ impl Gathered {
         if shard.frames != frames {
             return Err(shape("frames", frames, shard.frames));
         }
+        let count = (0..shard.clips()).filter(|&at| is_wanted(at)).count();
+        self.reserve(count * n_mfcc * frames)?;
         let clips = shard.features.chunks_exact(shard.n_mfcc * frames).zip(&shard.labels);
         for (_, (clip, label)) in clips.enumerate().filter(|(at, _)| is_wanted(*at)) {
             // The first n of the coefficients are the n-coefficient MFCC.
@@ -414,6 +428,15 @@ impl Gathered {
             self.labels.push(*label);
         }
         Ok(())
+    }
+
+    /// Makes room for so many values more.
+    fn reserve(&mut self, values: usize) -> Result<(), FeaturesError> {
+        const WHAT: &str = "the features";
+        let bytes = (values * size_of::<f32>()) as u64;
+        self.claim.grow(WHAT, bytes)?;
+        // Exactly: doubling would take what nobody has claimed.
+        self.values.try_reserve_exact(values).map_err(|_| NoRoom::refused(WHAT, bytes).into())
     }
 
     /// Whether a shard holds that augmentation of these clips.
@@ -443,7 +466,7 @@ impl Gathered {
     ) -> Result<Shared, FeaturesError> {
         let shape = [self.labels.len(), self.n_mfcc, self.frames];
         if self.input == Input::Mel {
-            self.values = mel_bands(&self.values, shape.map(|extent| extent as i64))?;
+            mel_bands(&mut self.values, self.n_mfcc, self.frames)?;
         }
         let input = standardise(&mut self.values, &train, self.n_mfcc, self.frames);
         let classes = self.labels.iter().copied().map(i64::from).collect();
@@ -459,10 +482,12 @@ impl Gathered {
             validation,
             views,
             input,
+            claim: self.claim,
         };
         if device != Device::Cpu {
             drop(shared.tensors()?);
             shared.values = Vec::new();
+            shared.claim.shrink(u64::MAX);
         }
         Ok(shared)
     }
@@ -478,12 +503,17 @@ fn rows(part: &[u32], name: &'static str, rows: usize) -> Result<Vec<i64>, Featu
     }
 }
 
-/// Mel bands of the MFCCs `(rows, n_mfcc, frames)`, as many.
-fn mel_bands(values: &[f32], shape: [i64; 3]) -> Result<Vec<f32>, TchError> {
-    let [_, n_mfcc, _] = shape;
-    let matrix = Tensor::f_from_slice(&inverse_dct(n_mfcc as usize))?.f_view([n_mfcc, n_mfcc])?;
-    let mfccs = Tensor::f_from_slice(values)?.f_view(shape)?;
-    Ok(copy_out(&matrix.f_matmul(&mfccs)?)?.values)
+/// Turns MFCCs `(rows, n_mfcc, frames)` into as many mel bands, in place, some clips at a time: all at once would take several
+/// times their memory.
+fn mel_bands(values: &mut [f32], n_mfcc: usize, frames: usize) -> Result<(), TchError> {
+    const CLIPS: usize = 64;
+    let bands = n_mfcc as i64;
+    let matrix = Tensor::f_from_slice(&inverse_dct(n_mfcc))?.f_view([bands, bands])?;
+    for clips in values.chunks_mut(CLIPS * n_mfcc * frames) {
+        let mfccs = Tensor::f_from_slice(clips)?.f_view([-1, bands, frames as i64])?;
+        clips.copy_from_slice(&copy_out(&matrix.f_matmul(&mfccs)?)?.values);
+    }
+    Ok(())
 }
 
 /// Standardises `(rows, n_mfcc, frames)` in place, in two passes: sums of squares of raw decibels would lose digits.
@@ -524,14 +554,27 @@ fn standardise(values: &mut [f32], train: &[i64], n_mfcc: usize, frames: usize) 
     input
 }
 
-/// Matrices in use, by key. Cheap to clone; a matrix is freed with the last slot that trains on it.
+/// Matrices in use, by key, and the room they are in. Cheap to clone; a matrix is freed with the last slot that trains on it.
 #[derive(Debug, Clone, Default)]
-pub struct FeatureCache(Arc<Mutex<BTreeMap<Key, Arc<Place>>>>);
+pub struct FeatureCache {
+    places: Arc<Mutex<BTreeMap<Key, Arc<Place>>>>,
+    room: Room,
+}
 
 /// Where one matrix is, while somebody has it; locked while somebody loads it.
 type Place = Mutex<Weak<Shared>>;
 
 impl FeatureCache {
+    /// With none yet.
+    pub fn new(room: Room) -> Self {
+        Self { places: Arc::default(), room }
+    }
+
+    /// The memory that matrices and the runs on them share.
+    pub fn room(&self) -> &Room {
+        &self.room
+    }
+
     /// The matrix of this key; `split` and `shard` fetch what it is made of if no slot has it. Slots that want the same one at the
     /// same time wait for the first of them.
     ///
@@ -545,7 +588,7 @@ impl FeatureCache {
         shard: impl FnMut(BlobId) -> Result<Shard, E>,
     ) -> Result<Features, E> {
         let place = {
-            let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut places = self.places.lock().unwrap_or_else(PoisonError::into_inner);
             // A place that nobody holds and whose matrix is gone would only pile up.
             places.retain(|_, place| {
                 Arc::strong_count(place) > 1 || place.try_lock().is_ok_and(|shared| shared.strong_count() > 0)
@@ -556,7 +599,7 @@ impl FeatureCache {
         if let Some(shared) = shared.upgrade() {
             return Ok(Features { shared, lesson: None });
         }
-        let built = Arc::new(Shared::new(job, &split()?, device, shard)?);
+        let built = Arc::new(Shared::new(job, &split()?, (device, self.room.claim()), shard)?);
         *shared = Arc::downgrade(&built);
         Ok(Features { shared: built, lesson: None })
     }

@@ -11,7 +11,7 @@
 //! - [`fused`]: several runs of the same shapes as one computation in libtorch.
 //! - [`training`]: the loop: epochs, optimiser, evaluation, the best weights.
 //! - [`randomness`]: every draw of a run, from the run's seed and nothing else.
-//! - [`device`], [`memory`]: CPU or GPU; how the process treats freed memory.
+//! - [`device`]: CPU or GPU; [`room`]: the memory that runs may take; [`memory`]: how the process treats freed memory.
 //! - [`progress`]: what a person at the terminal sees.
 //!
 //! Two invariants. Training runs on threads of its own, never on tokio's, and heartbeats are never tied to it. The same job
@@ -32,6 +32,7 @@ pub mod memory;
 pub mod network;
 pub mod progress;
 pub mod randomness;
+pub mod room;
 pub mod slot;
 pub mod timer;
 pub mod training;

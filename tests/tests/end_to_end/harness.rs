@@ -32,6 +32,8 @@ pub(crate) enum Host<'a> {
     Here,
     /// In a network namespace of that name.
     Namespace(&'a str),
+    /// On this machine, in the control group of that folder.
+    Group(&'a Path),
 }
 
 impl Host<'_> {
@@ -42,6 +44,14 @@ impl Host<'_> {
                 // It becomes the program, so a signal to it reaches that.
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", namespace]).arg(binary(name));
+                command
+            }
+            Self::Group(folder) => {
+                let mut command = Command::new("sh");
+                command
+                    .args(["-c", "echo $$ > \"$0/cgroup.procs\" && exec \"$@\""])
+                    .arg(folder)
+                    .arg(binary(name));
                 command
             }
         }

@@ -5,6 +5,7 @@
 //! - `faults`: coordinators and workers that go away; each test asserts that the fault struck in the middle.
 //! - `killer`: faults that a seed draws; `dice`: everything random.
 //! - `full_disk`: disks without room, and what happens when there is some again.
+//! - `memory`: workers with less memory than a run needs.
 //! - `damage`: databases and blobs that a disk has damaged, as commands see them.
 //! - `hosts`: several hosts, as network namespaces; a link that is cut and healed.
 //! - `access`: a sweep behind tokens and TLS.
@@ -34,6 +35,7 @@ mod harness;
 mod hosts;
 mod killer;
 mod linkage;
+mod memory;
 mod predict;
 mod pruning;
 mod replay;

@@ -11,7 +11,7 @@
 //! - `convolve`, `depthwise`, `sparse`, `pool`, `norm`, `reduce`, `linear`, `loss`, `adam`: the arithmetic.
 //! - `packing`: from a checkpoint's order of weights to ours.
 //! - `layer`, `backward`: one convolution with all that follows it.
-//! - `network`: the whole.
+//! - `network`: the whole; `footprint`: the memory that it trains in.
 //!
 //! Deliberately absent: threads. A slot has one core, and a sum that is split differently is another sum: with one thread the
 //! same seed gives the same result, bit for bit, on the same kind of processor.
@@ -27,6 +27,7 @@ mod bf16;
 mod buffer;
 mod convolve;
 mod depthwise;
+mod footprint;
 mod lanes;
 mod layer;
 mod linear;
@@ -43,6 +44,7 @@ mod tests;
 
 pub use self::{
     bf16::{Bf16, Precision},
+    footprint::footprint,
     loss::{Targets, Taught},
     network::{Batch, Network},
 };

@@ -17,6 +17,7 @@ use std::{
 use earshot_common::{
     ids::BlobId,
     job::{Epoch, Failure, Job, Reason, Teacher},
+    model::ModelError,
     tensors::{self, TensorsError},
 };
 use earshot_data::{shard::Shard, split::TrainSplit};
@@ -26,9 +27,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::{
     blobs::BlobsError,
     control::Control,
+    cpu::footprint,
     device::Processor,
     features::{FeatureCache, Features, FeaturesError},
     network::NetworkError,
+    room::NoRoom,
     timer::Timer,
     training::{
         self, Observer, Start, TrainError, Trained,
@@ -188,6 +191,10 @@ fn attempt(work: &Work, processor: Processor, cache: &FeatureCache) -> Result<En
         }
         (None, None) => Start::Fresh,
     };
+    let mut claim = cache.room().claim();
+    if let Processor::Cpu(_) = processor {
+        claim.grow("training the model", footprint(&job.model, job.recipe.batch_size)?)?;
+    }
     let timer = Timer::start(*midway_every);
     let teller = Teller { events, rungs: &job.rungs, timer, last: Weak::new() };
     encode(&training::train(job, &features, start, processor, control, teller)?)
@@ -274,6 +281,10 @@ enum AttemptError {
     #[error("it cannot go on from {0}")]
     Resume(BlobId, #[source] MidwayError),
     #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    #[error("the model spec cannot be built")]
+    Model(#[from] ModelError),
+    #[error(transparent)]
     Train(#[from] TrainError),
     #[error("the result cannot be encoded")]
     Encode(#[source] TensorsError),
@@ -287,6 +298,7 @@ impl AttemptError {
             | Self::Train(TrainError::Torch(error) | TrainError::Network(NetworkError::Torch(error))) => {
                 reason_of(error)
             }
+            Self::NoRoom(_) | Self::Features(FeaturesError::NoRoom(_)) => Reason::OutOfMemory,
             Self::Blobs(
                 BlobsError::Missing(_) | BlobsError::TooLarge { .. } | BlobsError::Corrupt { .. },
             )
@@ -296,7 +308,7 @@ impl AttemptError {
             | Self::Resume(..) => Reason::Data,
             Self::Blobs(BlobsError::Store(_) | BlobsError::Delete(_)) => Reason::Disk,
             Self::Train(TrainError::Diverged { .. }) => Reason::Diverged,
-            Self::Blobs(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
+            Self::Blobs(_) | Self::Model(_) | Self::Train(_) | Self::Encode(_) => Reason::Worker,
         };
         End::Failed(Failure { reason, message: chain(&self) })
     }

@@ -8,15 +8,17 @@ use std::{
 };
 
 use earshot_common::{
-    job::{Epoch, Failure, Reason},
+    job::{Epoch, Failure, Job, Reason},
     tensors::{self, Tensors},
 };
 use tch::Device;
 
 use super::{AttemptError, End, Event, Work, encode, load_features, of_panic};
 use crate::{
+    cpu::footprint,
     features::{FeatureCache, Features},
     fused::{self, Company, Member},
+    room::{Claim, Room},
     training::{TrainError, Trained},
 };
 
@@ -52,7 +54,7 @@ pub(super) fn perform(works: Vec<Work>, device: Device, cache: &FeatureCache) {
         work.end(end);
     }
     for alike in by_rows.into_values() {
-        train(&alike, device);
+        train(&alike, device, cache.room());
     }
 }
 
@@ -76,12 +78,16 @@ fn prepare(
 }
 
 /// Trains attempts that are ready. Where the device's memory does not suffice for all of them, for one half after the other.
-fn train(ready: &[Ready], device: Device) {
+fn train(ready: &[Ready], device: Device, room: &Room) {
     let members: Vec<Member<'_>> = ready.iter().map(Ready::member).collect();
     let mut teller = Teller { ready, have_ended: vec![false; ready.len()], is_silent: true };
-    let failure = match catch_unwind(AssertUnwindSafe(|| fused::train(&members, device, &mut teller))) {
+    let company = || {
+        let _claim = claim(&members, device, room)?;
+        fused::train(&members, device, &mut teller).map_err(AttemptError::Train)
+    };
+    let failure = match catch_unwind(AssertUnwindSafe(company)) {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => match AttemptError::Train(error).into_end() {
+        Ok(Err(error)) => match error.into_end() {
             End::Failed(failure) => failure,
             end => Failure { reason: Reason::Worker, message: format!("all members ended as {end:?}") },
         },
@@ -90,12 +96,26 @@ fn train(ready: &[Ready], device: Device) {
     if failure.reason == Reason::OutOfMemory && teller.is_silent && ready.len() > 1 {
         let (first, second) = ready.split_at(ready.len() / 2);
         tracing::warn!(runs = ready.len(), "not enough memory to train all at once; trying halves");
-        train(first, device);
-        train(second, device);
+        train(first, device, room);
+        train(second, device, room);
         return;
     }
     let left = ready.iter().zip(&teller.have_ended).filter(|(_, has_ended)| !**has_ended);
     left.for_each(|(ready, _)| ready.work.end(End::Failed(failure.clone())));
+}
+
+/// The memory that they train in, where that is this machine's own.
+fn claim(members: &[Member<'_>], device: Device, room: &Room) -> Result<Claim, AttemptError> {
+    /// libtorch keeps what each operation came to for the way back; our own kernels keep less.
+    const TIMES: u64 = 2;
+    let mut claim = room.claim();
+    if device == Device::Cpu {
+        for member in members {
+            let Job { model, recipe, .. } = member.job;
+            claim.grow("training a model among others", TIMES * footprint(model, recipe.batch_size)?)?;
+        }
+    }
+    Ok(claim)
 }
 
 /// Passes on what training says.
