@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{Parser, Subcommand, ValueEnum};
 use earshot_common::{
     blob::BlobStore,
     credentials::{CredentialArgs, coordinator_url},
@@ -24,6 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use self::script::ScriptArgs;
 use crate::{
     agent::{AILING_PACE, Agent, WhenDone, backoff::Pace, link::Link},
     blobs::Blobs,
@@ -35,6 +36,8 @@ use crate::{
     room::{MIB, Room},
     slot::{MIDWAY_EVERY, Slot},
 };
+
+mod script;
 
 /// Slots a worker has at most: far above any machine's cores, so that a slip of the finger does not start a million threads.
 const SLOTS_MAX: usize = 512;
@@ -66,6 +69,7 @@ const IO_THREADS: usize = 2;
 /// Ctrl-C drains: running attempts end at their next batch and are given back at once. A second Ctrl-C exits without that.
 #[derive(Debug, Clone, Parser)]
 #[command(
+    subcommand_negates_reqs = true,
     name = "worker",
     version,
     after_help = "Examples:
@@ -79,13 +83,31 @@ const IO_THREADS: usize = 2;
       of another machine's coordinator
   worker --coordinator http://localhost:7070 --exit-when-done
       leaves once every run of the sweep has ended
+  worker torchscript --bundle champion/
+      not for a coordinator: writes an exported model for PyTorch
 
 Exit codes: 0 drained or finished, 1 an error, 2 wrong usage, 130 a second Ctrl-C. EARSHOT_LOG=debug says more."
 )]
+pub struct Cli {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+
+    #[command(flatten)]
+    args: Args,
+}
+
+/// What it does instead.
+#[derive(Debug, Clone, Subcommand)]
+enum Verb {
+    Torchscript(ScriptArgs),
+}
+
+/// How it trains for a coordinator.
+#[derive(Debug, Clone, clap::Args)]
 pub struct Args {
     /// Where the coordinator listens
-    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = coordinator_url)]
-    pub coordinator: String,
+    #[arg(long, value_name = "URL", env = "EARSHOT_COORDINATOR", value_parser = coordinator_url, required = true)]
+    pub coordinator: Option<String>,
 
     /// How it shows who it is
     #[command(flatten)]
@@ -157,12 +179,16 @@ pub enum LogFormat {
 }
 
 /// Runs the worker and says how it ended.
-pub fn main(args: Args) -> ExitCode {
+pub fn main(cli: Cli) -> ExitCode {
     // Before any other thread starts.
     memory::keep_freed();
     tch::set_num_interop_threads(1);
     tch::set_num_threads(1);
-    match run(args) {
+    let ended = match cli.verb {
+        Some(Verb::Torchscript(args)) => args.run(),
+        None => run(cli.args),
+    };
+    match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Not through tracing: it must be seen whatever EARSHOT_LOG says.
@@ -173,6 +199,7 @@ pub fn main(args: Args) -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    let coordinator = args.coordinator.context("--coordinator is missing")?;
     let cuda = load_cuda();
     let devices = Devices::choose(args.device)?;
     let slots = args.slots.map_or_else(|| devices.slots_default(), NonZeroUsize::get);
@@ -204,7 +231,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let runtime = Builder::new_multi_thread().worker_threads(IO_THREADS).enable_all().build()?;
     let _inside = runtime.enter(); // the connection belongs to the runtime
     let pace = Pace::default();
-    let link = Link::new(&args.coordinator, &args.credentials.credentials()?, pace)?;
+    let link = Link::new(&coordinator, &args.credentials.credentials()?, pace)?;
     let agent = Agent {
         blobs: Blobs::new(store, link.line.clone(), pace),
         link,
@@ -222,7 +249,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         when_done: if args.exit_when_done { WhenDone::Exit } else { WhenDone::Wait },
         ailing_pace: AILING_PACE,
     };
-    tracing::info!(slots, fuse, device = devices.name(), cache = %cache.display(), "joining {}", args.coordinator);
+    tracing::info!(slots, fuse, device = devices.name(), cache = %cache.display(), "joining {coordinator}");
     until_done(&runtime, agent)
 }
 
@@ -356,9 +383,9 @@ mod tests {
     use super::*;
 
     fn check(args: &[&str], expected: Result<(), &str>) {
-        let parsed = Args::try_parse_from([&["worker"], args].concat());
+        let parsed = Cli::try_parse_from([&["worker"], args].concat());
         match (parsed, expected) {
-            (Ok(_), Ok(())) => {}
+            (Ok(cli), Ok(())) => assert!(cli.verb.is_some() != cli.args.coordinator.is_some(), "{cli:?}"),
             (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{error}"),
             (parsed, expected) => panic!("{args:?}: {parsed:?}, expected {expected:?}"),
         }
@@ -383,6 +410,10 @@ mod tests {
         check(&with(&["--tls-cert", "a.pem"]), Err("--tls-key <FILE>"));
         check(&with(&["--token", "earshot_00"]), Err("--token"));
         check(&["--coordinator", "http://"], Err("http://HOST:PORT"));
+        check(&["--slots", "2"], Err("--coordinator <URL>"));
+        check(&["torchscript", "--bundle", "champion"], Ok(()));
+        check(&["torchscript"], Err("--bundle <DIR>"));
+        check(&["torchscripts"], Err("unrecognized subcommand"));
     }
     #[test]
     fn sixteen_bits_are_for_processors_that_have_them() {

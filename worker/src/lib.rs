@@ -12,6 +12,7 @@
 //! - [`training`]: the loop: epochs, optimiser, evaluation, the best weights.
 //! - [`randomness`]: every draw of a run, from the run's seed and nothing else.
 //! - [`device`]: CPU or GPU; [`room`]: the memory that runs may take; [`memory`]: how the process treats freed memory.
+//! - [`torchscript`]: a bundle's float model, written by libtorch.
 //! - [`progress`]: what a person at the terminal sees.
 //!
 //! Two invariants. Training runs on threads of its own, never on tokio's, and heartbeats are never tied to it. The same job
@@ -35,4 +36,5 @@ pub mod randomness;
 pub mod room;
 pub mod slot;
 pub mod timer;
+pub mod torchscript;
 pub mod training;

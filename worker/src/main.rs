@@ -5,5 +5,5 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
-    worker::cli::main(worker::cli::Args::parse())
+    worker::cli::main(worker::cli::Cli::parse())
 }

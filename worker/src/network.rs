@@ -134,6 +134,14 @@ impl Network {
         self.tensors.iter().map(|(_, tensor)| tensor).filter(|tensor| tensor.requires_grad()).collect()
     }
 
+    /// Trains no tensor from here on: what is traced may hold constants alone.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn freeze(&self) -> Result<(), TchError> {
+        self.parameters().into_iter().try_for_each(|tensor| tensor.f_set_requires_grad(false).map(drop))
+    }
+
     /// The names of [`Self::parameters`].
     pub fn trained(&self) -> impl Iterator<Item = &str> {
         self.tensors.iter().filter(|(_, tensor)| tensor.requires_grad()).map(|(name, _)| name.as_str())

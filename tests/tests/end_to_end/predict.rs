@@ -73,6 +73,38 @@ pub(crate) fn check_bundle(bundle: &Path) {
     check_bad_clips(bundle);
     check_onnx(bundle);
     check_verification(bundle);
+    check_torchscript(bundle);
+}
+
+/// The worker writes what gives the golden logits, and nothing of weights that are not those that were exported.
+fn check_torchscript(bundle: &Path) {
+    let script = bundle.join("model.pt");
+    let write = || {
+        let mut worker = Command::new(binary("worker"));
+        worker.args(["torchscript", "--format", "json", "--bundle"]).arg(bundle).output().unwrap()
+    };
+    let written = write();
+    assert!(written.status.success(), "{}", text(&written.stderr));
+    let told: Value = serde_json::from_slice(&written.stdout).unwrap();
+    assert_eq!((&told["clips"], &told["bytes"]), (&2.into(), &fs::metadata(&script).unwrap().len().into()));
+    assert!(told["difference"].as_f64().unwrap() < 1e-3, "{told}");
+    fs::remove_file(&script).unwrap();
+
+    let path = bundle.join("model.onnx");
+    let original = fs::read(&path).unwrap();
+    let mut bytes = original.clone();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    let refused = write();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        text(&refused.stderr).contains("model.onnx is not what was exported"),
+        "{}",
+        text(&refused.stderr)
+    );
+    assert!(!script.exists());
+    fs::write(&path, &original).unwrap();
 }
 
 /// A sound bundle is verified, and a weight that is off by one bit is found.
