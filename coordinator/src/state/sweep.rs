@@ -9,6 +9,7 @@ mod thinned;
 use std::{
     collections::{BTreeMap, BTreeSet},
     iter, mem,
+    sync::Arc,
 };
 
 pub use self::pruned::Due;
@@ -402,8 +403,17 @@ impl SweepState {
         let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
         self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
         let judgements = Vec::new();
-        let trial =
-            Trial { point, why, model, cost, runs, infeasible, judgements, refit: None, pruned: Vec::new() };
+        let trial = Trial {
+            point: Arc::new(point),
+            why,
+            model,
+            cost,
+            runs,
+            infeasible,
+            judgements,
+            refit: None,
+            pruned: Vec::new(),
+        };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }

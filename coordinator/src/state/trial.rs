@@ -13,7 +13,7 @@
 //!   └─────────────────────────────────────────────────────────────┘
 //! ```
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use earshot_common::{
     ids::{BlobId, FoldId, Token, WorkerId},
@@ -21,7 +21,7 @@ use earshot_common::{
     model::{AudioCnn, Cost},
     sweep::{Objective, Point},
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::{event::Refusal, judgement::Judgement, ranking::MeanMetrics};
 use crate::search::Why;
@@ -29,8 +29,9 @@ use crate::search::Why;
 /// One point of the space.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Trial {
-    /// Its hyperparameters.
-    pub point: Point,
+    /// Its hyperparameters, which whoever shows many trials shares.
+    #[serde(serialize_with = "as_point")]
+    pub point: Arc<Point>,
     /// Why the search proposed it; none in logs of before that was written down.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<Why>,
@@ -51,6 +52,11 @@ pub struct Trial {
     /// What steps of pruning have left of the best trial, in their order. It decides nothing either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pruned: Vec<PrunedStep>,
+}
+
+/// As the point that is shared.
+fn as_point<S: Serializer>(point: &Arc<Point>, serializer: S) -> Result<S::Ok, S::Error> {
+    point.serialize(serializer)
 }
 
 /// What a step of pruning has left, and the run that trains it.

@@ -1,6 +1,8 @@
 //! The leaderboard, in two halves: what is read from the state, and what is made of it for people. The engine's thread, on which
 //! workers wait, does the first alone.
 
+use std::sync::Arc;
+
 use earshot_common::{
     ids::TrialId,
     model::Cost,
@@ -28,7 +30,7 @@ struct Row {
     mean: MeanMetrics,
     runs: u32,
     cost: Cost,
-    point: Point,
+    point: Arc<Point>,
     estimate: Option<Estimate>,
 }
 
@@ -60,21 +62,23 @@ impl Board {
     fn of(sweep: &SweepState, top: u32, is_shown: impl Fn(TrialId) -> bool) -> Self {
         let most = if top == 0 { usize::MAX } else { top as usize };
         let ranked = (1..).zip(sweep.ranking()).filter(|(_, (id, ..))| is_shown(*id)).take(most);
-        let rows = ranked.map(|(rank, (id, trial, mean))| Row {
+        // All at once: growing would copy a long leaderboard again and again.
+        let mut rows = Vec::with_capacity(most.min(sweep.completions().len()));
+        rows.extend(ranked.map(|(rank, (id, trial, mean))| Row {
             rank,
             trial: id,
             mean,
             runs: trial.runs.len() as u32,
             cost: trial.cost,
-            point: trial.point.clone(),
+            point: Arc::clone(&trial.point),
             estimate: sweep.estimate(mean),
-        });
+        }));
         let named = sweep.sweep();
         Self {
             sweep: named.name.clone(),
             objective: named.objective,
             minimise: named.minimise.iter().map(|cost| cost.name().to_owned()).collect(),
-            rows: rows.collect(),
+            rows,
         }
     }
 

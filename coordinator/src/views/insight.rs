@@ -46,7 +46,7 @@ pub fn importance(state: &State, name: Option<&str>) -> Result<proto::Importance
     let objective = sweep.sweep().objective;
     let scored = |trial: &'_ Trial| trial.score(objective).filter(|score| score.is_finite());
     let trials: Vec<(&Point, f64)> =
-        sweep.trials().filter_map(|(_, trial)| Some((&trial.point, scored(trial)?))).collect();
+        sweep.trials().filter_map(|(_, trial)| Some((&*trial.point, scored(trial)?))).collect();
     let found = search::importance(&sweep.sweep().space, &trials);
     let rows = found
         .shares

@@ -348,7 +348,7 @@ impl Oracle {
             sweep.sweep().space.point(u64::from(run.trial.0)).expect("trials beyond the grid")
         } else {
             // What it proposed is checked at the end.
-            sweep.trial(run.trial).expect("a run without a trial").point.clone()
+            sweep.trial(run.trial).expect("a run without a trial").point.as_ref().clone()
         };
         let model = point.model(sweep.dataset().frames, sweep.dataset().labels.len() as u32);
         let seed = derive_seed(sweep.sweep().seed, run);

@@ -35,7 +35,7 @@ impl Oracle {
         assert_eq!(sweep.trials().len() as u64, sweep.sweep().trials(), "the budget is exact");
         for (trial_id, trial) in sweep.trials() {
             if let Search::Grid { .. } = sweep.sweep().search {
-                assert_eq!(Some(&trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
+                assert_eq!(Some(&*trial.point), space.point(u64::from(trial_id.0)).as_ref(), "another grid");
             }
             let is_one = |(_, other): &(TrialId, &Trial)| other.point == trial.point;
             assert_eq!(sweep.trials().filter(is_one).count(), 1, "a point twice");
