@@ -47,8 +47,8 @@ number_id!(
     u64
 );
 
-/// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds; or [`FoldId::REFIT`], or a step of
-/// pruning.
+/// The validation fold of a run: the dataset's own fold number, or 0 for a split without folds; or [`FoldId::REFIT`], a step of
+/// pruning, or [`FoldId::AWARE`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct FoldId(pub u32);
@@ -56,6 +56,9 @@ pub struct FoldId(pub u32);
 impl FoldId {
     /// Not a fold: the run that trains the best trial once more, on nearly all that does not test.
     pub const REFIT: Self = Self(u32::MAX);
+
+    /// Not a fold: the run that trains what is exported to bear being quantised.
+    pub const AWARE: Self = Self(u32::MAX - Self::PRUNING_STEPS_MAX - 1);
 
     /// Steps of pruning at most, which is far more than help.
     pub const PRUNING_STEPS_MAX: u32 = 64;
@@ -72,7 +75,7 @@ impl FoldId {
 
     /// Whether it is a fold of the data.
     pub fn is_fold(self) -> bool {
-        self != Self::REFIT && self.pruning_step().is_none()
+        self != Self::REFIT && self != Self::AWARE && self.pruning_step().is_none()
     }
 }
 
@@ -81,6 +84,7 @@ impl fmt::Display for FoldId {
         match self.pruning_step() {
             Some(step) => write!(f, "pruned-{step}"),
             None if *self == Self::REFIT => f.write_str("refit"),
+            None if *self == Self::AWARE => f.write_str("aware"),
             None => self.0.fmt(f),
         }
     }
@@ -171,6 +175,16 @@ impl<'de> Deserialize<'de> for BlobId {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_fold_has_a_number_of_its_own() {
+        let steps = (1..=FoldId::PRUNING_STEPS_MAX).map(FoldId::pruned);
+        let others: Vec<FoldId> = steps.chain([FoldId::REFIT, FoldId::AWARE]).collect();
+        assert!(others.iter().all(|fold| !fold.is_fold()) && FoldId(5).is_fold());
+        assert!(others.iter().enumerate().all(|(at, fold)| !others[..at].contains(fold)));
+        assert_eq!(FoldId::AWARE.pruning_step(), None);
+        assert_eq!(FoldId::AWARE.to_string(), "aware");
+    }
 
     #[test]
     fn blob_names_round_trip_as_text() {

@@ -5,9 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{BlobId, RunId},
+    int8::Range,
     model::AudioCnn,
     sweep::prune::Distil,
-    views::{Augmentation, Range},
+    views::{self, Augmentation},
 };
 
 /// Masks of one kind over one clip at most: more would leave little of it.
@@ -164,7 +165,7 @@ pub struct Augment {
     /// Probability that it comes up, above 0.
     pub p: f64,
     /// Strengths that may be taken.
-    pub range: Range,
+    pub range: views::Range,
     /// For each level of the bank that has such strengths: its shards, with the rows of [`Job::shards`] in the same order.
     pub levels: Vec<Vec<BlobId>>,
 }
@@ -206,6 +207,10 @@ pub struct Job {
     /// Whose predictions are learnt beside the labels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub teacher: Option<Teacher>,
+    /// Ranges of the standardised input and of every step that has a scale, in their order: training rounds as an int8 file with
+    /// these ranges would. Empty: it trains in floats.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub int8_ranges: Vec<Range>,
     /// What an earlier attempt at the run had come to; the next epoch is trained from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<BlobId>,
@@ -238,9 +243,10 @@ impl Shape {
 impl Job {
     /// Its shape; none for a run that goes on from where another attempt was kept, for it is not at its first step, nor for one
     /// that may be held at a rung or has to say what its filters are worth, for what the optimisers of one computation have come to
-    /// is not kept; nor for one with a teacher, of which a sweep has one.
+    /// is not kept; nor for one with a teacher or one that rounds, of which a sweep has one.
     pub fn shape(&self) -> Option<Shape> {
-        (self.resume.is_none() && self.rungs.is_empty() && !self.taylor && self.teacher.is_none())
+        let is_plain = !self.taylor && self.teacher.is_none() && self.int8_ranges.is_empty();
+        (is_plain && self.resume.is_none() && self.rungs.is_empty())
             .then(|| Shape::new(&self.model, &self.recipe, &self.shards))
     }
 
@@ -255,6 +261,7 @@ impl Job {
             initial_weights,
             taylor: _,
             teacher,
+            int8_ranges: _,
             resume,
             rungs: _,
         } = self;
@@ -378,6 +385,7 @@ mod tests {
                 initial_weights: None,
                 taylor: false,
                 teacher: None,
+                int8_ranges: vec![],
                 resume: None,
                 rungs: vec![],
             };
@@ -411,6 +419,7 @@ mod tests {
         }
         assert_eq!(job(|job| job.resume = Some(BlobId::of(b"midway"))), None);
         assert_eq!(job(|job| job.taylor = true), None);
+        assert_eq!(job(|job| job.int8_ranges = vec![Range::default()]), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! - [`ids`]: newtypes for everything that is numbered or named.
 //! - [`frontend`]: how a waveform becomes features.
 //! - [`model`]: which AudioCNN to build, and its exact cost before any training.
+//! - [`int8`]: how int8 holds numbers.
 //! - [`views`]: renderings of a clip, and the bank of them that a sweep needs.
 //! - [`job`]: the one kind of work: model, recipe, shards; and what comes back from it.
 //! - [`metrics`]: accuracy, macro-F1 and the confusion matrix they are read from.
@@ -19,6 +20,7 @@ pub mod blob;
 pub mod credentials;
 pub mod frontend;
 pub mod ids;
+pub mod int8;
 pub mod job;
 pub mod metrics;
 pub mod model;

@@ -7,6 +7,7 @@ use earshot_proto::earshot::v1 as proto;
 
 use crate::{
     ids::BlobId,
+    int8,
     job::{
         Augment, Epoch, Failure, FeatureAugmentation, Job, Keep, LrScheduler, Optimizer, Outcome, Reason,
         Recipe, RunResult, Teacher, Verdict,
@@ -279,6 +280,24 @@ impl TryFrom<proto::Teacher> for Teacher {
     }
 }
 
+impl From<int8::Range> for proto::Int8Range {
+    fn from(int8::Range { min, max }: int8::Range) -> Self {
+        Self { min, max }
+    }
+}
+
+/// One for each scale of the model, or none at all.
+fn int8_ranges(ranges: Vec<proto::Int8Range>, model: &AudioCnn) -> Result<Vec<int8::Range>, WireError> {
+    let ranges: Vec<_> =
+        ranges.into_iter().map(|proto::Int8Range { min, max }| int8::Range { min, max }).collect();
+    let is_right = ranges.is_empty() || model.scales() == Ok(ranges.len());
+    if is_right && ranges.iter().all(|range| range.is_valid()) {
+        Ok(ranges)
+    } else {
+        Err(WireError::Range("the job's int8 ranges"))
+    }
+}
+
 impl From<&Job> for proto::Job {
     fn from(job: &Job) -> Self {
         Self {
@@ -289,6 +308,7 @@ impl From<&Job> for proto::Job {
             initial_weights: job.initial_weights.map(blob_bytes),
             taylor: job.taylor,
             teacher: job.teacher.map(Into::into),
+            int8_ranges: job.int8_ranges.iter().map(|&range| range.into()).collect(),
             resume: job.resume.map(blob_bytes),
             augment: job.augment.iter().map(Into::into).collect(),
             rungs: job.rungs.clone(),
@@ -311,15 +331,18 @@ impl TryFrom<proto::Job> for Job {
         if levels.any(|shards| shards.len() != job.shards.len()) {
             return Err(WireError::Range("the number of an augmentation's shards"));
         }
+        let model: AudioCnn = job.model.ok_or(WireError::Missing("the job's model"))?.try_into()?;
+        let int8_ranges = int8_ranges(job.int8_ranges, &model)?;
         Ok(Self {
             augment,
-            model: job.model.ok_or(WireError::Missing("the job's model"))?.try_into()?,
+            model,
             recipe: job.recipe.ok_or(WireError::Missing("the job's recipe"))?.try_into()?,
             shards: job.shards.iter().map(|bytes| blob_id(bytes, "a shard")).collect::<Result<_, _>>()?,
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
             taylor: job.taylor,
             teacher: job.teacher.map(Teacher::try_from).transpose()?,
+            int8_ranges,
             resume,
             rungs: job.rungs,
         })
@@ -412,6 +435,7 @@ mod tests {
                 logits: BlobId::of(b"teacher"),
                 distil: Distil { weight: 0.5, temperature: 4.0 },
             }),
+            int8_ranges: vec![int8::Range { min: -1.5, max: 0.1 }; 4],
             resume: Some(BlobId::of(b"midway")),
             rungs: vec![1, 3],
             augment: vec![Augment {
@@ -488,6 +512,11 @@ mod tests {
         check(proto::Job { split: vec![1, 2], ..good() }, WireError::BlobId("the split"));
         check(proto::Job { shards: vec![], ..good() }, WireError::Missing("the job's shards"));
         check(proto::Job { model: None, ..good() }, WireError::Missing("the job's model"));
+        let ranges = |count, min| vec![proto::Int8Range { min, max: 1.0 }; count];
+        let wrong = "the job's int8 ranges";
+        check(proto::Job { int8_ranges: ranges(3, -1.0), ..good() }, WireError::Range(wrong));
+        check(proto::Job { int8_ranges: ranges(4, 0.5), ..good() }, WireError::Range(wrong));
+        check(proto::Job { int8_ranges: ranges(4, f32::NAN), ..good() }, WireError::Range(wrong));
         let model = proto::AudioCnn { input: 0, ..(&job().model).into() };
         check(proto::Job { model: Some(model), ..good() }, WireError::Kind("the model's input"));
         let recipe = proto::Recipe { learning_rate: f64::NAN, ..(&job().recipe).into() };

@@ -15,7 +15,8 @@
 //! - [`access`]: who may ask for what.
 //! - [`watch`]: numbers for Prometheus.
 //! - [`service`], [`client`]: both ends of the network.
-//! - [`prune`]: a trained network without the filters that it needs least, pure; [`pruner`]: reads and writes what that takes.
+//! - [`prune`]: a trained network without the filters that it needs least, pure; `pruner`: reads and writes what that takes.
+//! - [`errands`]: runs the pruner and `quantiser`, which says whether the exported model has to be trained to bear int8.
 //! - [`export`], [`bundle`]: the champion's bundle, made and used.
 //! - [`cli`]: the command line.
 //!
@@ -30,12 +31,14 @@ pub mod client;
 pub mod clock;
 pub mod dataset;
 pub mod engine;
+pub mod errands;
 pub mod export;
 pub mod leases;
 pub mod mind;
 pub mod preparing;
 pub mod prune;
-pub mod pruner;
+mod pruner;
+mod quantiser;
 pub mod retrace;
 pub mod search;
 pub mod service;

@@ -1,90 +1,23 @@
-//! Cuts what is due: the hand of the mind's pruning, which reads blobs.
-//!
-//! A cut is computed from a checkpoint off the engine's thread, stored, and then told to the mind, so a crash in between leaves a
-//! blob that nothing names, and the same cut is made again. Told twice, the second is refused.
-
-use std::{sync::Arc, time::Duration};
+//! Cuts what is due: a smaller network computed from a checkpoint, and its weights stored.
 
 use earshot_common::{
-    blob::BlobError,
     ids::BlobId,
     model::AudioCnn,
     sweep::prune::Target,
-    tensors::{self, Tensor, Tensors, TensorsError},
+    tensors::{self, Tensor, Tensors},
 };
-use earshot_data::{shard::Shard, split::TrainSplit};
 
 use crate::{
     blobs::Blobs,
-    causes::chain,
-    engine::{Engine, EngineError},
-    export::{ExportError, Features, Forward},
+    errands::{self, ErrandError},
+    export::Forward,
     prune::{self, PruneError, Sliced},
-    state::{Cut, Due, EventKind, State},
+    state::{Cut, Due},
 };
 
-/// Pause before a disk that refused is tried again.
-const RETRY: Duration = Duration::from_secs(5);
-
-/// Why there is no cut.
-#[derive(Debug, thiserror::Error)]
-enum CutError {
-    #[error(transparent)]
-    Blob(#[from] BlobError),
-    #[error("checkpoint {0} cannot be read")]
-    Checkpoint(BlobId, #[source] TensorsError),
-    #[error(transparent)]
-    Prune(#[from] PruneError),
-    #[error("the champion's predictions cannot be made")]
-    Teacher(#[source] ExportError),
-    #[error("blob {0} is not what it should be")]
-    Data(BlobId),
-    #[error("what was cut cannot be written")]
-    Encode(#[source] TensorsError),
-}
-
-/// Cuts whatever is due, until the engine ends.
-pub async fn run(engine: Engine, blobs: Blobs) {
-    // An engine that has stopped says so itself.
-    let _ = cut_all(&engine, &Arc::new(blobs)).await;
-}
-
-async fn cut_all(engine: &Engine, blobs: &Arc<Blobs>) -> Result<(), EngineError> {
-    let mut changes = engine.changes();
-    loop {
-        changes.borrow_and_update();
-        let Some((sweep, due)) = engine.read(State::pruning_due).await? else {
-            changes.changed().await.map_err(|_| EngineError::Stopped)?;
-            continue;
-        };
-        let (trial, step) = (due.trial, due.step);
-        let shelf = Arc::clone(blobs);
-        let cut = tokio::task::spawn_blocking(move || cut(&shelf, &due)).await;
-        let cut = match cut {
-            Ok(Ok(cut)) => cut,
-            Ok(Err(CutError::Blob(BlobError::Io { path, source }))) => {
-                tracing::error!(%trial, step, "pruning waits for the disk: {}: {source}", path.display());
-                tokio::time::sleep(RETRY).await;
-                continue;
-            }
-            Ok(Err(error)) => Cut::Refused { why: chain(&error) },
-            Err(panicked) => Cut::Refused { why: format!("cutting failed: {panicked}") },
-        };
-        match &cut {
-            Cut::Made { why, .. } => tracing::info!(%trial, "step {step} of pruning: {why}"),
-            Cut::Refused { why } => tracing::warn!(%trial, "pruning ends before step {step}: {why}"),
-        }
-        match engine.submit(EventKind::Pruned { sweep, trial, step, cut }).await {
-            // Cancelled meanwhile.
-            Ok(_) | Err(EngineError::Refused(_)) => {}
-            Err(stopped @ EngineError::Stopped) => return Err(stopped),
-        }
-    }
-}
-
 /// Computes a cut and stores its weights.
-fn cut(blobs: &Blobs, due: &Due) -> Result<Cut, CutError> {
-    let unreadable = |source| CutError::Checkpoint(due.checkpoint, source);
+pub(crate) fn cut(blobs: &Blobs, due: &Due) -> Result<Cut, ErrandError> {
+    let unreadable = |source| ErrandError::Checkpoint(due.checkpoint, source);
     let checkpoint =
         tensors::decode_checkpoint(&blobs.read(due.checkpoint)?, &due.model).map_err(unreadable)?;
     let Due { prune, whole, model, step, .. } = due;
@@ -93,7 +26,7 @@ fn cut(blobs: &Blobs, due: &Due) -> Result<Cut, CutError> {
     let kept = prune::plan::plan(model, &importances, prune.target, prune.multiple_of, limit)?;
     let Sliced { model: smaller, tensors } = prune::slice::slice(model, &checkpoint, &kept)?;
     let why = why(due, &smaller, limit)?;
-    let weights = blobs.put(&tensors::encode(&tensors).map_err(CutError::Encode)?)?;
+    let weights = blobs.put(&tensors::encode(&tensors).map_err(ErrandError::Encode)?)?;
     let teacher = match (prune.distil, due.teacher) {
         (Some(_), None) => Some(teacher(blobs, due)?),
         (_, known) => known,
@@ -102,18 +35,14 @@ fn cut(blobs: &Blobs, due: &Due) -> Result<Cut, CutError> {
 }
 
 /// What the champion before the first step makes of the training clips, stored as logits.
-fn teacher(blobs: &Blobs, due: &Due) -> Result<BlobId, CutError> {
-    let AudioCnn { n_mfcc, frames, classes, .. } = due.model;
-    let mut features = Features::new(n_mfcc, frames);
-    for &id in &due.shards {
-        let shard = Shard::read(&blobs.read(id)?).map_err(|_| CutError::Data(id))?;
-        features.push(&shard).map_err(CutError::Teacher)?;
-    }
-    let split = TrainSplit::read(&blobs.read(due.split)?).map_err(|_| CutError::Data(due.split))?;
-    let forward = Forward::new(&due.model, &blobs.read(due.checkpoint)?).map_err(CutError::Teacher)?;
-    let values = forward.logits(&features, &split.train).map_err(CutError::Teacher)?;
-    let logits = Tensor { shape: vec![split.train.len(), classes as usize], values };
-    let bytes = tensors::encode(&Tensors::from([("logits".to_owned(), logits)])).map_err(CutError::Encode)?;
+fn teacher(blobs: &Blobs, due: &Due) -> Result<BlobId, ErrandError> {
+    let features = errands::features(blobs, &due.model, &due.shards)?;
+    let split = errands::split(blobs, due.split)?;
+    let forward = Forward::new(&due.model, &blobs.read(due.checkpoint)?).map_err(ErrandError::Run)?;
+    let values = forward.logits(&features, &split.train).map_err(ErrandError::Run)?;
+    let logits = Tensor { shape: vec![split.train.len(), due.model.classes as usize], values };
+    let bytes =
+        tensors::encode(&Tensors::from([("logits".to_owned(), logits)])).map_err(ErrandError::Encode)?;
     Ok(blobs.put(&bytes)?)
 }
 

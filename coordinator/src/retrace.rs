@@ -189,6 +189,9 @@ fn kind_of_grant(state: &State, grant: &Grant) -> &'static str {
     if grant.run.fold.pruning_step().is_some() {
         return "pruned";
     }
+    if grant.run.fold == FoldId::AWARE {
+        return "aware";
+    }
     let run = state.sweep(grant.run.sweep).and_then(|sweep| sweep.run(grant.run));
     let before = run.and_then(|run| run.attempts.iter().rev().find(|attempt| attempt.token != grant.token));
     match before.map(|attempt| &attempt.end) {

@@ -201,6 +201,8 @@ pub fn champion(
         trials_completed: sweep.count(TrialStatus::Completed),
         pruned: pruned(sweep_id, sweep, id, trial),
         pruning_ended: sweep.pruning_refused().unwrap_or_default().to_owned(),
+        aware: aware(sweep_id, sweep, id, trial),
+        quantisation_kept: sweep.quantisation_kept().unwrap_or_default().to_owned(),
     })
 }
 
@@ -219,6 +221,20 @@ fn pruned(sweep_id: SweepId, sweep: &SweepState, id: TrialId, trial: &Trial) -> 
         })
     });
     pruned.collect()
+}
+
+/// The run that has trained a trial's exported model to bear quantisation, if it has completed.
+fn aware(sweep_id: SweepId, sweep: &SweepState, id: TrialId, trial: &Trial) -> Option<proto::AwareChampion> {
+    let aware = trial.aware.as_ref()?;
+    let (result, epoch) = aware.run.completed()?;
+    let job = sweep.job(RunId { sweep: sweep_id, trial: id, fold: FoldId::AWARE })?;
+    Some(proto::AwareChampion {
+        job: Some((&job).into()),
+        best: Some(epoch.into()),
+        checkpoint: wire::blob_bytes(result.checkpoint),
+        logits: wire::blob_bytes(result.logits),
+        why: aware.why.clone(),
+    })
 }
 
 type BestRun<'a> = (RunId, &'a job::RunResult, &'a job::Epoch, job::Job);
@@ -242,7 +258,7 @@ fn find_trial(sweep: &SweepState, id: TrialId) -> Result<&Trial, ViewError> {
     })
 }
 
-/// As messages say it; the refit and steps of pruning have none.
+/// As messages say it; what is no fold has none.
 fn fold_number(fold: FoldId) -> u32 {
     if fold.is_fold() { fold.0 } else { 0 }
 }
@@ -282,6 +298,7 @@ fn run_view(state: &State, fold: FoldId, run: &Run) -> proto::Run {
         fold: fold_number(fold),
         refit: fold == FoldId::REFIT,
         pruned: fold.pruning_step().unwrap_or(0),
+        aware: fold == FoldId::AWARE,
         state: match run.status {
             RunStatus::Waiting => "waiting",
             RunStatus::Leased(_) => "leased",

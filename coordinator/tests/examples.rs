@@ -15,10 +15,14 @@ use std::{
 
 use coordinator::{
     prune,
-    state::{Cut, Dataset, Decision, Due, Event, EventKind, Grant, Phase, State, TrialStatus},
+    state::{
+        Candidate, Cut, Dataset, Decision, Due, Event, EventKind, Grant, Phase, Quantisation, State,
+        TrialStatus,
+    },
 };
 use earshot_common::{
     ids::{BlobId, FoldId, SweepId, WorkerId},
+    int8::Range,
     job::{Epoch, Outcome, RunResult, Verdict},
     sweep::{Hyperparameter, Point, Sweep, Value},
 };
@@ -109,6 +113,14 @@ impl Mind {
         self.restarts();
     }
 
+    /// Little or much is lost, as the sweep wants it.
+    fn quantise(&mut self, sweep: SweepId, candidate: &Candidate) {
+        let ranges = vec![Range { min: -1.0, max: 1.0 }; candidate.model.scales().unwrap()];
+        let quantisation = Quantisation::Aware { ranges, why: "made up".into() };
+        self.does(EventKind::Quantised { sweep, trial: candidate.trial, quantisation });
+        self.restarts();
+    }
+
     /// One epoch is enough for a result; where trials are stopped early, they train until they are told.
     fn train(&mut self, worker: WorkerId, grant: &Grant) {
         let sweep = self.state.newest_sweep().unwrap().1;
@@ -146,9 +158,10 @@ fn serve(sweep: &Sweep) -> Mind {
             }
         }
         if under_way.is_empty() {
-            match mind.state.pruning_due() {
-                Some((sweep, due)) => mind.cut(sweep, &due),
-                None => break,
+            match (mind.state.pruning_due(), mind.state.quantisation_due()) {
+                (Some((sweep, due)), _) => mind.cut(sweep, &due),
+                (None, Some((sweep, candidate))) => mind.quantise(sweep, &candidate),
+                (None, None) => break,
             }
             continue;
         }
@@ -176,6 +189,7 @@ fn every_example_comes_to_its_end() {
         assert!(accuracy(&best.point) > 0.8, "{file:?}: {:?}", best.point);
         let steps = sweep.prune.map_or(0, |prune| prune.steps as usize);
         assert_eq!(best.pruned.len(), steps, "{file:?}");
+        assert_eq!(best.aware.is_some(), sweep.quantise.is_some(), "{file:?}");
         assert_eq!(state.count(TrialStatus::Stopped) > 0, sweep.stop.is_some(), "{file:?}");
     }
 }

@@ -7,7 +7,8 @@
 //! - [`control`]: what the agent tells a running attempt: stop, drain, nobody wants it any more.
 //! - [`blobs`]: content-addressed bytes, fetched once, kept on disk, verified always.
 //! - [`features`]: shards to one standardised matrix in memory, shared by the slots that want the same.
-//! - [`cpu`]: an AudioCNN on the CPU, with kernels of our own; [`network`]: in libtorch, for GPUs.
+//! - [`cpu`]: an AudioCNN on the CPU, with kernels of our own; [`network`]: in libtorch, for GPUs;
+//!   `rounding`: the same, computing as its int8 file does, to be trained.
 //! - [`fused`]: several runs of the same shapes as one computation in libtorch.
 //! - [`training`]: the loop: epochs, optimiser, evaluation, the best weights.
 //! - [`randomness`]: every draw of a run, from the run's seed and nothing else.
@@ -34,6 +35,7 @@ pub mod network;
 pub mod progress;
 pub mod randomness;
 pub mod room;
+mod rounding;
 pub mod slot;
 pub mod timer;
 pub mod torchscript;

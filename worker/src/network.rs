@@ -5,6 +5,8 @@
 //! weights lie in memory channels-last, which libtorch's CPU kernels take as the wish to keep activations so too.
 
 use earshot_common::{
+    int8::Range,
+    job::Job,
     model::{
         AudioCnn, BATCH_NORM_EPS, Conv2d, Layer, ModelError, Operation, Pooling, Reduce, Reduction,
         Step as SpecStep,
@@ -13,7 +15,7 @@ use earshot_common::{
 };
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::randomness::Weights;
+use crate::{randomness::Weights, rounding::Rounding};
 
 /// How far a step moves batch norm's running statistics towards its batch's: `torch.nn.BatchNorm2d`'s default.
 pub(crate) const BATCH_NORM_MOMENTUM: f64 = 0.1;
@@ -27,6 +29,9 @@ pub enum NetworkError {
     /// The initial weights lack a tensor.
     #[error("the initial weights have no tensor {0:?}")]
     Missing(String),
+    /// As many ranges as the network has scales are needed to round as int8 does.
+    #[error("the job has fewer int8 ranges than its model has scales")]
+    Ranges,
     /// libtorch.
     #[error("libtorch refused to build the network")]
     Torch(#[from] TchError),
@@ -74,6 +79,8 @@ pub struct Network {
     tensors: Vec<(String, Tensor)>,
     /// Features of one clip where dropout acts.
     features: i64,
+    /// How it computes where it rounds as int8 does, in place of its steps.
+    rounding: Option<Rounding>,
 }
 
 impl Network {
@@ -121,7 +128,30 @@ impl Network {
                 }
             }
         }
-        Ok(Self { steps, tensors: builder.tensors, features })
+        Ok(Self { steps, tensors: builder.tensors, features, rounding: None })
+    }
+
+    /// What a job trains, from these weights: rounding as int8 does if it has ranges for that.
+    ///
+    /// # Errors
+    /// As [`Self::from_checkpoint`].
+    pub fn of_job(job: &Job, checkpoint: &Tensors, device: Device) -> Result<Self, NetworkError> {
+        let network = Self::from_checkpoint(&job.model, checkpoint, device)?;
+        if job.int8_ranges.is_empty() { Ok(network) } else { network.rounding(&job.model, &job.int8_ranges) }
+    }
+
+    /// The same network, rounding as an int8 file with these ranges does: of the input, and of every step that has a scale.
+    ///
+    /// # Errors
+    /// There are too few ranges, or libtorch refuses.
+    pub fn rounding(mut self, spec: &AudioCnn, ranges: &[Range]) -> Result<Self, NetworkError> {
+        let find = |name: String| match self.tensors.iter().find(|(known, _)| *known == name) {
+            Some((_, tensor)) => Ok(tensor.shallow_clone()),
+            None => Err(NetworkError::Missing(name)),
+        };
+        let device = self.tensors.first().map_or(Device::Cpu, |(_, tensor)| tensor.device());
+        self.rounding = Some(Rounding::new(spec, ranges, device, find)?);
+        Ok(self)
     }
 
     /// Features of one clip that a dropout mask covers.
@@ -152,6 +182,9 @@ impl Network {
     /// # Errors
     /// libtorch refuses.
     pub fn forward(&self, batch: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
+        if let Some(rounding) = &self.rounding {
+            return rounding.forward(batch, mode);
+        }
         // One channel can be called the fastest-varying dimension without moving anything; only then does the first convolution
         // write its output channels-last as well.
         let mut x = batch.f_unsqueeze(-1)?.f_permute([0, 3, 1, 2])?;

@@ -77,7 +77,38 @@ pub struct Reduce {
     pub features: u32,
 }
 
+impl Step {
+    /// Whether int8 holds what leaves it with a scale of its own. What only moves numbers or picks the largest keeps the scale
+    /// of what enters, a mean beside maxima shares theirs, and logits stay float.
+    pub fn has_scale(&self) -> bool {
+        match self {
+            Self::Layer(layer) => layer.operation.has_scale(),
+            Self::Pool(pool) => pool.has_scale(),
+            Self::Reduce(reduce) => reduce.has_scale(),
+        }
+    }
+}
+
+impl Pool {
+    /// As [`Step::has_scale`].
+    pub fn has_scale(&self) -> bool {
+        self.pooling == Pooling::Average
+    }
+}
+
+impl Reduce {
+    /// As [`Step::has_scale`].
+    pub fn has_scale(&self) -> bool {
+        self.reduction == Reduction::Mean
+    }
+}
+
 impl Operation {
+    /// As [`Step::has_scale`].
+    pub fn has_scale(&self) -> bool {
+        !matches!(self, Self::Logits(_))
+    }
+
     /// Extents of the weights, output channels first.
     pub fn weight_shape(&self) -> Vec<usize> {
         match *self {
@@ -127,6 +158,14 @@ impl Operation {
 }
 
 impl AudioCnn {
+    /// Activations that int8 holds with a scale of their own: the standardised input's and what leaves steps.
+    ///
+    /// # Errors
+    /// As [`AudioCnn::steps`].
+    pub fn scales(&self) -> Result<usize, ModelError> {
+        Ok(1 + self.steps()?.iter().filter(|step| step.has_scale()).count())
+    }
+
     /// Everything from the (standardised) input to the logits, in order.
     ///
     /// # Errors

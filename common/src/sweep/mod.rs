@@ -7,6 +7,7 @@
 //! - [`search`]: the method and its own settings; [`stop`]: which trials get more epochs.
 //! - [`cost_metric`]: what may be kept small beside the metric.
 //! - [`prune`]: how the champion is made smaller at the end.
+//! - [`quantise`]: what is done so that it loses little in int8.
 //! - [`augmentation`]: what space and points say of views.
 //! - [`error`]: what is wrong, in which file and line, and what would be right.
 //!
@@ -20,6 +21,7 @@ pub mod error;
 pub mod hyperparameter;
 pub mod point;
 pub mod prune;
+pub mod quantise;
 mod raw;
 pub mod search;
 pub mod space;
@@ -37,6 +39,7 @@ pub use self::{
     hyperparameter::Hyperparameter,
     point::Point,
     prune::Prune,
+    quantise::Quantise,
     search::Search,
     space::{Combination, Space},
     stop::{Halving, Stop},
@@ -84,6 +87,9 @@ pub struct Sweep {
     /// How the champion is made smaller at the end; none: not at all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prune: Option<Prune>,
+    /// What is done so that it loses little in int8, beyond calibration; none: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quantise: Option<Quantise>,
     /// What an exported model must keep to.
     #[serde(default, skip_serializing_if = "Gates::is_default")]
     pub export: Gates,
@@ -271,6 +277,11 @@ pub struct Gates {
 }
 
 impl Gates {
+    /// Whether so much accuracy may be lost.
+    pub fn allows(&self, drop: f64) -> bool {
+        self.max_drop.is_none_or(|most| drop <= most)
+    }
+
     /// Whether it is what a sweep has that says nothing; such sweeps are written as before there were gates.
     fn is_default(&self) -> bool {
         *self == Self::default()

@@ -1,9 +1,10 @@
 //! The sweep file as it is written, and the checks that make a [`Sweep`] of it.
 //!
 //! - `space`: `[space]` and `[[forbid]]`; `search`: `[search]` and what it asks of a space; `stop`: `[stop]`; `prune`: `[prune]`;
-//!   the other sections here.
+//!   `quantise`: `[quantise]`; the other sections here.
 
 mod prune;
+mod quantise;
 mod search;
 mod space;
 mod stop;
@@ -63,6 +64,7 @@ struct RawSweep {
     #[serde(default)]
     budget: RawBudget,
     prune: Option<prune::RawPrune>,
+    quantise: Option<quantise::RawQuantise>,
     #[serde(default)]
     export: Gates,
 }
@@ -234,6 +236,8 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     let split = split(raw.split)?;
     let folds = split.folds().len();
     let stop = raw.stop.map(|raw| stop::stop(raw, &schedule, folds)).transpose()?;
+    let export = gates(&raw.export)?;
+    let quantise = raw.quantise.map(|raw| quantise::quantise(raw, &export)).transpose()?;
     let prune = raw.prune.map(|raw| prune::prune(&raw, &space)).transpose()?;
     Ok(Sweep {
         name: raw.name,
@@ -252,7 +256,8 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         constraints: constraints(&raw.constraints)?,
         budget,
         prune,
-        export: gates(&raw.export)?,
+        quantise,
+        export,
     })
 }
 

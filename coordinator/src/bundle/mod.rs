@@ -32,7 +32,7 @@ pub use self::{
     latency::Latency,
     model::Model,
     onnxruntime::{Runtime, runtime_version},
-    origin::Origin,
+    origin::{AwareOrigin, Origin},
     verify::{Finding, verify},
 };
 pub(crate) use self::{

@@ -17,7 +17,7 @@ use crate::{
     blobs::Blobs,
     client::Client,
     dataset,
-    export::{self, Champion, Features, Pruning, PruningStep, Whole},
+    export::{self, Aware, Awareness, Champion, Features, Pruning, PruningStep, Whole},
 };
 
 /// A trial, without a number the best, and the features of every row, each blob verified by its hash. `processed` is the prepared folder, where it
@@ -48,6 +48,12 @@ pub(super) async fn gather(
         }
         None => (None, whole),
     };
+    let awareness = match sweep.quantise {
+        Some(_) => {
+            Some(awareness(found.aware, found.quantisation_kept, &parts.checkpoint, &mut shelf).await?)
+        }
+        None => None,
+    };
     let job = Job::try_from(parts.job)?;
     let fold = if found.refit { FoldId::REFIT } else { FoldId(found.fold) };
     let exported = pruning.as_ref().and_then(|pruning: &Pruning| pruning.exported);
@@ -76,6 +82,7 @@ pub(super) async fn gather(
         job,
         manifest,
         pruning,
+        awareness,
     };
     let mut features = Features::new(champion.job.model.n_mfcc, champion.job.model.frames);
     for &id in &champion.job.shards {
@@ -134,12 +141,37 @@ impl Steps {
     }
 }
 
+/// What was trained to bear quantisation from the weights that are exported, or why nothing was.
+async fn awareness(
+    found: Option<proto::AwareChampion>,
+    kept: String,
+    exported: &[u8],
+    shelf: &mut Shelf,
+) -> anyhow::Result<Awareness> {
+    let Some(found) = found else {
+        let none = || "no run that trains it to bear that has completed".to_owned();
+        return Ok(Awareness::Kept { why: if kept.is_empty() { none() } else { kept } });
+    };
+    let job = Job::try_from(found.job.context("an aware run has no job")?)?;
+    if job.initial_weights != Some(wire::blob_id(exported, "the checkpoint")?) {
+        let why = "what was trained to bear quantisation is another model of the trial".to_owned();
+        return Ok(Awareness::Kept { why });
+    }
+    Ok(Awareness::Trained(Box::new(Aware {
+        job,
+        best: Epoch::try_from(found.best.context("an aware run has no epoch")?)?,
+        checkpoint: shelf.read(wire::blob_id(&found.checkpoint, "the aware checkpoint")?).await?,
+        logits: shelf.read(wire::blob_id(&found.logits, "the aware logits")?).await?,
+        why: found.why,
+    })))
+}
+
 /// Every epoch of the run that is exported: a step of pruning, or else of this fold.
 fn learning_curve(trial: proto::Trial, fold: FoldId, step: Option<u32>) -> anyhow::Result<Vec<Epoch>> {
     let is_exported = |run: &proto::Run| match step {
         Some(step) => run.pruned == step,
         None if run.refit => fold == FoldId::REFIT,
-        None => run.pruned == 0 && FoldId(run.fold) == fold,
+        None => run.pruned == 0 && !run.aware && FoldId(run.fold) == fold,
     };
     let run = trial.runs.into_iter().find(is_exported);
     let epochs = run.into_iter().flat_map(|run| run.epochs);

@@ -185,10 +185,11 @@ pub(super) fn trial(trial: &Trial) -> anyhow::Result<Document> {
     })
 }
 
-/// The fold's number, "refit", or the step of pruning, as "pruned-1".
+/// The fold's number, "refit", "aware", or the step of pruning, as "pruned-1".
 fn fold(run: &Run) -> String {
     match run {
         Run { refit: true, .. } => "refit".to_owned(),
+        Run { aware: true, .. } => "aware".to_owned(),
         Run { pruned: 0, fold, .. } => fold.to_string(),
         Run { pruned, .. } => format!("pruned-{pruned}"),
     }
@@ -414,6 +415,7 @@ objective  accuracy
             fold: 1,
             refit: false,
             pruned: 0,
+            aware: false,
             state: "leased".into(),
             attempts: 2,
             worker: "attic".into(),

@@ -115,6 +115,7 @@ fn summarised(summary: &Summary) -> anyhow::Result<Document> {
         ]
         .into_iter()
         .chain(summary.pruning.iter().map(|reason| ("pruning", reason.clone())))
+        .chain(summary.quantisation.iter().map(|reason| ("quantisation", reason.clone())))
         .collect(),
         grids: vec![grid(|number| format!("{number:.4}"))],
         csv: grid(|number| number.to_string()),

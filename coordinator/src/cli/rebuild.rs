@@ -11,7 +11,8 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 use earshot_common::{
     blob::BlobStore,
-    job::{Epoch, Outcome, RunResult},
+    ids::BlobId,
+    job::{Epoch, Job, Outcome, RunResult},
 };
 use earshot_data::{manifest::Manifest, prepare::BLOBS};
 use serde::Serialize;
@@ -42,7 +43,7 @@ const REFRESH: time::Duration = time::Duration::from_millis(200);
 /// Train an exported model again from its recordings, and compare epochs, weights and predictions
 ///
 /// The bundle says which recordings, which front end, which split, which model and which seed; the recordings must be at hand. A worker
-/// is started for it. The same result, bit for bit, is promised where the same build trains on the same kind of CPU.
+/// is started for it, and once more where the int8 model was trained to bear quantisation. The same result, bit for bit, is promised where the same build trains on the same kind of CPU.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   coordinator rebuild --bundle champion
@@ -114,7 +115,7 @@ pub(super) fn run(args: &RebuildArgs) -> anyhow::Result<ExitCode> {
         Ok(rebuilt) => rebuilt,
         Err(exit_code) => return Ok(exit_code),
     };
-    let answer = answer(&origin, &rebuilt)?;
+    let answer = answer(&origin, &rebuilt);
     render::print(&compared(&answer)?, args.output.format)?;
     Ok(if answer.state == "identical" { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -124,7 +125,7 @@ async fn rebuilt(
     args: &RebuildArgs,
     origin: &Origin,
     screen: &Screen,
-) -> anyhow::Result<Result<Progress, ExitCode>> {
+) -> anyhow::Result<Result<Rebuilt, ExitCode>> {
     let mut signals = Signals::listen()?;
     let mut sweep = origin.sweep.clone();
     sweep.data.root = args.data.clone().unwrap_or(sweep.data.root);
@@ -151,42 +152,99 @@ async fn rebuilt(
         blobs.put(&Bundle::open(&args.bundle)?.read(TEACHER_FILE)?)?;
     }
 
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let (engine, mut running) = Engine::start(EventLog::open(&db)?.fold()?, Settings { lease_ms: 60_000 });
-    let (progress, mut watching) = watch::channel(Progress::default());
-    let stop = CancellationToken::new();
-    // A job that stopped midway would go on from there; this one begins anew.
-    let job = earshot_common::job::Job { resume: None, ..origin.job.clone() };
-    let service = job::serve_job(listener, job, engine, blobs, Arc::new(progress), stop.clone());
-    let mut worker = start_worker(args, &address.to_string(), &folder)?;
-    let bar = screen.bar("{bar:24} {pos}/{len} epochs");
-    bar.set_length(u64::from(origin.job.recipe.epochs));
-    let trained = async {
-        loop {
-            let found = watching.borrow_and_update().clone();
-            bar.set_position(found.epochs.len() as u64);
-            if found.outcome.is_some() {
-                return Ok(found);
-            }
-            if let Some(status) = worker.0.try_wait()? {
-                bail!(
-                    "the worker ended with {status} before its job did; run `worker --help` to see whether it starts"
-                );
-            }
-            // Either something new, or the worker has to be looked at.
-            let _ = time::timeout(REFRESH, watching.changed()).await;
-        }
+    let stage = Stage { args, folder, blobs, screen };
+    let whole = match stage.train("rebuild", origin.job.clone(), &mut signals).await? {
+        Ok(trained) => trained,
+        Err(exit_code) => return Ok(Err(exit_code)),
     };
-    let progress = tokio::select! {
-        served = service => return Err(served.map_or_else(Into::into, |()| anyhow::anyhow!("the service ended"))),
-        trained = trained => trained?,
-        stopped = signals.next() => return Ok(Err(stopped.exit_code())),
+    let Some(aware) = &origin.aware else { return Ok(Ok(Rebuilt { whole, aware: None })) };
+    // It went on from those weights, so now it goes on from these.
+    let job = Job { initial_weights: Some(whole.result.checkpoint), ..aware.job.clone() };
+    let trained = stage.train("aware", job, &mut signals).await?;
+    Ok(trained.map(|trained| Rebuilt { whole, aware: Some(trained) }))
+}
+
+/// Where jobs are trained.
+struct Stage<'a> {
+    args: &'a RebuildArgs,
+    folder: TempDir,
+    blobs: Blobs,
+    screen: &'a Screen,
+}
+
+/// What a job came to.
+struct Trained {
+    result: RunResult,
+    /// The epoch of its weights.
+    best: Epoch,
+}
+
+/// What the bundle's jobs came to.
+struct Rebuilt {
+    whole: Trained,
+    /// Of the one that trained to bear quantisation, where there was one.
+    aware: Option<Trained>,
+}
+
+impl Stage<'_> {
+    /// Serves a job to a worker of its own; the exit code of a signal that came in between. `name` tells its files from others'.
+    async fn train(
+        &self,
+        name: &str,
+        job: Job,
+        signals: &mut Signals,
+    ) -> anyhow::Result<Result<Trained, ExitCode>> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let log = EventLog::open(&self.folder.path().join(format!("{name}.redb")))?.fold()?;
+        let (engine, mut running) = Engine::start(log, Settings { lease_ms: 60_000 });
+        let (progress, mut watching) = watch::channel(Progress::default());
+        let stop = CancellationToken::new();
+        let bar = self.screen.bar("{bar:24} {pos}/{len} epochs");
+        bar.set_length(u64::from(job.recipe.epochs));
+        // A job that stopped midway would go on from there; this one begins anew.
+        let job = Job { resume: None, ..job };
+        let service =
+            job::serve_job(listener, job, engine, self.blobs.clone(), Arc::new(progress), stop.clone());
+        let mut worker = start_worker(self.args, &address.to_string(), &self.folder)?;
+        let trained = async {
+            loop {
+                let found = watching.borrow_and_update().clone();
+                bar.set_position(found.epochs.len() as u64);
+                if found.outcome.is_some() {
+                    return Ok(found);
+                }
+                if let Some(status) = worker.0.try_wait()? {
+                    bail!(
+                        "the worker ended with {status} before its job did; run `worker --help` to see whether it starts"
+                    );
+                }
+                // Either something new, or the worker has to be looked at.
+                let _ = time::timeout(REFRESH, watching.changed()).await;
+            }
+        };
+        let progress = tokio::select! {
+            served = service => return Err(served.map_or_else(Into::into, |()| anyhow::anyhow!("the service ended"))),
+            trained = trained => trained?,
+            stopped = signals.next() => return Ok(Err(stopped.exit_code())),
+        };
+        stop.cancel();
+        running.stop().await;
+        running.stopped().await?;
+        trained_by(&progress).map(Ok)
+    }
+}
+
+/// How a job ended, if it completed.
+fn trained_by(progress: &Progress) -> anyhow::Result<Trained> {
+    let result: RunResult = match &progress.outcome {
+        Some(Outcome::Completed(result)) => *result,
+        Some(Outcome::Failed(failure)) => bail!("the job failed: {}", failure.message),
+        None => bail!("the job did not end"),
     };
-    stop.cancel();
-    running.stop().await;
-    running.stopped().await?;
-    Ok(Ok(progress))
+    let best = progress.epochs.iter().find(|epoch| epoch.epoch == result.best_epoch);
+    let best = *best.context("the worker named an epoch that it never reported")?;
+    Ok(Trained { result, best })
 }
 
 /// The same recordings under the same front end, or there is nothing to compare.
@@ -230,30 +288,45 @@ fn start_worker(args: &RebuildArgs, address: &str, folder: &TempDir) -> anyhow::
     Ok(Worker(child))
 }
 
-fn answer(origin: &Origin, rebuilt: &Progress) -> anyhow::Result<Answer> {
-    let result: RunResult = match &rebuilt.outcome {
-        Some(Outcome::Completed(result)) => *result,
-        Some(Outcome::Failed(failure)) => bail!("the job failed: {}", failure.message),
-        None => bail!("the job did not end"),
-    };
-    let best = rebuilt.epochs.iter().find(|epoch| epoch.epoch == result.best_epoch);
-    let best = best.context("the worker named an epoch that it never reported")?;
-    let mut comparisons = vec![
-        of("checkpoint", &origin.checkpoint, &result.checkpoint),
-        of("logits", &origin.logits, &result.logits),
-        of("best_epoch", &origin.best_epoch.epoch, &best.epoch),
-    ];
-    let metrics = |epoch: &Epoch| [epoch.train_loss, epoch.loss, epoch.accuracy, epoch.macro_f1];
-    let both = metrics(&origin.best_epoch).into_iter().zip(metrics(best));
-    let names = ["train_loss", "loss", "accuracy", "macro_f1"];
-    comparisons.extend(names.into_iter().zip(both).map(|(what, (then, now))| of(what, &then, &now)));
+fn answer(origin: &Origin, rebuilt: &Rebuilt) -> Answer {
+    let original = (&origin.best_epoch, origin.checkpoint, origin.logits);
+    let names = ["checkpoint", "logits", "best_epoch", "train_loss", "loss", "accuracy", "macro_f1"];
+    let mut comparisons = compare(names, original, &rebuilt.whole);
+    if let (Some(origin), Some(rebuilt)) = (&origin.aware, &rebuilt.aware) {
+        let original = (&origin.best_epoch, origin.checkpoint, origin.logits);
+        let names = [
+            "aware.checkpoint",
+            "aware.logits",
+            "aware.best_epoch",
+            "aware.train_loss",
+            "aware.loss",
+            "aware.accuracy",
+            "aware.macro_f1",
+        ];
+        comparisons.extend(compare(names, original, rebuilt));
+    }
     let is_identical = comparisons.iter().all(|compared| compared.is_equal);
     let state = if is_identical { "identical" } else { "different" };
-    Ok(Answer { trial: origin.trial.0, state, comparisons })
+    Answer { trial: origin.trial.0, state, comparisons }
 }
 
-fn of(what: &'static str, original: &impl ToString, rebuilt: &impl ToString) -> Compared {
-    let [original, rebuilt] = [original.to_string(), rebuilt.to_string()];
+fn compare(
+    names: [&'static str; 7],
+    (then, checkpoint, logits): (&Epoch, BlobId, BlobId),
+    rebuilt: &Trained,
+) -> Vec<Compared> {
+    let text = |checkpoint: BlobId, logits: BlobId, epoch: &Epoch| {
+        let Epoch { epoch, train_loss, loss, accuracy, macro_f1 } = epoch;
+        let metrics = [train_loss, loss, accuracy, macro_f1].map(f64::to_string);
+        let blobs = [checkpoint, logits].map(|blob| blob.to_string());
+        blobs.into_iter().chain([epoch.to_string()]).chain(metrics)
+    };
+    let now = text(rebuilt.result.checkpoint, rebuilt.result.logits, &rebuilt.best);
+    let both = text(checkpoint, logits, then).zip(now);
+    names.into_iter().zip(both).map(|(what, (original, rebuilt))| of(what, original, rebuilt)).collect()
+}
+
+fn of(what: &'static str, original: String, rebuilt: String) -> Compared {
     Compared { what, is_equal: original == rebuilt, original, rebuilt }
 }
 

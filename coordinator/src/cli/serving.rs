@@ -18,7 +18,7 @@ use crate::{
     access::Entrance,
     blobs::Blobs,
     engine::{Engine, EngineError, Running},
-    pruner,
+    errands,
     service::{self, presence::Presence},
     state::State,
     views::{self, ViewError},
@@ -76,7 +76,7 @@ impl Serving {
         pin!(service);
         let mut tasks = JoinSet::new();
         tasks.spawn(show(self.engine.clone(), self.presence.clone(), self.screen.clone()));
-        tasks.spawn(pruner::run(self.engine.clone(), self.blobs.clone()));
+        tasks.spawn(errands::run(self.engine.clone(), self.blobs.clone()));
         let done = done(self.engine.clone(), self.presence.clone(), when_done);
         let end = tokio::select! {
             ended = &mut service => return ended.map(|()| ExitCode::FAILURE).map_err(Into::into),

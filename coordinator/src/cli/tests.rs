@@ -112,6 +112,7 @@ fn the_sweeps_that_ship_are_sound() {
         ("grid", 24),
         ("pareto", 60),
         ("prune", 4),
+        ("quantise", 4),
         ("race", 40),
         ("random", 40),
         ("sobol", 32),

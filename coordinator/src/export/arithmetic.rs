@@ -4,11 +4,14 @@
 //! the next activation's scale with one rounding (Jacob et al. 2018, section 2.2). Means are sums brought to a scale in the
 //! same way. This is what an integer runtime does; nothing here is shared with the graph writer but the numbers.
 
-use earshot_common::model::{Conv2d, Operation, Pooling, Reduction};
+use earshot_common::{
+    int8::Affine,
+    model::{Conv2d, Operation, Pooling, Reduction},
+};
 
 use super::{
     network::Network,
-    quantise::{Affine, Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
+    quantise::{Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
 };
 
 /// Maps of whole numbers minus their zero point, so that 0 means 0.

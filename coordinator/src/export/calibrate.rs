@@ -4,6 +4,8 @@
 //! saturates the rest. Which is better depends on the network, so all are tried and measured. Every range includes 0,
 //! which padding and ReLU produce and which int8 must therefore hold exactly.
 
+use earshot_common::int8::Range;
+
 use super::{
     error::ExportError,
     features::Features,
@@ -22,26 +24,6 @@ const ENTROPY_STEPS: usize = 128;
 
 /// Percent of the values that the narrower of the two cuts keeps.
 const PERCENTILE: f64 = 99.99;
-
-/// Smallest and largest value of an activation; 0 lies between.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub(super) struct Range {
-    pub(super) min: f32,
-    pub(super) max: f32,
-}
-
-impl Range {
-    fn of(values: &[f32]) -> Self {
-        values.iter().fold(Self::default(), |range, &value| Self {
-            min: range.min.min(value),
-            max: range.max.max(value),
-        })
-    }
-
-    fn union(self, other: Self) -> Self {
-        Self { min: self.min.min(other.min), max: self.max.max(other.max) }
-    }
-}
 
 /// How ranges are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,11 +126,5 @@ mod tests {
         assert!(sample.windows(2).all(|pair| (3..=4).contains(&(pair[1] - pair[0]))));
         assert_eq!(super::sample(&[7, 9]), [7, 9]);
         assert!(super::sample(&[]).is_empty());
-    }
-
-    #[test]
-    fn every_range_includes_zero() {
-        assert_eq!(Range::of(&[2.0, 3.0]), Range { min: 0.0, max: 3.0 });
-        assert_eq!(Range::of(&[-2.0, -3.0]), Range { min: -3.0, max: 0.0 });
     }
 }

@@ -1,6 +1,6 @@
-//! Which calibration a quantised model gets: the one that scores best on the validation part. Test clips have no say.
+//! How a model is quantised: in the way that scores best on the validation part. Test clips have no say.
 
-use earshot_common::metrics::argmax;
+use earshot_common::{int8::Range, metrics::argmax};
 use earshot_proto::onnx::ModelProto;
 use prost::Message;
 use serde::Serialize;
@@ -17,10 +17,10 @@ use super::{
     verify,
 };
 
-/// A way to calibrate, and what came of it on the validation part.
+/// A way to quantise, and what came of it on the validation part.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(super) struct Attempt {
-    /// See [`Method::name`].
+    /// See [`Way::name`].
     pub(super) method: &'static str,
     /// Part of the clips predicted right.
     pub(super) accuracy: f64,
@@ -32,17 +32,35 @@ pub(super) struct Attempt {
     pub(super) chosen: bool,
 }
 
+/// A way to quantise: a calibration, or ranges that a network was trained to bear.
+#[derive(Clone)]
+pub(super) struct Way<'a> {
+    /// As reports call it.
+    pub(super) name: &'static str,
+    /// What is quantised.
+    pub(super) network: &'a Network,
+    /// Of its input and of every step that has a scale.
+    pub(super) ranges: Vec<Range>,
+    /// What a worker's network, rounding so, made of the validation rows; none where none was trained to.
+    pub(super) recorded: Option<&'a [f32]>,
+    /// What the file says of it.
+    pub(super) metadata: Metadata,
+}
+
 /// A quantised network as it will be written.
-pub(super) struct Choice {
+pub(super) struct Choice<'a> {
+    /// How it came about.
+    pub(super) way: Way<'a>,
     pub(super) quantised: Quantised,
     pub(super) model: ModelProto,
-    /// All that were tried, in the order of [`Method::ALL`].
+    /// All that were tried, in the order of the ways.
     pub(super) attempts: Vec<Attempt>,
 }
 
 /// What the attempts are measured by.
 pub(super) struct Trial<'a> {
-    pub(super) network: &'a Network,
+    /// Logits of a row.
+    pub(super) classes: usize,
     /// As in [`Session::load`].
     pub(super) activations: u64,
     pub(super) features: &'a Features,
@@ -52,33 +70,44 @@ pub(super) struct Trial<'a> {
     pub(super) float: &'a [f32],
 }
 
+/// Every calibration of a network.
+pub(super) fn calibrations<'a>(network: &'a Network, seen: &Activations, clips: usize) -> Vec<Way<'a>> {
+    let way = |method: Method| Way {
+        name: method.name(),
+        network,
+        ranges: seen.ranges(method),
+        recorded: None,
+        metadata: vec![("earshot.calibration", format!("{} on {clips} training clips", method.name()))],
+    };
+    Method::ALL.into_iter().map(way).collect()
+}
+
 impl Trial<'_> {
-    /// Quantises the network in every way and takes the one with the highest accuracy; of equals the one that agrees with the
-    /// float model most often, of those the one whose logits are nearest to its.
+    /// Quantises in every way and takes the one with the highest accuracy; of equals the one that agrees with the float model most
+    /// often, of those the one whose logits are nearest to its.
     ///
     /// # Errors
     /// tract fails.
-    pub(super) fn choose(
+    pub(super) fn choose<'a>(
         &self,
         profile: Profile,
-        seen: &Activations,
-        clips: usize,
+        ways: &[Way<'a>],
         metadata: &Metadata,
-    ) -> Result<Choice, ExportError> {
-        let mut best: Option<(usize, Choice)> = None;
-        let mut attempts = Vec::new();
-        for (index, method) in Method::ALL.into_iter().enumerate() {
-            let quantised = Quantised::new(self.network, &seen.ranges(method), profile);
+    ) -> Result<Choice<'a>, ExportError> {
+        let mut best: Option<(usize, Choice<'a>)> = None;
+        let mut attempts: Vec<Attempt> = Vec::new();
+        for (index, way) in ways.iter().enumerate() {
+            let quantised = Quantised::new(way.network, &way.ranges, profile);
             let mut metadata = metadata.clone();
             metadata.push(("earshot.profile", profile.kind().profile().to_owned()));
-            metadata.push(("earshot.calibration", format!("{} on {clips} training clips", method.name())));
-            let model = qdq::int8(self.network, &quantised, &metadata);
-            let attempt = self.attempt(profile, method, &model)?;
+            metadata.extend(way.metadata.iter().cloned());
+            let model = qdq::int8(way.network, &quantised, &metadata);
+            let attempt = self.attempt(profile, way.name, &model)?;
             if best
                 .as_ref()
                 .is_none_or(|(best, _)| attempts.get(*best).is_none_or(|best| attempt.beats(best)))
             {
-                best = Some((index, Choice { quantised, model, attempts: Vec::new() }));
+                best = Some((index, Choice { way: way.clone(), quantised, model, attempts: Vec::new() }));
             }
             attempts.push(attempt);
         }
@@ -90,16 +119,21 @@ impl Trial<'_> {
         Ok(Choice { attempts, ..choice })
     }
 
-    fn attempt(&self, profile: Profile, method: Method, model: &ModelProto) -> Result<Attempt, ExportError> {
+    fn attempt(
+        &self,
+        profile: Profile,
+        method: &'static str,
+        model: &ModelProto,
+    ) -> Result<Attempt, ExportError> {
         let session = Session::load(profile.kind().file(), &model.encode_to_vec(), self.activations, &[])?;
         let logits = session.logits(self.features, self.rows)?;
-        let classes = self.network.classes;
+        let classes = self.classes;
         let labels = self.features.labels_of(self.rows);
         let right = logits.chunks_exact(classes.max(1)).zip(&labels);
         let right = right.filter(|(logits, label)| argmax(logits) == usize::from(**label)).count();
         let squares = logits.iter().zip(self.float).map(|(int8, float)| f64::from(int8 - float).powi(2));
         Ok(Attempt {
-            method: method.name(),
+            method,
             accuracy: right as f64 / labels.len().max(1) as f64,
             top1_agreement: verify::top1_agreement(classes, self.float, &logits),
             logit_error: (squares.sum::<f64>() / logits.len().max(1) as f64).sqrt(),

@@ -2,7 +2,7 @@
 
 use earshot_common::{
     metrics::Confusion,
-    model::Cost,
+    model::{AudioCnn, Cost},
     tensors::{self, TensorsError},
 };
 use earshot_proto::onnx::ModelProto;
@@ -11,9 +11,10 @@ use serde::Serialize;
 
 use super::{
     Champion, ExportError, FLOAT_FILE, Features,
+    aware::{Attuned, Awareness},
     bundle::Draft,
     calibrate::{self, Activations},
-    choice::{Attempt, Choice, Trial},
+    choice::{self, Attempt, Choice, Trial},
     deploy::{self, Candidate, Deployed, Timer},
     gates, graph,
     network::Network,
@@ -45,13 +46,15 @@ pub(super) struct Exporter<'a> {
     cost: Cost,
     /// The worker's logits, one row for each validation row.
     recorded: Vec<f32>,
+    /// What was trained to bear quantisation, if anything was.
+    attuned: Option<Attuned>,
 }
 
 /// The models as they were written.
-pub(super) struct Models {
+pub(super) struct Models<'a> {
     float: ModelProto,
-    int8: Choice,
-    tensorrt: Choice,
+    int8: Choice<'a>,
+    tensorrt: Choice<'a>,
 }
 
 /// One file in tract.
@@ -62,6 +65,8 @@ struct InTract {
     /// Largest difference of a logit from its reference.
     difference: f32,
     calibrations: Vec<Attempt>,
+    /// Whether its weights were trained to bear quantisation.
+    is_aware: bool,
 }
 
 /// One file's logits.
@@ -83,12 +88,15 @@ impl<'a> Exporter<'a> {
     /// The part that does not fit.
     pub(super) fn new(champion: &'a Champion, features: &'a Features) -> Result<Self, ExportError> {
         let model = &champion.job.model;
+        let rows = champion.split.validation.len();
+        let aware = champion.awareness.as_ref().and_then(Awareness::trained);
         let exporter = Self {
             champion,
             features,
             network: Network::new(model, &champion.checkpoint)?,
             cost: model.cost().map_err(ExportError::Model)?,
-            recorded: recorded_logits(champion)?,
+            recorded: recorded_logits(&champion.logits, rows, model)?,
+            attuned: aware.map(|aware| Attuned::new(aware, rows)).transpose()?,
         };
         check_labels(&champion.manifest.classes)?;
         match exporter.contradiction() {
@@ -101,7 +109,11 @@ impl<'a> Exporter<'a> {
     ///
     /// # Errors
     /// tract cannot calibrate, or the disk refuses.
-    pub(super) fn write(&self, draft: &mut Draft, progress: &dyn Fn(&str)) -> Result<Models, ExportError> {
+    pub(super) fn write(
+        &self,
+        draft: &mut Draft,
+        progress: &dyn Fn(&str),
+    ) -> Result<Models<'_>, ExportError> {
         progress("writing the float model");
         let metadata = provenance::metadata(self.champion)
             .map_err(|source| ExportError::Json { file: FLOAT_FILE, source })?;
@@ -117,14 +129,16 @@ impl<'a> Exporter<'a> {
         let seen = Activations::collect(&bytes, &self.network, activations, self.features, &sample)?;
 
         progress("choosing calibrations on validation clips");
+        let mut ways = choice::calibrations(&self.network, &seen, sample.len());
+        ways.extend(self.attuned.iter().map(Attuned::way));
         let trial = Trial {
-            network: &self.network,
+            classes: self.network.classes,
             activations,
             features: self.features,
             rows: &self.champion.split.validation,
             float: &self.recorded,
         };
-        let choose = |profile| trial.choose(profile, &seen, sample.len(), &metadata);
+        let choose = |profile| trial.choose(profile, &ways, &metadata);
         let [int8, tensorrt] = [choose(Profile::OnnxRuntime)?, choose(Profile::TensorRt)?];
         for (kind, choice) in [(Kind::Int8, &int8), (Kind::TensorRt, &tensorrt)] {
             draft.write(kind.file(), &choice.model.encode_to_vec())?;
@@ -139,7 +153,7 @@ impl<'a> Exporter<'a> {
     pub(super) fn verify(
         &self,
         draft: &Draft,
-        models: &Models,
+        models: &Models<'_>,
         timer: Timer<'_>,
         progress: &dyn Fn(&str),
     ) -> Result<Verified, ExportError> {
@@ -153,7 +167,14 @@ impl<'a> Exporter<'a> {
         let worker = "the worker's recorded logits";
         let difference =
             verify::float_logits(FLOAT_FILE, worker, &logits.validation, &self.recorded, classes, rows)?;
-        let float = InTract { kind: Kind::Float, bytes, logits, difference, calibrations: Vec::new() };
+        let float = InTract {
+            kind: Kind::Float,
+            bytes,
+            logits,
+            difference,
+            calibrations: Vec::new(),
+            is_aware: false,
+        };
 
         progress("verifying the int8 models");
         let int8 = self.verify_int8(draft, Kind::Int8, &models.int8)?;
@@ -196,16 +217,23 @@ impl<'a> Exporter<'a> {
         }
     }
 
-    fn verify_int8(&self, draft: &Draft, kind: Kind, choice: &Choice) -> Result<InTract, ExportError> {
+    fn verify_int8(&self, draft: &Draft, kind: Kind, choice: &Choice<'_>) -> Result<InTract, ExportError> {
         let (file, rows) = (kind.file(), &self.champion.split.validation);
         let bytes = draft.read(file)?;
         let found = verify::file(file, &bytes, &choice.model)?;
-        verify::weights(file, &found, &self.network)?;
+        let network = choice.way.network;
+        verify::weights(file, &found, network)?;
         let logits = self.run(file, &bytes)?;
-        let numbers = (&self.network, &choice.quantised);
+        let numbers = (network, &choice.quantised);
         let macs = self.cost.macs;
         let difference = verify::int8_logits(file, &logits.validation, numbers, macs, self.features, rows)?;
-        Ok(InTract { kind, bytes, logits, difference, calibrations: choice.attempts.clone() })
+        let recorded = choice.way.recorded;
+        // Workers round as ONNX Runtime's profile does.
+        if let Some(recorded) = recorded.filter(|_| kind == Kind::Int8) {
+            verify::rounded_logits(file, &logits.validation, recorded, network.classes, rows)?;
+        }
+        let (calibrations, is_aware) = (choice.attempts.clone(), recorded.is_some());
+        Ok(InTract { kind, bytes, logits, difference, calibrations, is_aware })
     }
 
     fn measured(&self, found: InTract, deployed: Deployed, float: &[f32]) -> Measured {
@@ -216,6 +244,7 @@ impl<'a> Exporter<'a> {
             difference: found.difference,
             top1_agreement: verify::top1_agreement(self.network.classes, float, &found.logits.all()),
             calibrations: found.calibrations,
+            is_aware: found.is_aware,
             deployed,
         }
     }
@@ -267,13 +296,8 @@ impl<'a> Exporter<'a> {
         draft.write("report.md", report.markdown().as_bytes())?;
         draft.write("confusion.svg", picture.as_bytes())?;
         draft.write("report.html", page::page(&report, &matrices).as_bytes())?;
-        let provenance = Provenance::new(
-            self.champion,
-            self.cost,
-            draft.files(),
-            &verified.shipped,
-            bundle::runtime_version()?,
-        );
+        let provenance =
+            Provenance::new(self.champion, self.cost, draft.files(), verified, bundle::runtime_version()?);
         let provenance = pretty(PROVENANCE_FILE, &provenance)?;
         draft.write(PROVENANCE_FILE, &provenance)
     }
@@ -344,12 +368,13 @@ impl<'a> Exporter<'a> {
     }
 }
 
-fn recorded_logits(champion: &Champion) -> Result<Vec<f32>, ExportError> {
+/// A worker's logits of so many validation rows.
+pub(super) fn recorded_logits(blob: &[u8], rows: usize, model: &AudioCnn) -> Result<Vec<f32>, ExportError> {
     const NAME: &str = "logits";
-    let mut tensors = tensors::decode(&champion.logits).map_err(ExportError::Recorded)?;
+    let mut tensors = tensors::decode(blob).map_err(ExportError::Recorded)?;
     let logits =
         tensors.remove(NAME).ok_or_else(|| ExportError::Recorded(TensorsError::Missing(NAME.to_owned())))?;
-    let expected = vec![champion.split.validation.len(), champion.job.model.classes as usize];
+    let expected = vec![rows, model.classes as usize];
     if logits.shape == expected {
         Ok(logits.values)
     } else {

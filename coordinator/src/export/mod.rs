@@ -9,6 +9,7 @@
 //! - `quantise`, `qdq`: the network in whole numbers, and its graph, for either runtime.
 //! - `choice`: which of the ranges, by the validation part.
 //! - `arithmetic`: what the int8 graph means, computed apart from it.
+//! - `aware`: what was trained to bear quantisation, as one more way to quantise.
 //! - `verify`: the files as they lie on the disk, against checkpoint, recorded logits and arithmetic.
 //! - `deploy`: the files in ONNX Runtime: the same predictions, and the time they take.
 //! - `gates`: which model is shipped, and whether it keeps to the sweep's limits.
@@ -22,6 +23,7 @@
 //! so that the same champion gives the same bytes, but for what the timer says.
 
 mod arithmetic;
+mod aware;
 mod bundle;
 mod calibrate;
 mod choice;
@@ -61,8 +63,8 @@ use earshot_common::{
 use earshot_data::{manifest::Manifest, split::Split};
 use serde::Serialize;
 
-use self::{bundle::Draft, exporter::Exporter};
 pub use self::{
+    aware::{Aware, Awareness, Calibrated, calibrate},
     deploy::{Deployed, Timer},
     error::ExportError,
     features::Features,
@@ -73,6 +75,7 @@ pub use self::{
     score::Scores,
     sensitivity::{Removed, Sensitivity},
 };
+use self::{bundle::Draft, exporter::Exporter};
 use crate::bundle::Kind;
 
 /// Names of the models in the bundle.
@@ -110,6 +113,8 @@ pub struct Champion {
     /// What came of the sweep's pruning; none where there is to be none. The job, the weights and all else above are of the step that is
     /// exported.
     pub pruning: Option<Pruning>,
+    /// What became of the wish to have it trained to bear quantisation; none where the sweep has none.
+    pub awareness: Option<Awareness>,
     /// Blob: the weights that the run began with; none: fresh ones.
     pub initial_weights: Option<Vec<u8>>,
     /// Blob: its teacher's logits of the training rows; none: it had none.
@@ -141,6 +146,9 @@ pub struct Summary {
     /// Which step of the sweep's pruning is exported, if any, and why; none where nothing was to be pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pruning: Option<String>,
+    /// Whether the int8 model was trained to bear quantisation, and why; none where nobody wished that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quantisation: Option<String>,
 }
 
 /// One of the models.

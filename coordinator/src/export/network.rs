@@ -2,8 +2,8 @@
 
 use earshot_common::{
     model::{
-        AudioCnn, BATCH_NORM_EPS, Conv2d, Input, Layer, Operation, Pool, Pooling, Reduce, Reduction,
-        Step as SpecStep, input::inverse_dct,
+        AudioCnn, BATCH_NORM_EPS, Conv2d, Input, Layer, Operation, Pool, Reduce, Step as SpecStep,
+        input::inverse_dct,
     },
     tensors::{BATCH_NORM, Tensor, Tensors, TensorsError, decode_checkpoint},
 };
@@ -97,13 +97,12 @@ impl Step {
         }
     }
 
-    /// Whether int8 holds what leaves it with a scale of its own. What only moves numbers or picks the largest keeps the scale
-    /// of what enters, a mean beside maxima shares theirs, and logits stay float.
+    /// As [`SpecStep::has_scale`].
     pub(super) fn has_scale(&self) -> bool {
         match self {
-            Self::Layer(layer) => !matches!(layer.operation, Operation::Logits(_)),
-            Self::Pool(pool) => pool.pooling == Pooling::Average,
-            Self::Reduce(reduce) => reduce.reduction == Reduction::Mean,
+            Self::Layer(layer) => layer.operation.has_scale(),
+            Self::Pool(pool) => pool.has_scale(),
+            Self::Reduce(reduce) => reduce.has_scale(),
         }
     }
 }

@@ -12,7 +12,13 @@ use earshot_common::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Champion, gates::Shipped, onnx::Metadata};
+use super::{
+    Champion,
+    aware::{AwareProvenance, Awareness},
+    gates::Shipped,
+    onnx::Metadata,
+    verified::Verified,
+};
 use crate::bundle::{FORMAT, FORMAT_VERSION, FileEntry};
 
 /// The contents of `provenance.json`.
@@ -37,6 +43,9 @@ pub(super) struct Provenance<'a> {
     best_epoch: &'a Epoch,
     checkpoint: BlobId,
     logits: BlobId,
+    /// What trained the weights of the int8 files, where that was another run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aware: Option<AwareProvenance<'a>>,
     data_hash: BlobId,
     front_end_hash: BlobId,
     cost: Cost,
@@ -54,9 +63,11 @@ impl<'a> Provenance<'a> {
         champion: &'a Champion,
         cost: Cost,
         files: &'a BTreeMap<String, FileEntry>,
-        shipped: &'a Shipped,
+        verified: &'a Verified,
         onnxruntime_version: String,
     ) -> Self {
+        let is_aware = verified.int8.is_aware || verified.tensorrt.is_aware;
+        let aware = champion.awareness.as_ref().filter(|_| is_aware).and_then(Awareness::trained);
         Self {
             format: FORMAT,
             format_version: FORMAT_VERSION,
@@ -72,11 +83,12 @@ impl<'a> Provenance<'a> {
             best_epoch: &champion.best,
             checkpoint: BlobId::of(&champion.checkpoint),
             logits: BlobId::of(&champion.logits),
+            aware: aware.map(AwareProvenance::new),
             data_hash: champion.manifest.data_hash,
             front_end_hash: champion.manifest.front_end_hash,
             cost,
             files,
-            shipped,
+            shipped: &verified.shipped,
             onnxruntime_version,
         }
     }

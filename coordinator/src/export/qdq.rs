@@ -6,14 +6,17 @@
 //! Max pooling and flattening only move numbers, so both sides have the same scale; so has a mean that is put beside maxima.
 //! A Relu stands only in the profile that does not saturate at 0, and biases are float there: see [`super::quantise`].
 
-use earshot_common::model::{Operation, Pool, Reduce, Reduction};
+use earshot_common::{
+    int8::Affine,
+    model::{Operation, Pool, Reduce, Reduction},
+};
 use earshot_proto::onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
 
 use super::{
     graph::{self, STANDARDISED},
     network::Network,
     onnx::{self, Metadata, OUTPUT, Values, int, node},
-    quantise::{Affine, Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
+    quantise::{Biases, Profile, Quantised, QuantisedLayer, QuantisedStep},
 };
 
 /// Names of the initialisers of a quantised tensor.

@@ -1,7 +1,7 @@
 //! Static int8 quantisation: scales, zero points, and the network in whole numbers.
 //!
-//! A real number `r` is held as `q` with `r = scale · (q − zero_point)` (Jacob et al. 2018, arXiv:1712.05877, equation 1).
-//! Weights are symmetric, with one scale for each output channel, from −127 to 127. The rest is as the runtime wants it:
+//! How numbers are held is [`earshot_common::int8`]'s; weights are symmetric, with one scale for each output channel. The rest is as
+//! the runtime wants it:
 //!
 //! | profile | activations | ReLU | biases |
 //! |---|---|---|---|
@@ -12,28 +12,13 @@
 //!
 //! `max |r|` of a channel is held exactly; every other weight is off by half a scale step at most.
 
-use earshot_common::model::{Operation, Pool, Reduce};
-
-use super::{
-    calibrate::Range,
-    network::{Network, Step, Weighted},
+use earshot_common::{
+    int8::{Affine, BIAS_MAX, Range, WEIGHT_MAX},
+    model::{Operation, Pool, Reduce},
 };
+
+use super::network::{Network, Step, Weighted};
 use crate::bundle::Kind;
-
-/// Largest magnitude of a weight: symmetric, so −128 is not used.
-const WEIGHT_MAX: f32 = 127.0;
-
-/// Largest magnitude of a quantised bias. Half of what int32 holds: the other half is for the sum of products.
-const BIAS_MAX: f32 = (1 << 30) as f32;
-
-/// How an activation is held in int8.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Affine {
-    /// Above 0.
-    pub(super) scale: f32,
-    /// The whole number that means 0.
-    pub(super) zero_point: i8,
-}
 
 /// Which runtime a quantised network is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,30 +101,6 @@ impl Profile {
     }
 }
 
-impl Affine {
-    /// Covers a range from −128 to 127.
-    pub(super) fn covering(range: Range) -> Self {
-        let width = range.max - range.min;
-        if !(width.is_normal() && width / 255.0 > f32::MIN_POSITIVE) {
-            // A dead activation is always 0: any scale holds it.
-            return Self { scale: 1.0, zero_point: i8::MIN };
-        }
-        let scale = width / 255.0;
-        Self { scale, zero_point: (-128.0 - range.min / scale).round_ties_even() as i8 }
-    }
-
-    /// Covers a range from −127 to 127, 0 in its middle.
-    pub(super) fn around_zero(range: Range) -> Self {
-        let scale = range.max.abs().max(range.min.abs()) / WEIGHT_MAX;
-        Self { scale: if scale.is_normal() { scale } else { 1.0 }, zero_point: 0 }
-    }
-
-    /// The nearest whole number, saturated, as ONNX's QuantizeLinear defines it.
-    pub(super) fn quantise(self, value: f32) -> i8 {
-        ((value / self.scale).round_ties_even() + f32::from(self.zero_point)) as i8
-    }
-}
-
 impl Quantised {
     /// Quantises a network with the calibrated ranges of its standardised input and of every step that has a scale.
     pub(super) fn new(network: &Network, ranges: &[Range], profile: Profile) -> Self {
@@ -212,38 +173,6 @@ fn weight_scale(weights: &[f32], bias: f32, input_scale: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn check(range: (f32, f32), expected: Affine) {
-        let (min, max) = range;
-        assert_eq!(Affine::covering(Range { min, max }), expected);
-    }
-
-    #[test]
-    fn ranges_become_scales_and_zero_points() {
-        check((0.0, 25.5), Affine { scale: 0.1, zero_point: -128 });
-        check((-12.8, 12.7), Affine { scale: 0.1, zero_point: 0 });
-        check((-25.5, 0.0), Affine { scale: 0.1, zero_point: 127 });
-        check((0.0, 0.0), Affine { scale: 1.0, zero_point: -128 });
-    }
-
-    #[test]
-    fn around_zero_both_signs_reach_as_far() {
-        for (range, scale) in [((-1.0, 12.7), 0.1), ((-25.4, 3.0), 0.2), ((0.0, 0.0), 1.0)] {
-            let (min, max) = range;
-            let affine = Affine::around_zero(Range { min, max });
-            assert_eq!(affine, Affine { scale, zero_point: 0 });
-            assert!(affine.quantise(min) >= -127 && affine.quantise(-min) > i8::MIN, "{range:?}");
-        }
-    }
-
-    #[test]
-    fn zero_is_held_exactly_and_the_ends_saturate() {
-        let affine = Affine::covering(Range { min: -1.7, max: 4.1 });
-        assert_eq!(affine.quantise(0.0), affine.zero_point);
-        assert_eq!((affine.quantise(-1e9), affine.quantise(1e9)), (-128, 127));
-        let relu = Affine::covering(Range { min: 0.0, max: 4.1 });
-        assert_eq!(relu.quantise(-3.0), relu.zero_point);
-    }
 
     #[test]
     fn channels_without_weights_keep_their_bias() {

@@ -57,6 +57,9 @@ pub(super) struct Report<'a> {
     /// What pruning did; none where nothing was to be pruned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) pruning: Option<PruningReport<'a>>,
+    /// Whether the int8 file was trained to bear quantisation, and why; none where nobody wished that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) quantisation: Option<String>,
 }
 
 /// One file's part of the report.
@@ -113,6 +116,7 @@ impl<'a> Report<'a> {
                 .as_ref()
                 .zip(champion.pruning.as_ref())
                 .map(|(whole, pruning)| whole.report(pruning)),
+            quantisation: verified.quantisation(champion),
         }
     }
 
@@ -251,6 +255,9 @@ impl<'a> Report<'a> {
             }));
         }
         table(text, &["file", "calibration", "accuracy", "as float", "RMS error of a logit", ""], &rows);
+        if let Some(quantisation) = &self.quantisation {
+            let _ = writeln!(text, "**Quantisation-aware training**: {quantisation}.\n");
+        }
     }
 
     fn write_classes(&self, text: &mut String) {

@@ -32,6 +32,8 @@ pub(super) struct Measured {
     pub(super) top1_agreement: f64,
     /// Calibrations tried; none for the float file.
     pub(super) calibrations: Vec<Attempt>,
+    /// Whether its weights were trained to bear quantisation.
+    pub(super) is_aware: bool,
     /// In ONNX Runtime.
     pub(super) deployed: Deployed,
 }
@@ -49,6 +51,11 @@ impl Measured {
 }
 
 impl Verified {
+    /// What became of the wish to have it trained to bear quantisation, in words; none where nobody wished that.
+    pub(super) fn quantisation(&self, champion: &Champion) -> Option<String> {
+        Some(champion.awareness.as_ref()?.told(self.int8.is_aware))
+    }
+
     /// As the caller sees it, for a bundle in `folder`.
     pub(super) fn summary(&self, champion: &Champion, folder: &Path) -> Summary {
         let model = |measured: &Measured| ModelSummary {
@@ -69,6 +76,7 @@ impl Verified {
             top1_agreement: self.int8.top1_agreement,
             shipped: self.shipped.clone(),
             pruning: champion.pruning.as_ref().map(|pruning| pruning.reason.clone()),
+            quantisation: self.quantisation(champion),
         }
     }
 }

@@ -3,7 +3,8 @@
 //! 1. The file's tensors are held against the checkpoint: the float ones are its numbers bit for bit, the int8 ones are what
 //!    quantising it gives, and within half a scale step of it. The rest of the file must be the graph that was written.
 //! 2. tract runs the file. The float logits must be those the worker recorded for the validation rows; the int8 logits must
-//!    be those of [`super::arithmetic`], on a sample of them.
+//!    be those of [`super::arithmetic`], on a sample of them, and, of a network that was trained to bear quantisation, those that the
+//!    worker recorded of it while it rounded.
 //! 3. ONNX Runtime runs the file, in [`super::deploy`]: the float logits must be tract's, the int8 predictions nearly all.
 //! 4. The files are scored on the validation and the test part.
 
@@ -134,6 +135,20 @@ pub(super) fn int8_logits(
         sample.iter().flat_map(|&row| arithmetic::logits(network, quantised, features.row(row))).collect();
     let reference = "the same weights in whole-number arithmetic";
     agree(model, reference, &found, &expected, network.classes, &sample, INT8_TOLERANCE)
+}
+
+/// Holds the int8 file's logits against those of the worker's network that rounded as the file does.
+///
+/// # Errors
+/// [`ExportError::Disagrees`] says how far and where.
+pub(super) fn rounded_logits(
+    model: &'static str,
+    found: &[f32],
+    recorded: &[f32],
+    classes: usize,
+    rows: &[u32],
+) -> Result<f32, ExportError> {
+    agree(model, "the worker's rounding network", found, recorded, classes, rows, INT8_TOLERANCE)
 }
 
 /// Part of the rows for which both give the same class; 1 of none.

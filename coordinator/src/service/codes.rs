@@ -22,7 +22,8 @@ pub(super) fn of_refusal(refusal: &Refusal) -> Status {
         Refusal::LeaseEnded(_)
         | Refusal::SweepEnded(_)
         | Refusal::NotCompleted(_)
-        | Refusal::NotDue { .. } => Status::failed_precondition(text),
+        | Refusal::NotDue { .. }
+        | Refusal::QuantisationNotDue(_) => Status::failed_precondition(text),
         Refusal::NameTaken(_) => Status::already_exists(text),
         Refusal::EpochOutOfOrder { .. } | Refusal::BestEpoch { .. } | Refusal::Slots { .. } => {
             Status::invalid_argument(text)

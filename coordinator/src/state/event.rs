@@ -2,6 +2,7 @@
 
 use earshot_common::{
     ids::{BlobId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    int8::Range,
     job::{Epoch, Job, Outcome, Verdict},
     model::AudioCnn,
     sweep::Sweep,
@@ -64,6 +65,15 @@ pub enum EventKind {
         step: u32,
         /// What came of it.
         cut: Cut,
+    },
+    /// The model to be exported was quantised, or could not be; since format 8.
+    Quantised {
+        /// Of which sweep.
+        sweep: SweepId,
+        /// Of which trial: the best.
+        trial: TrialId,
+        /// What came of it.
+        quantisation: Quantisation,
     },
     /// A worker introduced itself.
     Joined {
@@ -159,6 +169,24 @@ pub enum Cut {
     },
 }
 
+/// What came of quantising the model to be exported.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantisation {
+    /// It is to be trained on, rounding as int8 does.
+    Aware {
+        /// Ranges in which int8 holds the input and what leaves every step that has a scale.
+        ranges: Vec<Range>,
+        /// What calibration alone came to, in words.
+        why: String,
+    },
+    /// It stays as it is.
+    Kept {
+        /// In words.
+        why: String,
+    },
+}
+
 /// The answer to an event that was accepted.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -215,6 +243,7 @@ impl EventKind {
             Self::Cancelled { .. } => "cancelled",
             Self::ReplayAsked { .. } => "replay_asked",
             Self::Pruned { .. } => "pruned",
+            Self::Quantised { .. } => "quantised",
             Self::Joined { .. } => "joined",
             Self::Asked { .. } => "asked",
             Self::AskedAlike { .. } => "asked_alike",
@@ -291,6 +320,9 @@ pub enum Refusal {
         /// From 1.
         step: u32,
     },
+    /// It was quantised before, or what comes before that has not ended.
+    #[error("quantising trial {0} is not due")]
+    QuantisationNotDue(TrialId),
     /// A worker without slots cannot train.
     #[error("a worker needs from 1 to {most} slots, got {got}")]
     Slots {

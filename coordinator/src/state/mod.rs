@@ -40,14 +40,14 @@ use serde::Serialize;
 
 pub use self::{
     dataset::{Dataset, DatasetView},
-    event::{Cut, Decision, Digest, Event, EventKind, Grant, Refusal},
+    event::{Cut, Decision, Digest, Event, EventKind, Grant, Quantisation, Refusal},
     judgement::{Basis, Judged, Judgement},
     progress::Completion,
     ranking::MeanMetrics,
     replay::{Difference, Finding, Replay, ReplayedRun},
     spread::Estimate,
-    sweep::{Due, Phase, SweepState},
-    trial::{Attempt, AttemptEnd, Midway, PrunedStep, Run, RunStatus, Trial, TrialStatus},
+    sweep::{Candidate, Due, Phase, SweepState},
+    trial::{Attempt, AttemptEnd, AwareRun, Midway, PrunedStep, Run, RunStatus, Trial, TrialStatus},
     worker::Worker,
 };
 
@@ -121,6 +121,10 @@ impl State {
                 self.running(*sweep)?.prune(*trial, *step, cut)?;
                 Decision::Noted
             }
+            EventKind::Quantised { sweep, trial, quantisation } => {
+                self.running(*sweep)?.quantise(*trial, quantisation)?;
+                Decision::Noted
+            }
             EventKind::Joined { name, slots, device, by } => {
                 self.join(name, *slots, device, by.as_deref())?
             }
@@ -166,6 +170,12 @@ impl State {
     pub fn pruning_due(&self) -> Option<(SweepId, Due)> {
         let sweeps = self.sweeps.iter().filter(|(_, sweep)| sweep.phase() == Phase::Running);
         sweeps.into_iter().find_map(|(&id, sweep)| Some((id, sweep.pruning_due()?)))
+    }
+
+    /// The model that is to be quantised next, of the oldest sweep that has one and is not paused.
+    pub fn quantisation_due(&self) -> Option<(SweepId, Candidate)> {
+        let sweeps = self.sweeps.iter().filter(|(_, sweep)| sweep.phase() == Phase::Running);
+        sweeps.into_iter().find_map(|(&id, sweep)| Some((id, sweep.quantisation_due()?)))
     }
 
     /// Sweeps, oldest first.

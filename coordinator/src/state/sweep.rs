@@ -1,8 +1,9 @@
 //! One sweep: its trials, the runs that wait, and its search; `thinned`: which trials get more epochs; `raced`: which get more
-//! folds; `pruned`: how the best is made smaller; `alike`: which runs can be trained together.
+//! folds; `pruned`: how the best is made smaller; `quantised`: how it is made to bear int8; `alike`: which runs can be trained together.
 
 mod alike;
 mod pruned;
+mod quantised;
 mod raced;
 mod thinned;
 
@@ -12,7 +13,7 @@ use std::{
     sync::Arc,
 };
 
-pub use self::pruned::Due;
+pub use self::{pruned::Due, quantised::Candidate};
 
 use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
@@ -71,6 +72,9 @@ pub struct SweepState {
     /// Why a step of pruning could not be cut, in words; then none follows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pruning_refused: Option<String>,
+    /// Why no run is trained to bear quantisation, in words; none while that is not known, or where one is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quantisation_kept: Option<String>,
 }
 
 impl SweepState {
@@ -91,6 +95,7 @@ impl SweepState {
             progress: Progress::since(at_ms),
             spread: Spread::default(),
             pruning_refused: None,
+            quantisation_kept: None,
         }
     }
 
@@ -159,10 +164,11 @@ impl SweepState {
         self.phase == Phase::Running && self.is_unfinished()
     }
 
-    /// Whether every run has ended, the search has no more to propose, and nothing is to be pruned any more.
+    /// Whether every run has ended, the search has no more to propose, and nothing is to be pruned or quantised any more.
     pub fn is_completed(&self) -> bool {
         let is_idle = !self.is_unfinished() && self.leased.is_empty();
-        self.phase != Phase::Cancelled && is_idle && self.pruning_due().is_none()
+        let is_whole = self.pruning_due().is_none() && self.quantisation_due().is_none();
+        self.phase != Phase::Cancelled && is_idle && is_whole
     }
 
     /// Whether nothing more is to come of it.
@@ -188,14 +194,16 @@ impl SweepState {
     pub fn job(&self, run: RunId) -> Option<Job> {
         let trial = self.trial(run.trial)?;
         let pruned = run.fold.pruning_step().and_then(|step| trial.pruned_step(step));
+        let aware = trial.aware.as_ref().filter(|_| run.fold == FoldId::AWARE);
         Some(Job {
-            model: pruned.map_or(&trial.model, |pruned| &pruned.model).clone(),
+            model: trial.model_of(run.fold).clone(),
             recipe: self.recipe(run)?,
             shards: self.dataset.shards.clone(),
             split: *self.dataset.splits.get(&self.fold_of_split(trial, run.fold)?)?,
-            initial_weights: pruned.map(|pruned| pruned.weights),
-            taylor: self.wants_taylor(),
+            initial_weights: pruned.map(|pruned| pruned.weights).or(aware.map(|aware| aware.weights)),
+            taylor: self.wants_taylor() && aware.is_none(),
             teacher: pruned.and_then(|pruned| self.teacher(pruned)),
+            int8_ranges: aware.map(|aware| aware.ranges.clone()).unwrap_or_default(),
             resume: None,
             rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),
@@ -209,6 +217,7 @@ impl SweepState {
         let recipe = trial.point.recipe(&self.sweep.schedule, &self.sweep.front_end, seed);
         match run.fold {
             FoldId::REFIT => Some(recipe.refit(MeanMetrics::of(trial)?.epoch)),
+            FoldId::AWARE => Some(self.attune(trial, recipe)),
             fold => Some(self.retrain(trial, fold, recipe)),
         }
     }
@@ -403,17 +412,8 @@ impl SweepState {
         let waiting = runs.iter().filter(|(_, run)| run.status == RunStatus::Waiting);
         self.waiting.extend(waiting.map(|(&fold, _)| (id, fold)));
         let judgements = Vec::new();
-        let trial = Trial {
-            point: Arc::new(point),
-            why,
-            model,
-            cost,
-            runs,
-            infeasible,
-            judgements,
-            refit: None,
-            pruned: Vec::new(),
-        };
+        let (point, refit, pruned, aware) = (Arc::new(point), None, Vec::new(), None);
+        let trial = Trial { point, why, model, cost, runs, infeasible, judgements, refit, pruned, aware };
         *self.tally.entry(trial.status()).or_default() += 1;
         self.trials.push(trial);
     }
@@ -466,7 +466,7 @@ impl SweepState {
         if run_id.fold.is_fold() && status == Some(TrialStatus::Completed) {
             self.progress.complete(run_id.trial, at_ms);
         }
-        if run_id.fold.pruning_step().is_none() {
+        if run_id.fold.is_fold() || run_id.fold == FoldId::REFIT {
             self.come_through(run_id.trial);
         }
         Ok(())
@@ -486,7 +486,7 @@ impl SweepState {
             run.status
         });
         match status {
-            // Whatever becomes of a refit or of what was pruned, its trial stays the best.
+            // Whatever becomes of a refit, or of what was pruned or quantised, its trial stays the best.
             Some(RunStatus::Failed) if !run_id.fold.is_fold() => {}
             Some(RunStatus::Failed) => {
                 let abandoned = self.abandon(run_id.trial);

@@ -1,5 +1,6 @@
 mod midway;
 mod pruned;
+mod quantised;
 mod raced;
 mod replay;
 mod sharing;

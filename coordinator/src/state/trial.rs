@@ -17,6 +17,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use earshot_common::{
     ids::{BlobId, FoldId, Token, WorkerId},
+    int8::Range,
     job::{Epoch, Failure, Reason, RunResult},
     model::{AudioCnn, Cost},
     sweep::{Objective, Point},
@@ -52,6 +53,24 @@ pub struct Trial {
     /// What steps of pruning have left of the best trial, in their order. It decides nothing either.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub pruned: Vec<PrunedStep>,
+    /// What trains the exported model to bear quantisation. It decides nothing either.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub aware: Option<AwareRun>,
+}
+
+/// A run that trains the exported model on, rounding as int8 does.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AwareRun {
+    /// The run whose model it is.
+    pub base: FoldId,
+    /// Blob: the weights that it begins with, which are that run's.
+    pub weights: BlobId,
+    /// Ranges in which int8 holds the input and what leaves steps.
+    pub ranges: Vec<Range>,
+    /// What calibration alone came to, in words.
+    pub why: String,
+    /// The run.
+    pub run: Run,
 }
 
 /// As the point that is shared.
@@ -165,28 +184,31 @@ pub enum AttemptEnd {
 }
 
 impl Trial {
-    /// A run by its fold, the refit and steps of pruning included.
+    /// A run by its fold, the refit, steps of pruning and what is trained to bear quantisation included.
     pub fn run(&self, fold: FoldId) -> Option<&Run> {
-        match fold.pruning_step() {
-            Some(step) => self.pruned_step(step).map(|pruned| &pruned.run),
-            None if fold == FoldId::REFIT => self.refit.as_ref(),
-            None => self.runs.get(&fold),
+        match (fold, fold.pruning_step()) {
+            (FoldId::REFIT, _) => self.refit.as_ref(),
+            (FoldId::AWARE, _) => self.aware.as_ref().map(|aware| &aware.run),
+            (_, Some(step)) => self.pruned_step(step).map(|pruned| &pruned.run),
+            (_, None) => self.runs.get(&fold),
         }
     }
 
     pub(super) fn run_mut(&mut self, fold: FoldId) -> Option<&mut Run> {
-        match fold.pruning_step() {
-            Some(step) => self.pruned.get_mut(step as usize - 1).map(|pruned| &mut pruned.run),
-            None if fold == FoldId::REFIT => self.refit.as_mut(),
-            None => self.runs.get_mut(&fold),
+        match (fold, fold.pruning_step()) {
+            (FoldId::REFIT, _) => self.refit.as_mut(),
+            (FoldId::AWARE, _) => self.aware.as_mut().map(|aware| &mut aware.run),
+            (_, Some(step)) => self.pruned.get_mut(step as usize - 1).map(|pruned| &mut pruned.run),
+            (_, None) => self.runs.get_mut(&fold),
         }
     }
 
-    /// All runs with their folds, the refit and then the steps of pruning last.
+    /// All runs with their folds: the refit, the steps of pruning and what is trained to bear quantisation last, in this order.
     pub fn all_runs(&self) -> impl Iterator<Item = (FoldId, &Run)> {
         let refit = self.refit.iter().map(|run| (FoldId::REFIT, run));
         let pruned = (1..).zip(&self.pruned).map(|(step, pruned)| (FoldId::pruned(step), &pruned.run));
-        self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit).chain(pruned)
+        let aware = self.aware.iter().map(|aware| (FoldId::AWARE, &aware.run));
+        self.runs.iter().map(|(&fold, run)| (fold, run)).chain(refit).chain(pruned).chain(aware)
     }
 
     /// The run whose weights are exported unless they are pruned: the refit if it has completed, otherwise the best by the

@@ -105,6 +105,9 @@ const FORMAT_8: &str = include_str!("golden/format_8.jsonl");
 /// A sweep of one run whose model is pruned once, and then no further: format 8.
 const FORMAT_8_PRUNED: &str = include_str!("golden/format_8_pruned.jsonl");
 
+/// A sweep of one run whose model is trained to bear quantisation: format 8.
+const FORMAT_8_QUANTISED: &str = include_str!("golden/format_8_quantised.jsonl");
+
 fn check_older(format: u64, entries: &str, [completed, failed, expiries, epochs]: [u64; 4]) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("log.redb");
@@ -181,6 +184,26 @@ fn cuts_are_read_as_they_were_written() {
     let (_, trial) = sweep.trials().next().unwrap();
     assert_eq!((trial.pruned.len(), trial.pruned[0].model.blocks[1].filters), (1, 6));
     assert!(sweep.pruning_refused().is_some_and(|why| why.contains("cannot be met")));
+}
+
+#[test]
+fn quantisations_are_read_as_they_were_written() {
+    check_older(8, FORMAT_8_QUANTISED, [1, 0, 0, 3]);
+    let mut state = State::default();
+    for line in FORMAT_8_QUANTISED.lines() {
+        let event: Event = serde_json::from_str(line).unwrap();
+        state.apply(&event).unwrap();
+        let written: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_value(&event).unwrap(), written);
+    }
+    let (_, sweep) = state.newest_sweep().unwrap();
+    let (_, trial) = sweep.trials().next().unwrap();
+    let aware = trial.aware.as_ref().unwrap();
+    assert_eq!(
+        (aware.base, aware.ranges.len(), aware.ranges[1].max),
+        (earshot_common::ids::FoldId(1), 3, 4.5)
+    );
+    assert!(aware.run.completed().is_some());
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! - `site`: the coordinator: the real [`coordinator::mind::Mind`], driven as the engine drives it, on a disk that is slow
 //!   and in a process that dies.
 //! - `agent`: a worker as the real one behaves: asks, shows life, trains, reports, insists, dies.
-//! - `pruner`: who cuts what is due, slowly, twice, or not at all.
+//! - `errands`: who cuts and quantises what is due, slowly, twice, or not at all.
 //! - `liar`: one that does none of that properly.
 //! - `message`: what they say to each other, and the network that loses it.
 //! - `oracle`: the promises, kept as a model of its own beside the state machine's, and what breaks them.
@@ -26,11 +26,11 @@
 mod agent;
 mod coverage;
 mod dice;
+mod errands;
 mod liar;
 mod message;
 mod oracle;
 mod plan;
-mod pruner;
 mod replays;
 mod site;
 mod sweeps;

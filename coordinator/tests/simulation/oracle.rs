@@ -3,6 +3,7 @@
 
 mod conclusion;
 mod pruned;
+mod quantised;
 mod sharing;
 mod thinned;
 
@@ -18,6 +19,7 @@ use coordinator::{
 };
 use earshot_common::{
     ids::{BlobId, FoldId, ReplayId, RunId, SweepId, Token, TrialId, WorkerId},
+    int8::Range,
     job::{Epoch, Job, Outcome, Reason, RunResult, Verdict, derive_seed},
     sweep::{Search, Stop},
 };
@@ -53,6 +55,8 @@ pub(crate) struct Oracle {
     cuts: BTreeMap<RunId, pruned::Made>,
     /// Sweeps of which a step could not be cut.
     uncut: BTreeSet<SweepId>,
+    /// Sweeps whose model was quantised, with the ranges that it is trained to bear, if it is.
+    quantised: BTreeMap<SweepId, Option<Vec<Range>>>,
     /// Runs that wait for their trial to be promoted.
     held: BTreeSet<RunId>,
     paused: BTreeSet<SweepId>,
@@ -263,7 +267,8 @@ impl Oracle {
                 let run = |fold| RunId { sweep: *id, trial: *trial, fold };
                 let is_completed = folds.iter().all(|&fold| self.completed.contains_key(&run(fold)));
                 assert!(is_completed, "trial {trial} is replayed and has not completed");
-                let others = [FoldId::REFIT].into_iter().chain((1..=8).map(FoldId::pruned));
+                let others =
+                    [FoldId::REFIT].into_iter().chain((1..=8).map(FoldId::pruned)).chain([FoldId::AWARE]);
                 folds.extend(others.filter(|&fold| self.completed.contains_key(&run(fold))));
                 self.replays.asked(self.decisions.len() as u64, (*id, *trial), &folds, *replay);
             }
@@ -284,6 +289,9 @@ impl Oracle {
             }
             (EventKind::Pruned { sweep, trial, step, cut }, Decision::Noted) => {
                 self.observe_cut(*sweep, *trial, *step, cut);
+            }
+            (EventKind::Quantised { sweep, trial, quantisation }, Decision::Noted) => {
+                self.observe_quantised(*sweep, *trial, quantisation);
             }
             (EventKind::Submitted { sweep, .. }, Decision::Submitted(id)) => {
                 self.sharing.submitted(*id, sweep.weight, self.at_ms);
@@ -317,6 +325,7 @@ impl Oracle {
             self.check_refit(*run);
         }
         self.covered.pruned_runs_granted += u64::from(run.fold.pruning_step().is_some());
+        self.covered.aware_runs_granted += u64::from(run.fold == FoldId::AWARE);
         let is_alive = self.alive.values().any(|alive| alive.run == *run);
         assert!(!is_alive, "run {run} is trained twice at once");
         self.covered.promoted_runs += u64::from(self.held.remove(run));
@@ -355,6 +364,10 @@ impl Oracle {
         if run.fold.pruning_step().is_some() {
             return self.check_pruned_job(run, job, seed);
         }
+        if run.fold == FoldId::AWARE {
+            return self.check_aware_job(run, job, seed, &model);
+        }
+        assert!(job.int8_ranges.is_empty(), "run {run} rounds");
         assert_eq!(job.split, sweep.dataset().splits[&run.fold], "run {run} sees other clips");
         assert_eq!((&job.model, job.recipe.seed), (&model, seed), "trial {} is another point", run.trial);
     }
@@ -454,6 +467,7 @@ impl Oracle {
         self.covered.failed_runs += 1;
         self.covered.quarantined_runs += u64::from(!is_final);
         self.covered.pruned_runs_failed += u64::from(run.fold.pruning_step().is_some());
+        self.covered.aware_runs_failed += u64::from(run.fold == FoldId::AWARE);
         if !run.fold.is_fold() {
             return;
         }

@@ -16,10 +16,10 @@ use earshot_common::{
 use earshot_proto::earshot::v1 as proto;
 
 use crate::{
+    errands::Errands,
     message::{Call, Envelope, Reply, Request, Sender},
     oracle::Oracle,
     plan::{LEASE_MS, TICK_MS},
-    pruner::Pruner,
     world::{Happening, Stage},
 };
 
@@ -39,7 +39,7 @@ pub(crate) struct Site {
     clock_offset_ms: i64,
     pub(crate) oracle: Oracle,
     /// Dies with the process, but for what it has said already.
-    pruner: Pruner,
+    errands: Errands,
 }
 
 struct Process {
@@ -100,7 +100,7 @@ impl Site {
 
     pub(crate) fn dies(&mut self, stage: &mut Stage) {
         let Some(process) = self.process.take() else { return };
-        self.pruner.dies(stage);
+        self.errands.dies(stage);
         let (first, events) = process.mind.uncommitted();
         if process.writing.is_some() && !events.is_empty() {
             if stage.dice.chance(0.5) {
@@ -147,7 +147,7 @@ impl Site {
                     Lost::Unclaimed(_) => stage.covered.unclaimed_grants += 1,
                 }
             }
-            self.pruner.acts(&mut process.mind, now_ms, stage);
+            self.errands.acts(&mut process.mind, now_ms, stage);
             self.oracle.check_step(&process.mind, now_ms);
             self.work(stage);
         }

@@ -1,5 +1,5 @@
 //! Sweeps to simulate, parsed once: small grids with and without folds, budgets, constraints and a refit, a random search,
-//! some whose trials are stopped early, one whose trials race over folds, and some whose best trial is pruned.
+//! some whose trials are stopped early, one whose trials race over folds, and some whose best trial is pruned or quantised.
 
 use std::{collections::BTreeMap, path::Path, sync::LazyLock};
 
@@ -9,7 +9,7 @@ use earshot_common::{
     sweep::Sweep,
 };
 
-const SMALL: [&str; 11] = [
+const SMALL: [&str; 12] = [
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
      [schedule]\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
@@ -38,7 +38,10 @@ const SMALL: [&str; 11] = [
      [schedule]\nepochs = 2\n[prune]\nimportance = \"magnitude\"\nratio = 0.5\nsteps = 3\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [2]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3] }\n\
      [schedule]\nepochs = 3\nrefit = true\n[stop]\nmethod = \"asha\"\nreduction = 2\n[budget]\nattempts = 2\n\
-     [prune]\nimportance = \"taylor\"\nmacs = 1000\nsteps = 2\nepochs = 2\n",
+     [prune]\nimportance = \"taylor\"\nmacs = 1000\nsteps = 2\nepochs = 2\n\
+     [quantise]\naware = { epochs = 3, learning_rate = 1e-4 }\n[export]\nmax_drop = 0.3\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[space]\ndropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 2\n\
+     [quantise]\naware = { epochs = 2, learning_rate = 1e-3, always = true }\n[budget]\nattempts = 2\n",
 ];
 
 /// Kinds of small sweeps.

@@ -38,6 +38,7 @@ mod linkage;
 mod memory;
 mod predict;
 mod pruning;
+mod quantising;
 mod replay;
 mod stopped;
 mod submit;

@@ -78,6 +78,7 @@ pub(crate) fn example(model: &str, seed: u64, device: Device) -> (Job, Features)
         initial_weights: None,
         taylor: false,
         teacher: None,
+        int8_ranges: vec![],
         resume: None,
         rungs: vec![],
         augment: vec![],

@@ -1,4 +1,4 @@
-//! Training on a GPU, with libtorch: features, targets and losses stay there until an epoch ends.
+//! Training with libtorch, on a GPU or of what our own kernels cannot do: features, targets and losses stay there until an epoch ends.
 //!
 //! Everything here runs on the CPU as well, which is how tests hold it to PyTorch and to [`super::host`].
 
@@ -65,7 +65,7 @@ impl<'a> DeviceLearner<'a> {
         weights: &Tensors,
         device: Device,
     ) -> Result<Self, NetworkError> {
-        let network = Network::from_checkpoint(&job.model, weights, device)?;
+        let network = Network::of_job(job, weights, device)?;
         let batches = DeviceBatches::new(job, features, &network, device)?;
         Ok(Self {
             adam: Adam::new(&network.parameters(), &job.recipe)?,

@@ -5,7 +5,8 @@
 //! - [`stack`]: batches of several runs at once, on a device; [`drawn`]: what an epoch of them draws.
 //! - [`lesson`]: what a teacher makes of them.
 //! - [`schedule`]: how large a step is; [`optimiser`]: one step of Adam or AdamW.
-//! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch.
+//! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch,
+//!   which trains to bear quantisation on either.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
 //! - [`midway`]: what a run has come to, for an attempt that goes on from there.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
@@ -187,10 +188,11 @@ impl<'a> Learner<'a> {
         processor: Processor,
     ) -> Result<Self, NetworkError> {
         Ok(match processor {
-            Processor::Cpu(precision) => {
+            // Our own kernels do not round as int8 does; a sweep has one such run.
+            Processor::Cpu(precision) if job.int8_ranges.is_empty() => {
                 Self::Host(Box::new(HostLearner::new(job, features, weights, precision)?), 0.0)
             }
-            Processor::Gpu(_) => {
+            Processor::Cpu(_) | Processor::Gpu(_) => {
                 Self::Device(Box::new(DeviceLearner::new(job, features, weights, processor.device())?))
             }
         })

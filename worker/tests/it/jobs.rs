@@ -54,6 +54,7 @@ pub(crate) fn example(seed: u64) -> Example {
         initial_weights: None,
         taylor: false,
         teacher: None,
+        int8_ranges: vec![],
         resume: None,
         rungs: vec![],
         augment: vec![],

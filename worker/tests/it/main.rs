@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)] // a test may fail by panicking
 
 mod agent;
+mod aware;
 mod coordinator;
 mod distil;
 mod fused;

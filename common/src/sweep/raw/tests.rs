@@ -2,6 +2,7 @@ use super::*;
 use crate::sweep::{
     Halving, Prune, Stop,
     prune::{Distil, Importance, Target},
+    quantise::{Aware, Quantise},
 };
 
 const GOOD: &str = r#"name = "grid"
@@ -323,4 +324,27 @@ fn pruning_has_one_target_that_can_be_gone_to() {
     let with = GOOD.replace("[space]\n", "[space]\nbatch_norm = { choice = [true, false] }\n");
     let text = format!("{with}\n[prune]\nimportance = \"batch_norm\"\nepochs = 1\nmacs = 9");
     assert!(parse(&text, Path::new("s.toml"), &[]).is_ok(), "the champion may have it");
+}
+
+#[test]
+fn aware_training_says_when_it_is_done() {
+    let rule = |lines: &str| parse(&format!("{GOOD}\n[quantise]\n{lines}"), Path::new("s.toml"), &[]);
+    let sweep = rule("aware = { epochs = 5, learning_rate = 1e-4 }\n[export]\nmax_drop = 0.01").unwrap();
+    let aware = Aware { epochs: 5, learning_rate: 1e-4, always: false };
+    assert_eq!(sweep.quantise, Some(Quantise { aware }));
+    assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);
+    assert_eq!(load(&[]).unwrap().quantise, None);
+    let always = rule("aware = { epochs = 5, learning_rate = 1e-4, always = true }").unwrap();
+    assert_eq!(always.quantise.map(|quantise| quantise.aware.always), Some(true));
+    for (lines, part) in [
+        ("", "missing field `aware`"),
+        ("aware = { epochs = 5, learning_rate = 1e-4 }", "set one, or aware.always = true"),
+        ("aware = { epochs = 0, learning_rate = 1e-4, always = true }", "from 1 to 100000"),
+        ("aware = { epochs = 5, learning_rate = 0.0, always = true }", "above 0"),
+        ("aware = { epochs = 5, learning_rte = 1e-4 }", "did you mean \"learning_rate\"?"),
+    ] {
+        let error = rule(lines).unwrap_err();
+        assert!(error.to_string().contains(part), "{lines}: {error}");
+        assert!(error.line().is_some(), "{lines}");
+    }
 }

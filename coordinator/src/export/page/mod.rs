@@ -157,7 +157,10 @@ fn cost(report: &Report<'_>) -> String {
         &["file", "calibration", "accuracy on validation", "as float", "RMS error of a logit", ""],
         &calibrations,
     );
-    section("Size, time and quantisation", &format!("{}{note}{calibrations}", table(&header, &rows)))
+    let told =
+        |quantisation| format!("<p><b>Quantisation-aware training</b>: {}.</p>\n", escape(quantisation));
+    let told = report.quantisation.as_deref().map(told).unwrap_or_default();
+    section("Size, time and quantisation", &format!("{}{note}{calibrations}{told}", table(&header, &rows)))
 }
 
 /// F1 of every class, and what each step cost it.

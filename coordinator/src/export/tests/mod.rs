@@ -1,5 +1,6 @@
 //! The whole export on small random champions, held against a plain forward pass.
 
+mod aware;
 mod forward;
 mod limits;
 mod tiny;

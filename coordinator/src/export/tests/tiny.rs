@@ -138,6 +138,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
             initial_weights: None,
             taylor: false,
             teacher: None,
+            int8_ranges: vec![],
             resume: None,
             rungs: vec![],
             augment: vec![],
@@ -153,6 +154,7 @@ pub(super) fn champion(model: AudioCnn, clips: usize) -> (Champion, Features) {
         ],
         trials_completed: 24,
         pruning: None,
+        awareness: None,
         initial_weights: None,
         teacher: None,
     };

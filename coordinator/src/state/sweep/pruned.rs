@@ -9,7 +9,7 @@
 
 use earshot_common::{
     ids::{BlobId, FoldId, TrialId},
-    job::{Keep, Recipe, Teacher},
+    job::{Recipe, Teacher},
     model::AudioCnn,
     sweep::{Prune, prune::Importance},
 };
@@ -104,21 +104,19 @@ impl SweepState {
         Ok(())
     }
 
-    /// The fold whose clips a run sees: of a step of pruning, that of the run that was pruned.
+    /// The fold whose clips a run sees: of what is made of another run, that run's.
     pub(super) fn fold_of_split(&self, trial: &Trial, fold: FoldId) -> Option<FoldId> {
-        match fold.pruning_step() {
-            Some(_) => trial.exported(self.sweep.objective).map(|(fold, ..)| fold),
-            None => Some(fold),
+        if fold.is_fold() || fold == FoldId::REFIT {
+            return Some(fold);
         }
+        trial.exported(self.sweep.objective).map(|(fold, ..)| fold)
     }
 
     /// How to train what a step has left: as the trial was trained, its schedule of rates included, over fewer epochs. Going
     /// through all rates again recovers more than a small constant one (Renda et al. 2020, arXiv:2003.02389).
     pub(super) fn retrain(&self, trial: &Trial, fold: FoldId, recipe: Recipe) -> Recipe {
         let Some(prune) = self.sweep.prune.filter(|_| fold.pruning_step().is_some()) else { return recipe };
-        let is_refit = self.fold_of_split(trial, fold) == Some(FoldId::REFIT);
-        // A refit has too few validation clips to choose an epoch by.
-        let keep = if is_refit { Keep::Last } else { Keep::Best };
+        let keep = self.keep_of_split(trial, fold);
         Recipe { epochs: prune.epochs, patience: None, keep, ..recipe }
     }
 

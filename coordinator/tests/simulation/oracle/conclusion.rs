@@ -79,6 +79,7 @@ impl Oracle {
         }
         thinned::check(sweep);
         self.conclude_pruning(id, sweep);
+        self.conclude_quantisation(id, sweep);
         let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;
         for status in
             [TrialStatus::Completed, TrialStatus::Stopped, TrialStatus::Failed, TrialStatus::Infeasible]

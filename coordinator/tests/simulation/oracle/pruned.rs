@@ -15,6 +15,12 @@ pub(super) struct Made {
     weights: BlobId,
 }
 
+impl Made {
+    pub(super) fn model(&self) -> &AudioCnn {
+        &self.model
+    }
+}
+
 impl Oracle {
     pub(super) fn observe_cut(&mut self, id: SweepId, trial: TrialId, step: u32, cut: &Cut) {
         let run = |step| RunId { sweep: id, trial, fold: FoldId::pruned(step) };
@@ -50,15 +56,7 @@ impl Oracle {
         let Made { model, weights } = &self.cuts[&run];
         assert_eq!((&job.model, job.initial_weights), (model, Some(*weights)), "another cut is trained");
         assert_eq!((job.recipe.seed, job.recipe.epochs), (seed, sweep.sweep().prune.unwrap().epochs));
-        let of = |fold| RunId { fold, ..run };
-        let refit = self.completed.contains_key(&of(FoldId::REFIT)).then_some(FoldId::REFIT);
-        let folds = sweep.sweep().split.folds().into_iter().map(FoldId);
-        let accuracy = |fold: &FoldId| {
-            let completed = &self.completed[&of(*fold)];
-            completed.epochs[completed.result.best_epoch as usize - 1].accuracy
-        };
-        let best = folds.rev().max_by(|a, b| accuracy(a).total_cmp(&accuracy(b)));
-        let base = refit.or(best).unwrap();
+        let base = self.exported_fold(run, sweep);
         assert_eq!(job.split, sweep.dataset().splits[&base], "run {run} sees other clips than fold {base}");
         assert_eq!(job.recipe.keep, if base == FoldId::REFIT { Keep::Last } else { Keep::Best });
         assert!(job.rungs.is_empty() && job.recipe.patience.is_none());
