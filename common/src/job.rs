@@ -211,6 +211,9 @@ pub struct Job {
     /// these ranges would. Empty: it trains in floats.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub int8_ranges: Vec<Range>,
+    /// Whether reports at rungs and at the run's end are to say how accurate its best weights are in int8.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub int8_accuracy: bool,
     /// What an earlier attempt at the run had come to; the next epoch is trained from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resume: Option<BlobId>,
@@ -243,9 +246,10 @@ impl Shape {
 impl Job {
     /// Its shape; none for a run that goes on from where another attempt was kept, for it is not at its first step, nor for one
     /// that may be held at a rung or has to say what its filters are worth, for what the optimisers of one computation have come to
-    /// is not kept; nor for one with a teacher or one that rounds, of which a sweep has one.
+    /// is not kept; nor for one with a teacher or one that rounds, of which a sweep has one, nor for one that is measured in int8.
     pub fn shape(&self) -> Option<Shape> {
-        let is_plain = !self.taylor && self.teacher.is_none() && self.int8_ranges.is_empty();
+        let is_plain =
+            !self.taylor && self.teacher.is_none() && self.int8_ranges.is_empty() && !self.int8_accuracy;
         (is_plain && self.resume.is_none() && self.rungs.is_empty())
             .then(|| Shape::new(&self.model, &self.recipe, &self.shards))
     }
@@ -262,6 +266,7 @@ impl Job {
             taylor: _,
             teacher,
             int8_ranges: _,
+            int8_accuracy: _,
             resume,
             rungs: _,
         } = self;
@@ -285,6 +290,9 @@ pub struct Epoch {
     pub accuracy: f64,
     /// Unweighted mean of the classes' F1, from 0 to 1.
     pub macro_f1: f64,
+    /// Accuracy of the best weights so far, quantised: at rungs and at a run's end, where the job asks for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub int8_accuracy: Option<f64>,
 }
 
 /// What a finished attempt leaves.
@@ -386,6 +394,7 @@ mod tests {
                 taylor: false,
                 teacher: None,
                 int8_ranges: vec![],
+                int8_accuracy: false,
                 resume: None,
                 rungs: vec![],
             };
@@ -420,6 +429,7 @@ mod tests {
         assert_eq!(job(|job| job.resume = Some(BlobId::of(b"midway"))), None);
         assert_eq!(job(|job| job.taylor = true), None);
         assert_eq!(job(|job| job.int8_ranges = vec![Range::default()]), None);
+        assert_eq!(job(|job| job.int8_accuracy = true), None);
     }
 
     #[test]

@@ -14,7 +14,9 @@
 //! | `head.fc.weight`, `head.fc.bias` | `(fc_units, features)`, `(fc_units)`; absent without a hidden layer |
 //! | `head.out.weight`, `head.out.bias` | `(classes, features)`, `(classes)` |
 //!
-//! A logits blob holds `logits`, `(validation rows, classes)`, in the split's order of validation rows.
+//! A logits blob holds `logits`, `(validation rows, classes)`, in the split's order of validation rows. Where the job asks how accurate
+//! the network is in int8, [`INT8_LOGITS`] are those of the quantised network, and [`INT8_RANGES`], `(scales, 2)`, the smallest and
+//! the largest value of its input and of what leaves every step that has a scale.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -30,6 +32,12 @@ pub const BATCH_NORM: [&str; 4] = ["weight", "bias", "running_mean", "running_va
 /// order and without their cross terms (Molchanov et al. 2019, arXiv:1906.10771, section 3), with Adam's moving mean for that over
 /// batches.
 pub const TAYLOR: &str = "taylor";
+
+/// In a logits blob: the quantised network's.
+pub const INT8_LOGITS: &str = "int8.logits";
+
+/// In a logits blob: the ranges in which it holds activations.
+pub const INT8_RANGES: &str = "int8.ranges";
 
 /// Key of a note.
 const NOTE: &str = "earshot";

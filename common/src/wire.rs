@@ -307,6 +307,7 @@ impl From<&Job> for proto::Job {
             split: blob_bytes(job.split),
             initial_weights: job.initial_weights.map(blob_bytes),
             taylor: job.taylor,
+            int8_accuracy: job.int8_accuracy,
             teacher: job.teacher.map(Into::into),
             int8_ranges: job.int8_ranges.iter().map(|&range| range.into()).collect(),
             resume: job.resume.map(blob_bytes),
@@ -341,6 +342,7 @@ impl TryFrom<proto::Job> for Job {
             split: blob_id(&job.split, "the split")?,
             initial_weights: weights,
             taylor: job.taylor,
+            int8_accuracy: job.int8_accuracy,
             teacher: job.teacher.map(Teacher::try_from).transpose()?,
             int8_ranges,
             resume,
@@ -357,6 +359,7 @@ impl From<&Epoch> for proto::Epoch {
             loss: epoch.loss,
             accuracy: epoch.accuracy,
             macro_f1: epoch.macro_f1,
+            int8_accuracy: epoch.int8_accuracy,
         }
     }
 }
@@ -372,6 +375,9 @@ impl TryFrom<proto::Epoch> for Epoch {
         if !epoch.train_loss.is_finite() || !epoch.loss.is_finite() {
             return Err(WireError::Range("the epoch's loss"));
         }
+        if epoch.int8_accuracy.is_some_and(|accuracy| !unit.contains(&accuracy)) {
+            return Err(WireError::Range("the epoch's int8 accuracy"));
+        }
         if !unit.contains(&epoch.accuracy) || !unit.contains(&epoch.macro_f1) {
             return Err(WireError::Range("the epoch's accuracy or macro-F1"));
         }
@@ -381,6 +387,7 @@ impl TryFrom<proto::Epoch> for Epoch {
             loss: epoch.loss,
             accuracy: epoch.accuracy,
             macro_f1: epoch.macro_f1,
+            int8_accuracy: epoch.int8_accuracy,
         })
     }
 }
@@ -431,6 +438,7 @@ mod tests {
             split: BlobId::of(b"split"),
             initial_weights: Some(BlobId::of(b"weights")),
             taylor: true,
+            int8_accuracy: true,
             teacher: Some(Teacher {
                 logits: BlobId::of(b"teacher"),
                 distil: Distil { weight: 0.5, temperature: 4.0 },
@@ -528,10 +536,15 @@ mod tests {
 
     #[test]
     fn an_epoch_that_is_not_finite_is_refused() {
-        let good = Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5 };
+        let good =
+            Epoch { epoch: 1, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5, int8_accuracy: None };
         assert_eq!(Epoch::try_from(proto::Epoch::from(&good)), Ok(good));
         assert!(Epoch::try_from(proto::Epoch { loss: f64::INFINITY, ..(&good).into() }).is_err());
         assert!(Epoch::try_from(proto::Epoch { accuracy: f64::NAN, ..(&good).into() }).is_err());
         assert!(Epoch::try_from(proto::Epoch { epoch: 0, ..(&good).into() }).is_err());
+        let measured = Epoch { int8_accuracy: Some(0.25), ..good };
+        assert_eq!(Epoch::try_from(proto::Epoch::from(&measured)), Ok(measured));
+        let beyond = proto::Epoch { int8_accuracy: Some(1.5), ..(&good).into() };
+        assert_eq!(Epoch::try_from(beyond), Err(WireError::Range("the epoch's int8 accuracy")));
     }
 }

@@ -109,7 +109,8 @@ mod tests {
             panic!("no grant")
         };
         let token = grant.token;
-        let epoch = Epoch { epoch: 1, train_loss: 0.5, loss: 0.5, accuracy: 0.5, macro_f1: 0.5 };
+        let epoch =
+            Epoch { epoch: 1, train_loss: 0.5, loss: 0.5, accuracy: 0.5, macro_f1: 0.5, int8_accuracy: None };
         tell(EventKind::Reported { worker, token, epoch, midway: None });
         let [checkpoint, logits] = [b"weights".as_slice(), b"logits"].map(|bytes| own.put(bytes).unwrap());
         let outcome = Outcome::Completed(RunResult { best_epoch: 1, checkpoint, logits });

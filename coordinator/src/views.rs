@@ -192,7 +192,7 @@ pub fn champion(
         fold: fold_number(run.fold),
         refit: run.fold == FoldId::REFIT,
         job: Some((&job).into()),
-        best: Some(epoch.into()),
+        best: Some((&epoch).into()),
         checkpoint: wire::blob_bytes(result.checkpoint),
         logits: wire::blob_bytes(result.logits),
         // A sweep came out of JSON; an empty text would be refused by its reader.
@@ -214,7 +214,7 @@ fn pruned(sweep_id: SweepId, sweep: &SweepState, id: TrialId, trial: &Trial) -> 
         Some(proto::PrunedChampion {
             step,
             job: Some((&job).into()),
-            best: Some(epoch.into()),
+            best: Some((&epoch).into()),
             checkpoint: wire::blob_bytes(result.checkpoint),
             logits: wire::blob_bytes(result.logits),
             why: pruned.why.clone(),
@@ -230,14 +230,14 @@ fn aware(sweep_id: SweepId, sweep: &SweepState, id: TrialId, trial: &Trial) -> O
     let job = sweep.job(RunId { sweep: sweep_id, trial: id, fold: FoldId::AWARE })?;
     Some(proto::AwareChampion {
         job: Some((&job).into()),
-        best: Some(epoch.into()),
+        best: Some((&epoch).into()),
         checkpoint: wire::blob_bytes(result.checkpoint),
         logits: wire::blob_bytes(result.logits),
         why: aware.why.clone(),
     })
 }
 
-type BestRun<'a> = (RunId, &'a job::RunResult, &'a job::Epoch, job::Job);
+type BestRun<'a> = (RunId, &'a job::RunResult, job::Epoch, job::Job);
 
 fn best_run<'a>(
     sweep_id: SweepId,

@@ -128,8 +128,14 @@ impl Mind {
         let known = sweep.run(grant.run).unwrap().epochs.len() as u32;
         let last = if sweep.sweep().stop.is_some() { grant.job.recipe.epochs } else { 1 };
         for number in known + 1..=last {
-            let epoch =
-                Epoch { epoch: number, train_loss: 1.0, loss: 1.0 - accuracy, accuracy, macro_f1: accuracy };
+            let epoch = Epoch {
+                epoch: number,
+                train_loss: 1.0,
+                loss: 1.0 - accuracy,
+                accuracy,
+                macro_f1: accuracy,
+                int8_accuracy: None,
+            };
             let midway = grant.job.rungs.contains(&number).then(|| BlobId::of(b"midway"));
             let told = self.does(EventKind::Reported { worker, token: grant.token, epoch, midway });
             if told == Decision::Verdict(Verdict::Pause) {

@@ -107,8 +107,14 @@ impl Site {
             self.mind.state().sweep(grant.run.sweep).unwrap().run(grant.run).unwrap().epochs.len() as u32;
         for number in done + 1..=grant.job.recipe.epochs {
             let accuracy = f64::from((grant.run.trial.0 * 7 + number * 3) % 10) / 10.0;
-            let epoch =
-                Epoch { epoch: number, train_loss: 0.5, loss: 1.0 - accuracy, accuracy, macro_f1: accuracy };
+            let epoch = Epoch {
+                epoch: number,
+                train_loss: 0.5,
+                loss: 1.0 - accuracy,
+                accuracy,
+                macro_f1: accuracy,
+                int8_accuracy: None,
+            };
             let reported = EventKind::Reported { worker, token, epoch, midway: Some(kept) };
             match self.does(reported) {
                 Decision::Verdict(Verdict::Pause) => return,

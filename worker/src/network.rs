@@ -194,6 +194,19 @@ impl Network {
         Ok(x)
     }
 
+    /// Runs a rounding network in floats over features `(batch, n_mfcc, frames)`: `see` gets every activation that int8 has a scale
+    /// for, in their order. Of a network that does not round there is nothing to see.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn observe(
+        &self,
+        batch: &Tensor,
+        see: impl FnMut(usize, &Tensor) -> Result<(), TchError>,
+    ) -> Result<(), TchError> {
+        self.rounding.as_ref().map_or(Ok(()), |rounding| rounding.observe(batch, see))
+    }
+
     /// A copy of every tensor's values, by the checkpoint's names.
     ///
     /// # Errors
@@ -272,7 +285,7 @@ impl BatchNorm {
     }
 }
 
-fn mean_of_maps(x: &Tensor) -> Result<Tensor, TchError> {
+pub(crate) fn mean_of_maps(x: &Tensor) -> Result<Tensor, TchError> {
     x.f_mean_dim([2_i64, 3].as_slice(), false, None::<Kind>)
 }
 

@@ -86,12 +86,13 @@ impl Board {
 impl Line {
     /// An epoch is over.
     pub fn epoch(&self, epoch: &Epoch) {
-        let Epoch { epoch: number, train_loss, loss, accuracy, macro_f1 } = epoch;
+        let Epoch { epoch: number, train_loss, loss, accuracy, macro_f1, int8_accuracy } = epoch;
         let left = self.left.lock().unwrap_or_else(PoisonError::into_inner).left(*number, self.epochs);
         let Self { slot, trial, fold, attempt, epochs, .. } = self;
         if let Some(bar) = &self.bar {
             let left = left.map(|left| format!(", {} left", HumanDuration(left))).unwrap_or_default();
-            let metrics = format!("loss {loss:.4} accuracy {accuracy:.3} macro-F1 {macro_f1:.3}");
+            let int8 = int8_accuracy.map(|int8| format!(" int8 {int8:.3}")).unwrap_or_default();
+            let metrics = format!("loss {loss:.4} accuracy {accuracy:.3} macro-F1 {macro_f1:.3}{int8}");
             bar.set_position(u64::from(*number));
             bar.set_message(format!("{}: {metrics}{left}", self.name));
         } else {
@@ -111,6 +112,7 @@ impl Line {
                 loss,
                 accuracy,
                 macro_f1,
+                int8_accuracy,
                 "epoch"
             );
         }

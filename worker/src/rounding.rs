@@ -12,12 +12,32 @@
 use earshot_common::{
     int8::{Affine, BIAS_MAX, Range, WEIGHT_MAX},
     model::{
-        AudioCnn, BATCH_NORM_EPS, Conv2d, Layer as SpecLayer, Operation, Pooling, Reduction, Step as SpecStep,
+        AudioCnn, BATCH_NORM_EPS, Conv2d, Layer as SpecLayer, Linear, ModelError, Operation, Pooling,
+        Reduction, Step as SpecStep,
     },
 };
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::network::{Mode, NetworkError};
+use crate::network::{Mode, NetworkError, mean_of_maps};
+
+/// Numbers that libtorch keeps of each element that enters or leaves a layer: real, divided, rounded, which of them saturate, and what
+/// gradients take from step to step; with room for sums in double precision.
+const NUMBERS: u64 = 24;
+
+/// Bytes that a model computes with on a CPU in whole numbers, in batches of so many clips, beside its own kernels' and a copy of the
+/// features.
+pub(crate) fn footprint(model: &AudioCnn, clips: u64) -> Result<u64, ModelError> {
+    let elements = |operation: &Operation| match *operation {
+        Operation::Conv2d(Conv2d { input: [channels, rows, columns], filters, .. }) => {
+            u64::from(channels + filters) * u64::from(rows) * u64::from(columns)
+        }
+        Operation::Hidden(Linear { input, output }) | Operation::Logits(Linear { input, output }) => {
+            u64::from(input + output)
+        }
+    };
+    let elements: u64 = model.layers()?.iter().map(|layer| elements(&layer.operation)).sum();
+    Ok(elements * NUMBERS * clips * size_of::<f32>() as u64)
+}
 
 /// The network in whole numbers.
 #[derive(Debug)]
@@ -141,6 +161,33 @@ impl Rounding {
     }
 }
 
+impl Rounding {
+    /// The network in floats, with batch norm folded: `see` gets every activation that int8 has a scale for, in their order.
+    pub(crate) fn observe(
+        &self,
+        batch: &Tensor,
+        mut see: impl FnMut(usize, &Tensor) -> Result<(), TchError>,
+    ) -> Result<(), TchError> {
+        let mut real = batch.f_unsqueeze(1)?;
+        let mut numbers = 0..;
+        let mut seen = |real: Tensor| see(numbers.next().unwrap_or_default(), &real).map(|()| real);
+        real = seen(real)?;
+        for step in &self.steps {
+            real = match step {
+                Step::Layer(layer) if layer.output.is_none() => return Ok(()),
+                Step::Layer(layer) => seen(layer.weigh(&real)?.f_relu()?)?,
+                Step::MaxPool => real.f_max_pool2d(2, 2, 0, 1, false)?,
+                Step::AveragePool(_) => seen(real.f_avg_pool2d(2, 2, 0, false, true, None)?)?,
+                Step::Flatten => real.f_flatten(1, -1)?,
+                Step::Mean(_) => seen(mean_of_maps(&real)?)?,
+                Step::MeanMax => Tensor::f_cat(&[mean_of_maps(&real)?, real.f_amax([2, 3], false)?], 1)?,
+                Step::Dropout => real,
+            };
+        }
+        Ok(())
+    }
+}
+
 impl Held {
     fn new(range: Range, device: Device) -> Result<Self, NetworkError> {
         let Affine { scale, zero_point } = Affine::covering(range);
@@ -188,17 +235,27 @@ impl Layer {
         let kind = if matches!(mode, Mode::Evaluation) { Kind::Double } else { Kind::Float };
         let [whole, weight, bias] = [whole, &weight, &bias].map(|tensor| tensor.f_to_kind(kind));
         let (whole, weight, bias) = (whole?, weight?, bias?);
-        let sums = match self.operation {
-            Operation::Conv2d(Conv2d { kernel_size, groups, .. }) => {
-                whole.f_conv2d(&weight, Some(&bias), 1, i64::from(kernel_size / 2), 1, i64::from(groups))?
-            }
-            Operation::Hidden(_) | Operation::Logits(_) => whole.f_linear(&weight, Some(&bias))?,
-        };
+        let sums = self.apply(&whole, &weight, &bias)?;
         let dimensions = sums.dim();
         let sums = sums.f_to_kind(Kind::Float)?;
         // Channels come second here, and first among weights.
         let sum_scale = by_channel(&sum_scale, dimensions - 1)?;
         sums.f_mul(&sum_scale)
+    }
+
+    /// The layer in floats, before its ReLU.
+    fn weigh(&self, real: &Tensor) -> Result<Tensor, TchError> {
+        let (weight, bias) = self.folded()?;
+        self.apply(real, &weight, &bias)
+    }
+
+    fn apply(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor, TchError> {
+        match self.operation {
+            Operation::Conv2d(Conv2d { kernel_size, groups, .. }) => {
+                x.f_conv2d(weight, Some(bias), 1, i64::from(kernel_size / 2), 1, i64::from(groups))
+            }
+            Operation::Hidden(_) | Operation::Logits(_) => x.f_linear(weight, Some(bias)),
+        }
     }
 
     /// Weights and biases as the exporter folds batch norm into them.

@@ -202,6 +202,8 @@ pub enum Objective {
     MacroF1,
     /// Smallest validation loss.
     Loss,
+    /// Largest validation accuracy of the quantised model, which is what ships.
+    Int8Accuracy,
 }
 
 impl Objective {
@@ -211,6 +213,7 @@ impl Objective {
             Self::Accuracy => "accuracy",
             Self::MacroF1 => "macro_f1",
             Self::Loss => "loss",
+            Self::Int8Accuracy => "int8_accuracy",
         }
     }
 
@@ -220,13 +223,15 @@ impl Objective {
             Self::Accuracy => epoch.accuracy,
             Self::MacroF1 => epoch.macro_f1,
             Self::Loss => -epoch.loss,
+            // What was not measured is no better than a failure.
+            Self::Int8Accuracy => epoch.int8_accuracy.unwrap_or(f64::NEG_INFINITY),
         }
     }
 
     /// A score, of which the larger is the better, as users know it: of a loss the loss itself.
     pub fn shown(self, score: f64) -> f64 {
         match self {
-            Self::Accuracy | Self::MacroF1 => score,
+            Self::Accuracy | Self::MacroF1 | Self::Int8Accuracy => score,
             Self::Loss => -score,
         }
     }

@@ -21,7 +21,7 @@ use toml_edit::{Document, DocumentMut, Item, Table};
 
 use super::{
     Budget, Constraints, CostMetric, Data, Domain, Gates, Hyperparameter, Objective, Schedule, Sizes, Space,
-    Split, Sweep, SweepError, Views, error::hint,
+    Split, Stop, Sweep, SweepError, Views, error::hint,
 };
 use crate::{frontend::FrontEnd, ids::FoldId, views::LEVELS_MAX};
 
@@ -238,6 +238,11 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
     let stop = raw.stop.map(|raw| stop::stop(raw, &schedule, folds)).transpose()?;
     let export = gates(&raw.export)?;
     let quantise = raw.quantise.map(|raw| quantise::quantise(raw, &export)).transpose()?;
+    if raw.objective.metric == Objective::Int8Accuracy && matches!(stop, Some(Stop::Median { .. })) {
+        let message = "int8_accuracy is measured at rungs and at a run's end, and method = \"median\" judges after every epoch; take \
+                       \"asha\" or \"hyperband\"";
+        return Err(("stop.method", message.to_owned()));
+    }
     let prune = raw.prune.map(|raw| prune::prune(&raw, &space)).transpose()?;
     Ok(Sweep {
         name: raw.name,

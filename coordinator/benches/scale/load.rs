@@ -226,7 +226,14 @@ impl Worker {
                 }
                 let asked = Instant::now();
                 let (loss, score) = (1.0 / f64::from(number + 1), 0.5 + 1.0 / f64::from(worker + 3));
-                let epoch = Epoch { epoch: number, train_loss: loss, loss, accuracy: score, macro_f1: score };
+                let epoch = Epoch {
+                    epoch: number,
+                    train_loss: loss,
+                    loss,
+                    accuracy: score,
+                    macro_f1: score,
+                    int8_accuracy: None,
+                };
                 let report = ReportRequest { worker, token, epoch: Some(epoch), midway: None };
                 reports.send(report).await.unwrap();
                 let answered = verdicts.message().await.unwrap().unwrap();

@@ -65,7 +65,7 @@ pub(super) fn sweeps(list: &SweepList) -> anyhow::Result<Document> {
     Ok(Document { json: json(list)?, facts: Vec::new(), grids: vec![grid.clone()], csv: grid })
 }
 
-/// Completed trials, the best first. What means are worth is left out of a table where it is not known.
+/// Completed trials, the best first. What means are worth, and what int8 comes to, is left out of a table where it is not known.
 pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
     const METRICS: [&str; 11] = [
         "rank",
@@ -80,34 +80,39 @@ pub(super) fn leaderboard(board: &Leaderboard) -> anyhow::Result<Document> {
         "int8_kib",
         "peak_ram_kib",
     ];
-    const WORTH: [&str; 2] = ["standard_error", "corrected"];
+    const WORTH: [&str; 3] = ["standard_error", "corrected", "int8_accuracy"];
     let points: Vec<&[Assignment]> = board.rows.iter().map(|row| row.point.as_slice()).collect();
     let grid = |worth: &[&str], names: &[&str], cells: fn(&LeaderboardRow) -> Vec<String>| {
         let mut grid =
             Grid::new(METRICS.into_iter().chain(worth.iter().copied()).chain(names.iter().copied()));
-        let metrics = METRICS.len() + worth.len();
         grid.rows.extend(board.rows.iter().map(|row| {
-            let cells = cells(row).into_iter().take(metrics);
+            let named = METRICS.iter().chain(&WORTH).zip(cells(row));
+            let cells = named.filter(|(name, _)| METRICS.contains(name) || worth.contains(name));
+            let cells = cells.map(|(_, cell)| cell);
             cells.chain(values(&row.point, names)).collect()
         }));
         grid
     };
     let rounded = |row: &LeaderboardRow| {
         let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| format!("{metric:.4}"));
-        let worth = [row.standard_error, row.corrected].map(|number| number.map(|of| format!("{of:.4}")));
+        let worth = [row.standard_error, row.corrected, row.int8_accuracy]
+            .map(|number| number.map(|of| format!("{of:.4}")));
         cells(row, metrics, [row.int8_kib, row.peak_ram_kib].map(|kib| format!("{kib:.1}")), worth)
     };
     let exact = |row: &LeaderboardRow| {
         let metrics = [row.accuracy, row.macro_f1, row.loss].map(|metric| metric.to_string());
-        let worth = [row.standard_error, row.corrected].map(|number| number.map(|of| of.to_string()));
+        let worth = [row.standard_error, row.corrected, row.int8_accuracy]
+            .map(|number| number.map(|of| of.to_string()));
         cells(row, metrics, [row.int8_kib, row.peak_ram_kib].map(|kib| kib.to_string()), worth)
     };
-    let is_known = board.rows.iter().any(|row| row.corrected.is_some());
-    let shown: &[&str] = if is_known { &WORTH } else { &[] };
+    let is_known = |known: fn(&LeaderboardRow) -> bool| board.rows.iter().any(known);
+    let estimated: &[&str] = if is_known(|row| row.corrected.is_some()) { &WORTH[..2] } else { &[] };
+    let quantised: &[&str] = if is_known(|row| row.int8_accuracy.is_some()) { &WORTH[2..] } else { &[] };
+    let shown = [estimated, quantised].concat();
     Ok(Document {
         json: json(board)?,
         facts: board_facts(board),
-        grids: vec![grid(shown, &varied(&points), rounded)],
+        grids: vec![grid(&shown, &varied(&points), rounded)],
         csv: grid(&WORTH, &names(&points), exact),
     })
 }
@@ -124,14 +129,14 @@ fn cells(
     row: &LeaderboardRow,
     metrics: [String; 3],
     kib: [String; 2],
-    worth: [Option<String>; 2],
+    worth: [Option<String>; 3],
 ) -> Vec<String> {
     let [accuracy, macro_f1, loss] = metrics;
     let [rank, trial, epoch, runs] =
         [row.rank, row.trial, row.epoch, row.runs].map(|number| number.to_string());
     let [params, macs] = [row.params, row.macs].map(|number| number.to_string());
     let [int8_kib, peak_ram_kib] = kib;
-    let [error, corrected] = worth.map(Option::unwrap_or_default);
+    let [error, corrected, int8_accuracy] = worth.map(Option::unwrap_or_default);
     vec![
         rank,
         trial,
@@ -146,6 +151,7 @@ fn cells(
         peak_ram_kib,
         error,
         corrected,
+        int8_accuracy,
     ]
 }
 
@@ -312,6 +318,7 @@ mod tests {
             peak_ram_kib: 3.5,
             standard_error: None,
             corrected: None,
+            int8_accuracy: None,
             point: [
                 ("learning_rate", "0.001"),
                 ("filters", "[16, 32]"),
@@ -358,9 +365,9 @@ objective  accuracy
         check(
             &leaderboard(&board()).unwrap(),
             Format::Csv,
-            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected,learning_rate,filters,dropout,fc_units\n\
-             1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,0.001,\"[16, 32]\",0.2,none\n\
-             2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,0.001,\"[16, 32]\",0.3,none\n",
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected,int8_accuracy,learning_rate,filters,dropout,fc_units\n\
+             1,7,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,,0.001,\"[16, 32]\",0.2,none\n\
+             2,3,0.812345,0.75,0.5,9,1,1234,56789,1.25,3.5,,,,0.001,\"[16, 32]\",0.3,none\n",
         );
     }
 
@@ -393,8 +400,14 @@ objective  accuracy
         assert!(
             render(&document, Format::Table).unwrap().contains("│ 0.0125         │ 0.7500    │ 0.2     │")
         );
-        assert!(render(&document, Format::Csv).unwrap().contains(",3.5,0.0125,0.75,0.001,"));
+        assert!(render(&document, Format::Csv).unwrap().contains(",3.5,0.0125,0.75,,0.001,"));
         assert_eq!(document.json["rows"][1]["corrected"], Value::Null);
+        board.rows[0].int8_accuracy = Some(0.625);
+        let document = leaderboard(&board).unwrap();
+        assert!(render(&document, Format::Csv).unwrap().contains(",3.5,0.0125,0.75,0.625,0.001,"));
+        assert!(
+            render(&document, Format::Table).unwrap().contains("│ 0.7500    │ 0.6250        │ 0.2     │")
+        );
     }
 
     #[test]
@@ -404,13 +417,20 @@ objective  accuracy
         check(
             &empty,
             Format::Csv,
-            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected\n",
+            "rank,trial,accuracy,macro_f1,loss,epoch,runs,params,macs,int8_kib,peak_ram_kib,standard_error,corrected,int8_accuracy\n",
         );
     }
 
     #[test]
     fn a_trial_shows_its_runs_and_epochs() {
-        let epoch = Epoch { epoch: 1, train_loss: 2.0, loss: 1.5, accuracy: 0.25, macro_f1: 0.125 };
+        let epoch = Epoch {
+            epoch: 1,
+            train_loss: 2.0,
+            loss: 1.5,
+            accuracy: 0.25,
+            macro_f1: 0.125,
+            int8_accuracy: None,
+        };
         let run = Run {
             fold: 1,
             refit: false,

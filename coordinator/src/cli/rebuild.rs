@@ -316,7 +316,7 @@ fn compare(
     rebuilt: &Trained,
 ) -> Vec<Compared> {
     let text = |checkpoint: BlobId, logits: BlobId, epoch: &Epoch| {
-        let Epoch { epoch, train_loss, loss, accuracy, macro_f1 } = epoch;
+        let Epoch { epoch, train_loss, loss, accuracy, macro_f1, int8_accuracy: _ } = epoch;
         let metrics = [train_loss, loss, accuracy, macro_f1].map(f64::to_string);
         let blobs = [checkpoint, logits].map(|blob| blob.to_string());
         blobs.into_iter().chain([epoch.to_string()]).chain(metrics)

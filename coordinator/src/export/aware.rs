@@ -2,7 +2,7 @@
 
 use earshot_common::{
     ids::BlobId,
-    int8::Range,
+    int8::{Range, calibration},
     job::{Epoch, Job},
     model::AudioCnn,
 };
@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::{
     ExportError, Features,
-    calibrate::{self, Activations},
+    calibrate::collect,
     choice::{self, Trial, Way},
     exporter::recorded_logits,
     graph,
@@ -75,8 +75,8 @@ pub fn calibrate(
     let network = Network::new(model, checkpoint)?;
     let activations = model.cost().map_err(ExportError::Model)?.peak_ram_bytes;
     let bytes = graph::float(&network, &Vec::new()).encode_to_vec();
-    let sample = calibrate::sample(train);
-    let seen = Activations::collect(&bytes, &network, activations, features, &sample)?;
+    let sample = calibration::sample(train);
+    let seen = collect(&bytes, &network, activations, features, &sample)?;
     let float = Session::load(super::FLOAT_FILE, &bytes, activations, &[])?.logits(features, validation)?;
     let trial = Trial { classes: network.classes, activations, features, rows: validation, float: &float };
     let ways = choice::calibrations(&network, &seen, sample.len());
@@ -120,6 +120,7 @@ impl Attuned {
             network: &self.network,
             ranges: self.ranges.clone(),
             recorded: Some(&self.recorded),
+            is_aware: true,
             metadata: vec![
                 ("earshot.calibration", "the ranges that it was trained with".to_owned()),
                 ("earshot.aware_checkpoint", self.checkpoint.to_string()),

@@ -1,12 +1,14 @@
 //! How a model is quantised: in the way that scores best on the validation part. Test clips have no say.
 
-use earshot_common::{int8::Range, metrics::argmax};
+use earshot_common::int8::{
+    Range,
+    calibration::{Activations, Fit, Method},
+};
 use earshot_proto::onnx::ModelProto;
 use prost::Message;
 use serde::Serialize;
 
 use super::{
-    calibrate::{Activations, Method},
     error::ExportError,
     features::Features,
     network::Network,
@@ -14,7 +16,6 @@ use super::{
     qdq,
     quantise::{Profile, Quantised},
     session::Session,
-    verify,
 };
 
 /// A way to quantise, and what came of it on the validation part.
@@ -41,8 +42,10 @@ pub(super) struct Way<'a> {
     pub(super) network: &'a Network,
     /// Of its input and of every step that has a scale.
     pub(super) ranges: Vec<Range>,
-    /// What a worker's network, rounding so, made of the validation rows; none where none was trained to.
+    /// What a worker's network, rounding so, made of the validation rows; none where no worker has looked.
     pub(super) recorded: Option<&'a [f32]>,
+    /// Whether the network was trained to bear it.
+    pub(super) is_aware: bool,
     /// What the file says of it.
     pub(super) metadata: Metadata,
 }
@@ -77,6 +80,7 @@ pub(super) fn calibrations<'a>(network: &'a Network, seen: &Activations, clips: 
         network,
         ranges: seen.ranges(method),
         recorded: None,
+        is_aware: false,
         metadata: vec![("earshot.calibration", format!("{} on {clips} training clips", method.name()))],
     };
     Method::ALL.into_iter().map(way).collect()
@@ -127,46 +131,20 @@ impl Trial<'_> {
     ) -> Result<Attempt, ExportError> {
         let session = Session::load(profile.kind().file(), &model.encode_to_vec(), self.activations, &[])?;
         let logits = session.logits(self.features, self.rows)?;
-        let classes = self.classes;
-        let labels = self.features.labels_of(self.rows);
-        let right = logits.chunks_exact(classes.max(1)).zip(&labels);
-        let right = right.filter(|(logits, label)| argmax(logits) == usize::from(**label)).count();
-        let squares = logits.iter().zip(self.float).map(|(int8, float)| f64::from(int8 - float).powi(2));
-        Ok(Attempt {
-            method,
-            accuracy: right as f64 / labels.len().max(1) as f64,
-            top1_agreement: verify::top1_agreement(classes, self.float, &logits),
-            logit_error: (squares.sum::<f64>() / logits.len().max(1) as f64).sqrt(),
-            chosen: false,
-        })
+        let fit = Fit::new(self.classes, &logits, self.float, &self.features.labels_of(self.rows));
+        let Fit { accuracy, top1_agreement, logit_error } = fit;
+        Ok(Attempt { method, accuracy, top1_agreement, logit_error, chosen: false })
     }
 }
 
 impl Attempt {
-    /// Whether it is the better one; of equals, it is not.
+    /// As [`Fit::beats`].
     fn beats(&self, other: &Self) -> bool {
-        let key = |attempt: &Self| [attempt.accuracy, attempt.top1_agreement, -attempt.logit_error];
-        key(self).partial_cmp(&key(other)).is_some_and(std::cmp::Ordering::is_gt)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn attempt([accuracy, top1_agreement, logit_error]: [f64; 3]) -> Attempt {
-        Attempt { method: "", accuracy, top1_agreement, logit_error, chosen: false }
-    }
-
-    #[test]
-    fn accuracy_decides_then_agreement_then_the_logits() {
-        let check = |one, other, expected| {
-            assert_eq!(attempt(one).beats(&attempt(other)), expected, "{one:?} {other:?}");
+        let fit = |&Self { accuracy, top1_agreement, logit_error, .. }: &Self| Fit {
+            accuracy,
+            top1_agreement,
+            logit_error,
         };
-        check([0.9, 0.5, 1.0], [0.8, 0.9, 0.1], true);
-        check([0.9, 0.9, 1.0], [0.9, 0.8, 0.1], true);
-        check([0.9, 0.9, 0.1], [0.9, 0.9, 0.2], true);
-        check([0.9, 0.9, 0.2], [0.9, 0.9, 0.1], false);
-        check([0.9, 0.9, 0.1], [0.9, 0.9, 0.1], false);
+        fit(self).beats(&fit(other))
     }
 }

@@ -1,6 +1,7 @@
 //! One export: a champion whose parts belong together, written, verified and described, in that order.
 
 use earshot_common::{
+    int8::calibration,
     metrics::Confusion,
     model::{AudioCnn, Cost},
     tensors::{self, TensorsError},
@@ -13,8 +14,8 @@ use super::{
     Champion, ExportError, FLOAT_FILE, Features,
     aware::{Attuned, Awareness},
     bundle::Draft,
-    calibrate::{self, Activations},
-    choice::{self, Attempt, Choice, Trial},
+    calibrate,
+    choice::{self, Attempt, Choice, Trial, Way},
     deploy::{self, Candidate, Deployed, Timer},
     gates, graph,
     network::Network,
@@ -25,6 +26,7 @@ use super::{
     report::Report,
     robustness::{self, Recordings, Robustness},
     score::Scored,
+    scored::Quantising,
     session::Session,
     verified::{Measured, Verified},
     verify,
@@ -48,6 +50,8 @@ pub(super) struct Exporter<'a> {
     recorded: Vec<f32>,
     /// What was trained to bear quantisation, if anything was.
     attuned: Option<Attuned>,
+    /// How it was quantised when it was scored, if it was.
+    quantising: Option<Quantising>,
 }
 
 /// The models as they were written.
@@ -96,6 +100,7 @@ impl<'a> Exporter<'a> {
             network: Network::new(model, &champion.checkpoint)?,
             cost: model.cost().map_err(ExportError::Model)?,
             recorded: recorded_logits(&champion.logits, rows, model)?,
+            quantising: Quantising::recorded(&champion.logits, rows, model)?,
             attuned: aware.map(|aware| Attuned::new(aware, rows)).transpose()?,
         };
         check_labels(&champion.manifest.classes)?;
@@ -124,13 +129,18 @@ impl<'a> Exporter<'a> {
         draft.write(FLOAT_FILE, &bytes)?;
 
         progress("calibrating on training clips");
-        let sample = calibrate::sample(&self.champion.split.train);
+        let sample = calibration::sample(&self.champion.split.train);
         let activations = self.cost.peak_ram_bytes;
-        let seen = Activations::collect(&bytes, &self.network, activations, self.features, &sample)?;
+        let seen = calibrate::collect(&bytes, &self.network, activations, self.features, &sample)?;
 
         progress("choosing calibrations on validation clips");
-        let mut ways = choice::calibrations(&self.network, &seen, sample.len());
-        ways.extend(self.attuned.iter().map(Attuned::way));
+        let calibrations = choice::calibrations(&self.network, &seen, sample.len());
+        let attuned = || self.attuned.iter().map(Attuned::way);
+        // What scored the trial is kept to, in the profile that workers round in.
+        let own = self.quantising.as_ref().map(|own| vec![own.way(&self.network)]);
+        let of_int8: Vec<Way<'_>> =
+            own.unwrap_or_else(|| calibrations.clone()).into_iter().chain(attuned()).collect();
+        let of_tensorrt: Vec<Way<'_>> = calibrations.into_iter().chain(attuned()).collect();
         let trial = Trial {
             classes: self.network.classes,
             activations,
@@ -138,8 +148,8 @@ impl<'a> Exporter<'a> {
             rows: &self.champion.split.validation,
             float: &self.recorded,
         };
-        let choose = |profile| trial.choose(profile, &ways, &metadata);
-        let [int8, tensorrt] = [choose(Profile::OnnxRuntime)?, choose(Profile::TensorRt)?];
+        let int8 = trial.choose(Profile::OnnxRuntime, &of_int8, &metadata)?;
+        let tensorrt = trial.choose(Profile::TensorRt, &of_tensorrt, &metadata)?;
         for (kind, choice) in [(Kind::Int8, &int8), (Kind::TensorRt, &tensorrt)] {
             draft.write(kind.file(), &choice.model.encode_to_vec())?;
         }
@@ -232,7 +242,7 @@ impl<'a> Exporter<'a> {
         if let Some(recorded) = recorded.filter(|_| kind == Kind::Int8) {
             verify::rounded_logits(file, &logits.validation, recorded, network.classes, rows)?;
         }
-        let (calibrations, is_aware) = (choice.attempts.clone(), recorded.is_some());
+        let (calibrations, is_aware) = (choice.attempts.clone(), choice.way.is_aware);
         Ok(InTract { kind, bytes, logits, difference, calibrations, is_aware })
     }
 

@@ -5,10 +5,11 @@
 //! - `network`: the model spec with its weights.
 //! - `onnx`, `graph`: the schema's forms, and the float graph in them.
 //! - `session`: tract, running a file's bytes over rows; `forward`: a network's logits without a file.
-//! - `histogram`, `calibrate`: ranges of activations, read in three ways.
+//! - `calibrate`: ranges of activations.
 //! - `quantise`, `qdq`: the network in whole numbers, and its graph, for either runtime.
 //! - `choice`: which of the ranges, by the validation part.
 //! - `arithmetic`: what the int8 graph means, computed apart from it.
+//! - `scored`: how a worker quantised it to score it, where the sweep's objective wants that.
 //! - `aware`: what was trained to bear quantisation, as one more way to quantise.
 //! - `verify`: the files as they lie on the disk, against checkpoint, recorded logits and arithmetic.
 //! - `deploy`: the files in ONNX Runtime: the same predictions, and the time they take.
@@ -34,7 +35,6 @@ mod features;
 mod forward;
 mod gates;
 mod graph;
-mod histogram;
 mod network;
 mod onnx;
 mod page;
@@ -46,6 +46,7 @@ mod quantise;
 mod report;
 mod robustness;
 mod score;
+mod scored;
 mod sensitivity;
 mod session;
 #[cfg(test)]

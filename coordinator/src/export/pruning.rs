@@ -169,7 +169,8 @@ mod tests {
     use super::*;
 
     fn check(accuracies: &[f64], max_drop: Option<f64>, expected: Option<u32>, reason: &str) {
-        let whole = Epoch { epoch: 1, train_loss: 0.0, loss: 0.0, accuracy: 0.9, macro_f1: 0.9 };
+        let whole =
+            Epoch { epoch: 1, train_loss: 0.0, loss: 0.0, accuracy: 0.9, macro_f1: 0.9, int8_accuracy: None };
         let step = |(step, &accuracy): (u32, &f64)| PruningStep {
             step,
             accuracy,

@@ -185,7 +185,7 @@ fn introduction() -> JoinRequest {
 }
 
 fn epoch(epoch: u32) -> Epoch {
-    Epoch { epoch, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5 }
+    Epoch { epoch, train_loss: 1.0, loss: 1.0, accuracy: 0.5, macro_f1: 0.5, int8_accuracy: None }
 }
 
 /// A blob's pieces, small ones.

@@ -5,10 +5,7 @@ use std::{cmp::Ordering, collections::BTreeMap};
 use earshot_common::{ids::TrialId, job::Epoch, sweep::Objective};
 use serde::{Serialize, Serializer};
 
-use super::{
-    thinning::best_so_far,
-    trial::{Run, Trial},
-};
+use super::trial::{Run, Trial};
 
 /// Means over a trial's runs, each at its best epoch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,45 +18,43 @@ pub struct MeanMetrics {
     pub loss: f64,
     /// The best epoch.
     pub epoch: f64,
+    /// Accuracy in int8, from 0 to 1; none where it was not measured.
+    pub int8_accuracy: Option<f64>,
 }
 
 impl MeanMetrics {
     /// Of a trial whose runs have all completed.
     pub(super) fn of(trial: &Trial) -> Option<Self> {
-        let epochs: Vec<&Epoch> =
-            trial.runs.values().map(|run| run.completed().map(|(_, epoch)| epoch)).collect::<Option<_>>()?;
-        Self::over(&epochs)
+        let best = |run: &Run| run.completed().map(|(_, epoch)| epoch);
+        Self::over(&trial.runs.values().map(best).collect::<Option<Vec<_>>>()?)
     }
 
     /// Of a trial whose runs have all come to this epoch or completed before, as if they had ended with it.
     pub(super) fn at(trial: &Trial, epoch: u32) -> Option<Self> {
-        let best = |run: &'_ Run| match run.completed() {
-            Some((_, best)) => Some(*best),
-            None => best_so_far(run.epochs.get(..epoch as usize)?).copied(),
+        let best = |run: &Run| match run.completed() {
+            Some((_, best)) => Some(best),
+            None => run.best_by(epoch as usize),
         };
-        let epochs: Vec<Epoch> = trial.runs.values().map(best).collect::<Option<_>>()?;
-        Self::over(&epochs.iter().collect::<Vec<_>>())
+        Self::over(&trial.runs.values().map(best).collect::<Option<Vec<_>>>()?)
     }
 
     /// Of a trial that was stopped, over the runs that were begun.
     pub(super) fn so_far(trial: &Trial) -> Option<Self> {
-        let best = |run: &'_ Run| {
-            run.completed().map(|(_, best)| *best).or_else(|| best_so_far(&run.epochs).copied())
-        };
-        let epochs: Vec<Epoch> = trial.runs.values().filter_map(best).collect();
-        Self::over(&epochs.iter().collect::<Vec<_>>())
+        let best =
+            |run: &Run| run.completed().map(|(_, best)| best).or_else(|| run.best_by(run.epochs.len()));
+        Self::over(&trial.runs.values().filter_map(best).collect::<Vec<_>>())
     }
 
     /// Over these epochs, one of each run.
-    pub(super) fn over(epochs: &[&Epoch]) -> Option<Self> {
-        let mean = |metric: fn(&Epoch) -> f64| {
-            epochs.iter().map(|epoch| metric(epoch)).sum::<f64>() / epochs.len() as f64
-        };
+    pub(super) fn over(epochs: &[Epoch]) -> Option<Self> {
+        let mean = |metric: fn(&Epoch) -> f64| epochs.iter().map(metric).sum::<f64>() / epochs.len() as f64;
+        let is_measured = epochs.iter().all(|epoch| epoch.int8_accuracy.is_some());
         (!epochs.is_empty()).then(|| Self {
             accuracy: mean(|epoch| epoch.accuracy),
             macro_f1: mean(|epoch| epoch.macro_f1),
             loss: mean(|epoch| epoch.loss),
             epoch: mean(|epoch| f64::from(epoch.epoch)),
+            int8_accuracy: is_measured.then(|| mean(|epoch| epoch.int8_accuracy.unwrap_or_default())),
         })
     }
 
@@ -69,6 +64,8 @@ impl MeanMetrics {
             Objective::Accuracy => self.accuracy,
             Objective::MacroF1 => self.macro_f1,
             Objective::Loss => -self.loss,
+            // As in Objective::score.
+            Objective::Int8Accuracy => self.int8_accuracy.unwrap_or(f64::NEG_INFINITY),
         }
     }
 }

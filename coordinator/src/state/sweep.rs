@@ -19,7 +19,7 @@ use earshot_common::{
     ids::{BlobId, FoldId, RunId, SweepId, Token, TrialId, WorkerId},
     job::{Epoch, Job, Recipe, RunResult, Verdict, derive_seed},
     model::{AudioCnn, Cost},
-    sweep::{Point, Search, Stop, Sweep},
+    sweep::{Objective, Point, Search, Stop, Sweep},
 };
 use serde::Serialize;
 
@@ -203,11 +203,17 @@ impl SweepState {
             initial_weights: pruned.map(|pruned| pruned.weights).or(aware.map(|aware| aware.weights)),
             taylor: self.wants_taylor() && aware.is_none(),
             teacher: pruned.and_then(|pruned| self.teacher(pruned)),
+            int8_accuracy: self.wants_int8_accuracy(run.fold),
             int8_ranges: aware.map(|aware| aware.ranges.clone()).unwrap_or_default(),
             resume: None,
             rungs: self.rungs(run),
             augment: self.dataset.augment(&trial.point),
         })
+    }
+
+    /// Whether what a run comes to is to be measured in int8: where trials are scored by that, and where it may be exported.
+    fn wants_int8_accuracy(&self, fold: FoldId) -> bool {
+        self.sweep.objective == Objective::Int8Accuracy && (fold.is_fold() || fold == FoldId::REFIT)
     }
 
     /// How to train a run.

@@ -3,6 +3,7 @@ mod pruned;
 mod quantised;
 mod raced;
 mod replay;
+mod scored;
 mod sharing;
 mod stopped;
 
@@ -40,7 +41,14 @@ fn dataset() -> Dataset {
 }
 
 fn epoch(number: u32, accuracy: f64) -> Epoch {
-    Epoch { epoch: number, train_loss: 1.0, loss: 1.0 - accuracy, accuracy, macro_f1: accuracy }
+    Epoch {
+        epoch: number,
+        train_loss: 1.0,
+        loss: 1.0 - accuracy,
+        accuracy,
+        macro_f1: accuracy,
+        int8_accuracy: None,
+    }
 }
 
 fn result(best_epoch: u32) -> RunResult {

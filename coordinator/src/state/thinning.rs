@@ -187,7 +187,8 @@ mod tests {
     const EPOCHS: u32 = 9;
 
     fn mean(accuracy: f64) -> MeanMetrics {
-        MeanMetrics { accuracy, macro_f1: accuracy, loss: 1.0 - accuracy, epoch: 1.0 }
+        let loss = 1.0 - accuracy;
+        MeanMetrics { accuracy, macro_f1: accuracy, loss, epoch: 1.0, int8_accuracy: None }
     }
 
     fn note(thinning: &mut Thinning, trial: u32, accuracy: f64) {

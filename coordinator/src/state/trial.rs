@@ -24,7 +24,7 @@ use earshot_common::{
 };
 use serde::{Serialize, Serializer};
 
-use super::{event::Refusal, judgement::Judgement, ranking::MeanMetrics};
+use super::{event::Refusal, judgement::Judgement, ranking::MeanMetrics, thinning::best_so_far};
 use crate::search::Why;
 
 /// One point of the space.
@@ -213,10 +213,10 @@ impl Trial {
 
     /// The run whose weights are exported unless they are pruned: the refit if it has completed, otherwise the best by the
     /// objective; of equals the one of the smallest fold.
-    pub fn exported(&self, objective: Objective) -> Option<(FoldId, &RunResult, &Epoch)> {
+    pub fn exported(&self, objective: Objective) -> Option<(FoldId, &RunResult, Epoch)> {
         let completed = self.runs.iter().filter_map(|(&fold, run)| Some((fold, run.completed()?)));
         let best = completed.reduce(|best, other| {
-            let is_better = objective.score(other.1.1).total_cmp(&objective.score(best.1.1)).is_gt();
+            let is_better = objective.score(&other.1.1).total_cmp(&objective.score(&best.1.1)).is_gt();
             if is_better { other } else { best }
         });
         let refit = self.refit.as_ref().and_then(Run::completed).map(|run| (FoldId::REFIT, run));
@@ -251,14 +251,17 @@ impl Trial {
 }
 
 impl Run {
-    /// The result and its epoch, once completed.
-    pub fn completed(&self) -> Option<(&RunResult, &Epoch)> {
-        match &self.status {
-            RunStatus::Completed(result) => {
-                self.epochs.iter().find(|epoch| epoch.epoch == result.best_epoch).map(|epoch| (result, epoch))
-            }
-            _ => None,
-        }
+    /// The result and its epoch, once completed, with what was measured of its weights at the end.
+    pub fn completed(&self) -> Option<(&RunResult, Epoch)> {
+        let RunStatus::Completed(result) = &self.status else { return None };
+        let best = self.epochs.iter().find(|epoch| epoch.epoch == result.best_epoch)?;
+        Some((result, measured(&self.epochs, best)))
+    }
+
+    /// The best of the first epochs, so many, as if the run had ended there.
+    pub(super) fn best_by(&self, epoch: usize) -> Option<Epoch> {
+        let epochs = self.epochs.get(..epoch)?;
+        best_so_far(epochs).map(|best| measured(epochs, best))
     }
 
     /// Hands it out: the number of the attempt, from 1.
@@ -339,4 +342,9 @@ impl Run {
         };
         self.attempts.iter().filter_map(|attempt| attempt.end.as_ref()).filter(|end| spent(end)).count()
     }
+}
+
+/// An epoch of these, of lowest loss, with what was last measured of its weights.
+fn measured(epochs: &[Epoch], best: &Epoch) -> Epoch {
+    Epoch { int8_accuracy: epochs.iter().rev().find_map(|epoch| epoch.int8_accuracy), ..*best }
 }

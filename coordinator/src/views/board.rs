@@ -107,6 +107,7 @@ impl Row {
             peak_ram_kib: cost.peak_ram_kib(),
             point: assignments(&point),
             standard_error: estimate.map(|estimate| estimate.standard_error),
+            int8_accuracy: mean.int8_accuracy,
             corrected: estimate.map(|estimate| objective.shown(estimate.corrected)),
         }
     }

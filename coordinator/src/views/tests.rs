@@ -56,7 +56,14 @@ impl Story {
         let (worker, token) = (self.worker, self.ask());
         for (epoch, accuracy) in [(1, accuracy / 2.0), (2, accuracy)] {
             let loss = 1.0 - accuracy;
-            let epoch = Epoch { epoch, train_loss: 0.5, loss, accuracy, macro_f1: accuracy / 2.0 };
+            let epoch = Epoch {
+                epoch,
+                train_loss: 0.5,
+                loss,
+                accuracy,
+                macro_f1: accuracy / 2.0,
+                int8_accuracy: None,
+            };
             self.tell(EventKind::Reported { worker, token, epoch, midway: None });
         }
         let [checkpoint, logits] =
@@ -254,7 +261,8 @@ fn a_trial_says_why_it_was_proposed_and_why_it_was_held() {
     let worker = story.worker;
     for loss in [0.5, 0.25] {
         let token = story.ask();
-        let epoch = Epoch { epoch: 1, train_loss: 0.5, loss, accuracy: 0.5, macro_f1: 0.5 };
+        let epoch =
+            Epoch { epoch: 1, train_loss: 0.5, loss, accuracy: 0.5, macro_f1: 0.5, int8_accuracy: None };
         story.tell(EventKind::Reported { worker, token, epoch, midway: None });
     }
     let shown = trial(&story.state, None, TrialId(0)).unwrap();

@@ -49,6 +49,8 @@ struct Work {
     is_replay: bool,
     /// Epochs after which it may be held.
     rungs: Vec<u32>,
+    /// Whether it is to say how accurate it is in int8, at rungs and at its end.
+    is_measured: bool,
     /// From this epoch on its numbers are not those of others.
     odd_from: Option<u32>,
 }
@@ -217,8 +219,9 @@ impl Agent {
         let is_replay = grant.replay.is_some();
         let done = grant.job.resume.map_or(0, done);
         stage.covered.resumed_attempts += u64::from(done > 0);
-        let rungs = grant.job.rungs.clone();
-        self.slots[slot] = Some(Work { token, run, epochs, done, fate, is_replay, rungs, odd_from });
+        let (rungs, is_measured) = (grant.job.rungs.clone(), grant.job.int8_accuracy);
+        self.slots[slot] =
+            Some(Work { token, run, epochs, done, fate, is_replay, rungs, is_measured, odd_from });
         let timer = match fate {
             Fate::Trains | Fate::StopsAt(_) => Timer::Epoch(slot, token),
             Fate::FailsFor(_) | Fate::Kills => Timer::End(slot, token),
@@ -379,13 +382,16 @@ fn fate(run: RunId, epochs: u32, stage: &mut Stage) -> Fate {
 
 /// The same run gives the same metrics each time, unless its attempt is odd.
 fn epoch(work: &Work) -> Epoch {
-    let &Work { run, done: number, odd_from, .. } = work;
+    let &Work { run, done: number, odd_from, epochs, fate, is_measured, ref rungs, .. } = work;
     let accuracy =
         f64::from((run.trial.0 * 7).wrapping_add(run.fold.0.wrapping_mul(3)).wrapping_add(number) % 10)
             / 10.0;
     let loss = 1.0 - accuracy / 2.0;
+    let is_final = number == epochs || fate == Fate::StopsAt(number);
+    let int8_accuracy = (is_measured && (is_final || rungs.contains(&number)))
+        .then(|| f64::from((run.trial.0 * 3).wrapping_add(run.fold.0).wrapping_add(number * 7) % 10) / 10.0);
     let loss = if odd_from.is_some_and(|from| from <= number) { loss.next_up() } else { loss };
-    Epoch { epoch: number, train_loss: 0.5, loss, accuracy, macro_f1: accuracy }
+    Epoch { epoch: number, train_loss: 0.5, loss, accuracy, macro_f1: accuracy, int8_accuracy }
 }
 
 /// A result that shows which attempt it is of, where nothing else is said.

@@ -49,6 +49,7 @@ coverage!(
     aware_runs_granted,
     aware_runs_failed,
     aware_runs_completed,
+    sweeps_scored_in_int8,
     held_runs,
     promoted_runs,
     resumed_attempts,

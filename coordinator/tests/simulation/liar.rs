@@ -19,7 +19,8 @@ pub(crate) fn lie(site: &Site, stage: &mut Stage) -> Option<Envelope> {
     let (token, holder) = *alive.get(stage.dice.below(alive.len() as u64 + 1) as usize)?;
     let other = WorkerId(stage.dice.below(u64::from(holder.0) + 3) as u32);
     let covered = &mut stage.covered;
-    let epoch = Epoch { epoch: 1, train_loss: 0.1, loss: 0.1, accuracy: 1.0, macro_f1: 1.0 };
+    let epoch =
+        Epoch { epoch: 1, train_loss: 0.1, loss: 0.1, accuracy: 1.0, macro_f1: 1.0, int8_accuracy: None };
     let wonderful = Outcome::Completed(result(Token(u64::MAX), 1));
     let mut sender = Sender::Liar;
     let request = match stage.dice.below(9) {

@@ -9,7 +9,7 @@ use earshot_common::{
     sweep::Sweep,
 };
 
-const SMALL: [&str; 12] = [
+const SMALL: [&str; 13] = [
     "[split]\nkind = \"folds\"\nvalidation = [1]\n[space]\ndropout = { choice = [0.1, 0.2, 0.3, 0.4, 0.5] }\n\
      [schedule]\nepochs = 3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2, 3]\n[space]\nfilters = { choice = [[4, 8], [8, 16]] }\n\
@@ -42,6 +42,9 @@ const SMALL: [&str; 12] = [
      [quantise]\naware = { epochs = 3, learning_rate = 1e-4 }\n[export]\nmax_drop = 0.3\n",
     "[split]\nkind = \"folds\"\nvalidation = [1, 2]\n[space]\ndropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 2\n\
      [quantise]\naware = { epochs = 2, learning_rate = 1e-3, always = true }\n[budget]\nattempts = 2\n",
+    "[split]\nkind = \"folds\"\nvalidation = [1, 3]\n[space]\nbatch_size = { choice = [8, 16, 32] }\n\
+     dropout = { choice = [0.1, 0.2] }\n[schedule]\nepochs = 4\n[objective]\nmetric = \"int8_accuracy\"\n\
+     [stop]\nmethod = \"asha\"\nreduction = 2\n",
 ];
 
 /// Kinds of small sweeps.

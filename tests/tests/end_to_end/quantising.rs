@@ -144,3 +144,23 @@ fn what_loses_little_is_exported_as_it_is_and_says_why() {
     assert!(told.contains("points of validation accuracy, which max_drop allows"), "{told}");
     assert_eq!(provenance.get("aware"), None);
 }
+
+/// Selection sees what ships.
+#[test]
+fn the_leaderboards_score_is_the_exported_int8_files_accuracy() {
+    let site = site("[objective]\nmetric = \"int8_accuracy\"\n");
+    let process = site.coordinator("127.0.0.1:0");
+    let workers = [site.worker("first", &process), site.worker("second", &process)];
+    site.completes(process, workers);
+    let board = site.offline(&["leaderboard"]);
+    let rows = board["rows"].as_array().unwrap();
+    let score = |row: &Value| row["int8_accuracy"].as_f64().unwrap();
+    assert_eq!((board["objective"].as_str(), rows.len()), (Some("int8_accuracy"), 2));
+    assert!(score(&rows[0]) >= score(&rows[1]), "{rows:?}");
+    let (report, provenance) = export(&site, "champion");
+    assert_eq!(provenance["trial"], rows[0]["trial"]);
+    assert_eq!(report["int8"]["validation"]["accuracy"], rows[0]["int8_accuracy"]);
+    let attempts = report["int8"]["calibrations"].as_array().unwrap();
+    assert_eq!((attempts.len(), &attempts[0]["chosen"]), (1, &Value::Bool(true)), "{attempts:?}");
+    check_rebuild(&site.path("champion"));
+}

@@ -79,6 +79,7 @@ pub(crate) fn example(model: &str, seed: u64, device: Device) -> (Job, Features)
         taylor: false,
         teacher: None,
         int8_ranges: vec![],
+        int8_accuracy: false,
         resume: None,
         rungs: vec![],
         augment: vec![],

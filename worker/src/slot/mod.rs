@@ -32,9 +32,11 @@ use crate::{
     features::{FeatureCache, Features, FeaturesError},
     network::NetworkError,
     room::NoRoom,
+    rounding,
     timer::Timer,
     training::{
         self, Observer, Start, TrainError, Trained,
+        device::rows_at_once,
         midway::{Midway, MidwayError},
     },
 };
@@ -194,10 +196,22 @@ fn attempt(work: &Work, processor: Processor, cache: &FeatureCache) -> Result<En
     let mut claim = cache.room().claim();
     if let Processor::Cpu(_) = processor {
         claim.grow("training the model", footprint(&job.model, job.recipe.batch_size)?)?;
+        claim.grow("computing in int8", int8_footprint(job, &features)?)?;
     }
     let timer = Timer::start(*midway_every);
     let teller = Teller { events, rungs: &job.rungs, timer, last: Weak::new() };
     encode(&training::train(job, &features, start, processor, control, teller)?)
+}
+
+/// Bytes for what is computed in whole numbers on a CPU, where the job asks for any.
+fn int8_footprint(job: &Job, features: &Features) -> Result<u64, ModelError> {
+    let clips = match (job.int8_ranges.is_empty(), job.int8_accuracy) {
+        (true, false) => return Ok(0),
+        (true, true) => rows_at_once(Device::Cpu) as u64,
+        (false, _) => u64::from(job.recipe.batch_size),
+    };
+    let copy = (features.classes().len() * features.clip() * size_of::<f32>()) as u64;
+    Ok(copy + rounding::footprint(&job.model, clips)?)
 }
 
 /// Passes on what training says.

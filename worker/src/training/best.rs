@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     fn epoch(epoch: u32, loss: f64) -> Epoch {
-        Epoch { epoch, train_loss: 1.0, loss, accuracy: 0.5, macro_f1: 0.5 }
+        Epoch { epoch, train_loss: 1.0, loss, accuracy: 0.5, macro_f1: 0.5, int8_accuracy: None }
     }
 
     #[test]

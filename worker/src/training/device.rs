@@ -21,6 +21,13 @@ use crate::{
 
 /// Rows of one forward pass without gradients: as few as keep a GPU busy, because their activations need memory.
 pub(crate) const ROWS: usize = 128;
+/// The same on a CPU, where a few clips are work enough.
+const ROWS_CPU: usize = 16;
+
+/// Rows of one forward pass without gradients.
+pub(crate) fn rows_at_once(device: Device) -> usize {
+    if device == Device::Cpu { ROWS_CPU } else { ROWS }
+}
 
 /// A network in training with its batches.
 #[derive(Debug)]
@@ -235,7 +242,7 @@ pub fn logits(network: &Network, features: &Features) -> Result<Vec<f32>, TchErr
     let _no_grad = tch::no_grad_guard();
     let matrix = features.matrix()?;
     let mut logits = Vec::new();
-    for rows in features.validation().chunks(ROWS) {
+    for rows in features.validation().chunks(rows_at_once(matrix.device())) {
         let batch = matrix.f_index_select(0, &upload(rows, matrix.device())?)?;
         logits.push(network.forward(&batch, Mode::Evaluation)?);
     }

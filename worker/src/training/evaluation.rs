@@ -33,6 +33,7 @@ impl Evaluation {
             loss,
             accuracy: confusion.accuracy(),
             macro_f1: confusion.macro_f1(),
+            int8_accuracy: None,
         })
     }
 }

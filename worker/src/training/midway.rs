@@ -119,7 +119,14 @@ mod tests {
     fn midway() -> Midway {
         let tensor = |value: f32| Tensor { shape: vec![2, 1], values: vec![value, -value] };
         let weights = |value| Tensors::from([("blocks.0.weight".to_owned(), tensor(value))]);
-        let epoch = Epoch { epoch: 3, train_loss: 0.1 + 0.2, loss: 0.3, accuracy: 1.0 / 3.0, macro_f1: 0.0 };
+        let epoch = Epoch {
+            epoch: 3,
+            train_loss: 0.1 + 0.2,
+            loss: 0.3,
+            accuracy: 1.0 / 3.0,
+            macro_f1: 0.0,
+            int8_accuracy: None,
+        };
         let best = Best { epoch, weights: weights(0.5), logits: vec![1.0, 2.0] };
         Midway { epoch: 7, network: weights(0.25), moments: [weights(1e-30), weights(3.0)], best }
     }

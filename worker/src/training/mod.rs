@@ -8,6 +8,7 @@
 //! - [`host`] and [`device`]: batch after batch on the CPU with our own kernels, on a GPU with libtorch,
 //!   which trains to bear quantisation on either.
 //! - [`evaluation`]: loss, accuracy and macro-F1 on the validation rows.
+//! - [`int8`]: accuracy once it is quantised, where that is asked for.
 //! - [`midway`]: what a run has come to, for an attempt that goes on from there.
 //! - [`best`]: the best epoch so far, and when to stop waiting for a better one.
 //! - [`taylor`]: what its filters are worth, for pruning.
@@ -32,6 +33,7 @@ use crate::{
         device::DeviceLearner,
         evaluation::Evaluation,
         host::HostLearner,
+        int8::Int8,
         midway::Midway,
         schedule::{Pace, Schedule},
     },
@@ -44,6 +46,7 @@ pub mod device;
 pub mod drawn;
 pub mod evaluation;
 pub mod host;
+pub mod int8;
 pub mod lesson;
 pub mod midway;
 pub mod optimiser;
@@ -80,7 +83,7 @@ pub struct Trained {
     pub best: Epoch,
     /// Its weights, with the input's statistics.
     pub checkpoint: Tensors,
-    /// Its logits of the validation rows, as one tensor named `logits`.
+    /// Its logits of the validation rows, as one tensor named `logits`; beside it what int8 came to, where that was asked for.
     pub logits: Tensors,
 }
 
@@ -141,6 +144,10 @@ pub fn train(
     let mut trainer = Trainer { learner: &mut learner, schedule, steps: 0 };
     let labels = features.validation_labels();
     let mut best: Option<Best> = None;
+    // Of the best weights after the newest epoch, if it was measured.
+    let mut int8: Option<Int8> = None;
+    let quantised =
+        |best: &Best| Int8::measure(&job.model, &best.weights, &best.logits, features, processor.device());
     let mut first = 1;
     if let Start::Midway(midway) = start {
         trainer.resume(midway)?;
@@ -153,12 +160,15 @@ pub fn train(
             break;
         };
         let evaluation = Evaluation::new(trainer.learner.logits()?, &labels);
-        let epoch = evaluation.epoch(epoch, train_loss).ok_or(TrainError::Diverged { epoch })?;
+        let mut epoch = evaluation.epoch(epoch, train_loss).ok_or(TrainError::Diverged { epoch })?;
         let so_far = match best.take() {
             Some(best) if recipe.keep == Keep::Best && !best.is_beaten_by(&epoch) => best,
             _ => Best { epoch, weights: trainer.weights(job)?, logits: evaluation.logits },
         };
         let is_final = so_far.is_final(&epoch, recipe.patience) || epoch.epoch == recipe.epochs;
+        let is_measured = job.int8_accuracy && (is_final || job.rungs.contains(&epoch.epoch));
+        int8 = if is_measured { Some(quantised(&so_far)?) } else { None };
+        epoch.int8_accuracy = int8.as_ref().map(|int8| int8.accuracy);
         let midway = !is_final && observer.wants_midway(epoch.epoch);
         let midway = midway.then(|| trainer.midway(epoch.epoch, &so_far)).transpose()?;
         best = Some(so_far);
@@ -168,7 +178,14 @@ pub fn train(
         }
     }
     match (best, control.state()) {
-        (Some(best), State::Running | State::Stopping) => finish(best, features),
+        (Some(best), State::Running | State::Stopping) => {
+            if job.int8_accuracy && int8.is_none() {
+                int8 = Some(quantised(&best)?);
+            }
+            let mut trained = finish(best, features)?;
+            trained.logits.extend(int8.into_iter().flat_map(Int8::tensors));
+            Ok(trained)
+        }
         _ => Err(TrainError::Halted),
     }
 }

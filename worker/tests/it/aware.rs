@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use earshot_common::{
     int8::Range,
+    metrics::Confusion,
     model::AudioCnn,
     tensors::{self, Tensors, checkpoint_shapes},
 };
@@ -87,6 +88,7 @@ fn too_few_ranges_are_refused() {
 #[derive(Default)]
 struct Keeper {
     losses: Vec<f64>,
+    int8: Vec<Option<f64>>,
     kept: Vec<Midway>,
 }
 
@@ -97,6 +99,7 @@ impl Observer for &mut Keeper {
 
     fn epoch(&mut self, epoch: earshot_common::job::Epoch, midway: Option<Midway>) {
         self.losses.push(epoch.loss);
+        self.int8.push(epoch.int8_accuracy);
         self.kept.extend(midway);
     }
 }
@@ -140,4 +143,35 @@ fn a_job_with_ranges_rounds_and_goes_on_from_any_epoch() {
         assert_eq!(rest.losses, whole.losses[done..], "after epoch {done}");
         assert_eq!(again.checkpoint, trained.checkpoint);
     }
+}
+
+#[test]
+fn what_is_measured_in_int8_is_what_the_recorded_ranges_give() {
+    let mut example = example(7);
+    example.job.int8_accuracy = true;
+    example.job.rungs = vec![2, 3];
+    let (keeper, trained) = train(&example, Start::Fresh);
+    let measured: Vec<u32> =
+        (1..).zip(&keeper.int8).filter(|(_, int8)| int8.is_some()).map(|(epoch, _)| epoch).collect();
+    assert_eq!(measured, [2, 3, 8], "at rungs and at the end");
+    let ranges: Vec<Range> = trained.logits["int8.ranges"]
+        .values
+        .chunks(2)
+        .map(|ends| Range { min: ends[0], max: ends[1] })
+        .collect();
+    let spec = &example.job.model;
+    let network = Network::from_checkpoint(spec, &trained.checkpoint, Device::Cpu).unwrap();
+    let network = network.rounding(spec, &ranges).unwrap();
+    let features = example.features();
+    let logits = training::device::logits(&network, &features).unwrap();
+    assert_eq!(trained.logits["int8.logits"].values, logits);
+    let labels = features.validation_labels();
+    let accuracy = Confusion::from_logits(4, &logits, &labels).accuracy();
+    assert_eq!(keeper.int8[7], Some(accuracy));
+    assert!(accuracy > 0.5, "{accuracy}");
+    // Asking for it changes nothing else.
+    example.job.int8_accuracy = false;
+    let (plain, other) = train(&example, Start::Fresh);
+    assert_eq!((plain.losses, other.checkpoint), (keeper.losses, trained.checkpoint));
+    assert_eq!(other.logits.len(), 1);
 }

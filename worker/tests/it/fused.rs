@@ -299,6 +299,7 @@ fn alone(example: &Example) -> (Vec<Epoch>, Tensors) {
             loss: evaluation.loss,
             accuracy,
             macro_f1: evaluation.confusion.macro_f1(),
+            int8_accuracy: None,
         };
         epochs.push(epoch);
         if job.recipe.keep == Keep::Last || best.as_ref().is_none_or(|(best, _)| epoch.loss < best.loss) {

@@ -55,6 +55,7 @@ pub(crate) fn example(seed: u64) -> Example {
         taylor: false,
         teacher: None,
         int8_ranges: vec![],
+        int8_accuracy: false,
         resume: None,
         rungs: vec![],
         augment: vec![],

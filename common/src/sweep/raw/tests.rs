@@ -348,3 +348,14 @@ fn aware_training_says_when_it_is_done() {
         assert!(error.line().is_some(), "{lines}");
     }
 }
+
+#[test]
+fn int8_accuracy_is_no_metric_for_the_median() {
+    let text = |method: &str| {
+        format!("{GOOD}\n[objective]\nmetric = \"int8_accuracy\"\n[stop]\nmethod = \"{method}\"\n")
+    };
+    let parsed = |method| parse(&text(method), Path::new("s.toml"), &[]);
+    assert_eq!(parsed("asha").unwrap().objective, Objective::Int8Accuracy);
+    let error = parsed("median").unwrap_err();
+    assert!(error.to_string().contains("take \"asha\"") && error.line().is_some(), "{error}");
+}

@@ -82,7 +82,14 @@ fn attuned() -> (Champion, Features) {
     let job = Job { int8_ranges: ranges, ..champion.job.clone() };
     let aware = Aware {
         job,
-        best: Epoch { epoch: 2, train_loss: 0.1, loss: 0.1, accuracy: 1.0, macro_f1: 1.0 },
+        best: Epoch {
+            epoch: 2,
+            train_loss: 0.1,
+            loss: 0.1,
+            accuracy: 1.0,
+            macro_f1: 1.0,
+            int8_accuracy: None,
+        },
         checkpoint,
         logits: tensors::encode(&Tensors::from([("logits".to_owned(), recorded)])).unwrap(),
         why: "calibrated by MinMax alone, int8 loses much".to_owned(),

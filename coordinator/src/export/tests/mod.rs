@@ -9,12 +9,12 @@ mod variants;
 
 use std::fs;
 
-use earshot_common::{ids::BlobId, model::AudioCnn, tensors};
+use earshot_common::{ids::BlobId, int8::calibration::Method, model::AudioCnn, tensors};
 use prost::Message;
 
 use self::tiny::{champion, small};
 use super::{
-    calibrate::{Activations, Method},
+    calibrate,
     network::Network,
     quantise::{Profile, Quantised},
     session::Session,
@@ -221,7 +221,7 @@ fn written(profile: Profile) -> Written {
     let network = Network::new(&champion.job.model, &champion.checkpoint).unwrap();
     let float = graph::float(&network, &vec![]);
     let rows = champion.split.train;
-    let seen = Activations::collect(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
+    let seen = calibrate::collect(&float.encode_to_vec(), &network, 1000, &features, &rows).unwrap();
     let quantised = Quantised::new(&network, &seen.ranges(Method::MinMax), profile);
     let int8 = qdq::int8(&network, &quantised, &vec![]);
     Written { network, quantised, float, int8, features, rows }

@@ -74,7 +74,7 @@ impl SweepState {
         let is_allowed = |epoch: &Epoch| self.sweep.export.allows(whole.accuracy - epoch.accuracy);
         let steps = (1..).zip(&trial.pruned).filter_map(|(step, pruned)| {
             let (result, epoch) = pruned.run.completed()?;
-            is_allowed(epoch).then_some((FoldId::pruned(step), result))
+            is_allowed(&epoch).then_some((FoldId::pruned(step), result))
         });
         Some(steps.last().unwrap_or((fold, result)))
     }

@@ -51,7 +51,7 @@ impl SweepState {
     pub(super) fn scores(&self, trial: &Trial) -> BTreeMap<FoldId, f64> {
         let objective = self.sweep.objective;
         let completed = trial.runs.iter().filter_map(|(&fold, run)| Some((fold, run.completed()?.1)));
-        completed.map(|(fold, epoch)| (fold, objective.score(epoch))).collect()
+        completed.map(|(fold, epoch)| (fold, objective.score(&epoch))).collect()
     }
 
     /// How sure it is that a trial with these scores is behind the best one: a paired test on the folds that both had, with the

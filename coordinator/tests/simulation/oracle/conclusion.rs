@@ -3,7 +3,7 @@
 use coordinator::state::{Run, RunStatus, State, SweepState, Trial, TrialStatus};
 use earshot_common::{
     ids::{RunId, SweepId, TrialId},
-    sweep::{Search, Stop},
+    sweep::{Objective, Search, Stop},
 };
 
 use super::{Completed, Oracle, thinned};
@@ -23,6 +23,21 @@ impl Oracle {
         self.covered.completed_runs += self.completed.len() as u64;
         self.replays.conclude(state, covered);
         covered.add(&self.covered);
+    }
+
+    /// Trials that are scored in int8 stand where their runs' last measurements put them.
+    fn check_scores(&mut self, sweep: &SweepState) {
+        if sweep.sweep().objective != Objective::Int8Accuracy {
+            return;
+        }
+        let last = |run: &Run| run.epochs.iter().rev().find_map(|epoch| epoch.int8_accuracy).unwrap();
+        let scores = sweep.ranking().map(|(_, trial, mean)| {
+            let expected = trial.runs.values().map(last).sum::<f64>() / trial.runs.len() as f64;
+            assert!((mean.int8_accuracy.unwrap() - expected).abs() < 1e-12);
+            expected
+        });
+        assert!(scores.collect::<Vec<_>>().is_sorted_by(|one, other| one >= other), "another order");
+        self.covered.sweeps_scored_in_int8 += 1;
     }
 
     /// Exact budget, exact coverage of the grid, no point twice, and each run with its one end.
@@ -78,6 +93,7 @@ impl Oracle {
             }
         }
         thinned::check(sweep);
+        self.check_scores(sweep);
         self.conclude_pruning(id, sweep);
         self.conclude_quantisation(id, sweep);
         let count = |status| sweep.trials().filter(|(_, trial)| trial.status() == status).count() as u32;

@@ -4,7 +4,7 @@ use coordinator::state::{Basis, Run, SweepState, Trial, TrialStatus};
 use earshot_common::{
     ids::TrialId,
     job::Epoch,
-    sweep::{Halving, Stop},
+    sweep::{Halving, Objective, Stop},
 };
 
 /// In every rung that trials came to, those that are held there were not among the best of them; of equal ones any may be.
@@ -28,7 +28,7 @@ pub(super) fn check(sweep: &SweepState) {
         for rung in stop.rungs(of, epochs) {
             let came: Vec<(f64, bool)> = sound()
                 .filter(|(id, _)| bracket(id) == of)
-                .filter_map(|(_, trial)| Some((score(trial, rung)?, waits_at(trial, rung))))
+                .filter_map(|(_, trial)| Some((score(sweep, trial, rung)?, waits_at(trial, rung))))
                 .collect();
             let places = came.len() / reduction as usize;
             for (score, _) in came.iter().filter(|(_, waits)| *waits) {
@@ -65,12 +65,19 @@ fn check_race(sweep: &SweepState, startup: u32, confidence: f64) {
     }
 }
 
-/// Mean accuracy over runs, each at its epoch of lowest loss until then; none if the trial never came so far.
-fn score(trial: &Trial, rung: u32) -> Option<f64> {
+/// Mean accuracy over runs, each at its epoch of lowest loss until then, or what was last measured in int8 until then; none if the
+/// trial never came so far.
+fn score(sweep: &SweepState, trial: &Trial, rung: u32) -> Option<f64> {
+    let is_int8 = sweep.sweep().objective == Objective::Int8Accuracy;
     let accuracy = |run: &Run| {
-        let ended_before = run.completed().filter(|_| run.epochs.len() < rung as usize);
-        let best = ended_before.map(|(_, best)| *best).or_else(|| lowest(run.epochs.get(..rung as usize)?));
-        best.map(|best| best.accuracy)
+        let ended_before = run.completed().is_some() && run.epochs.len() < rung as usize;
+        let until = if ended_before { run.epochs.len() } else { rung as usize };
+        let epochs = run.epochs.get(..until)?;
+        if is_int8 {
+            return epochs.iter().rev().find_map(|epoch| epoch.int8_accuracy);
+        }
+        let best = run.completed().filter(|_| ended_before).map(|(_, best)| best);
+        best.or_else(|| lowest(epochs)).map(|best| best.accuracy)
     };
     let accuracies: Vec<f64> = trial.runs.values().map(accuracy).collect::<Option<_>>()?;
     Some(accuracies.iter().sum::<f64>() / accuracies.len() as f64)

@@ -1,7 +1,7 @@
 //! Histograms of activations, and the ranges that calibration reads from them, as onnxruntime.quantization's
 //! `HistogramCollector` does (`symmetric=False`, all values in one batch).
 
-use earshot_common::int8::Range;
+use super::Range;
 
 /// Part of a bin's mass that an empty bin is given, so that the divergence stays finite.
 const SMOOTHING: f64 = 1e-4;

@@ -1,7 +1,10 @@
 //! How int8 holds numbers: what an exported file computes with, and what quantisation-aware training rounds as.
 //!
 //! A real number `r` is held as `q` with `r = scale · (q − zero_point)` (Jacob et al. 2018, arXiv:1712.05877, equation 1). Weights
-//! are symmetric, with one scale for each output channel, from −127 to 127.
+//! are symmetric, with one scale for each output channel, from −127 to 127. Which ranges activations get: [`calibration`].
+
+pub mod calibration;
+mod histogram;
 
 use serde::{Deserialize, Serialize};
 
