@@ -153,7 +153,7 @@ fn methods() -> [(&'static str, Search); 4] {
         ("random", Search::Random),
         ("sobol", Search::Sobol),
         ("tpe", Search::Tpe { startup: 10, candidates: 24 }),
-        ("bayes", Search::Bayes { startup: 10 }),
+        ("bayes", Search::Bayes { startup: 10, rungs: false }),
     ]
 }
 

@@ -144,7 +144,8 @@ struct Proposed {
     found: String,
 }
 
-/// Asks the search once more what the log says of it; none where it says nothing.
+/// Asks the search once more what the log says of it; none where it says nothing, or what another version of the method proposed:
+/// that is believed.
 fn propose(state: &State, event: &Event) -> Option<Proposed> {
     let (recorded, mut found) = match &event.kind {
         EventKind::Asked { proposed, .. } if !proposed.is_empty() => (proposed, state.proposals(event.at_ms)),
@@ -153,6 +154,9 @@ fn propose(state: &State, event: &Event) -> Option<Proposed> {
         }
         _ => return None,
     };
+    if recorded.iter().zip(&found).any(|(recorded, found)| recorded.version != found.version) {
+        return None;
+    }
     let points = recorded.len() as u64;
     // Reasons were not always written down; what was not is not compared.
     for (found, recorded) in found.iter_mut().zip(recorded) {

@@ -197,7 +197,7 @@ fn a_log_reproduces_every_decision() {
     assert_eq!(code, Some(0), "{checked}");
 }
 
-/// Logs of before reasons were written down have points alone.
+/// Logs of before reasons were written down have points alone, and no version.
 #[test]
 fn a_log_without_reasons_is_reproduced() {
     let (_folder, db) = Site::trained();
@@ -211,7 +211,29 @@ fn a_log_without_reasons_is_reproduced() {
         });
     }
     let (code, report) = replay(&db, &[]);
-    assert_eq!((code, &report["proposed"]), (Some(0), &json!(12)), "{report:#}");
+    // So does what learns from results; the four trials before it does are proposed as ever.
+    assert_eq!((code, &report["proposed"]), (Some(0), &json!(4)), "{report:#}");
+}
+
+/// What an earlier version of a search proposed is believed, and what it led to is held to its digest all the same.
+#[test]
+fn another_versions_proposals_are_believed() {
+    let (_folder, db) = Site::trained();
+    let is_learnt = |entry: &Value| entry["event"]["asked"]["proposed"][0]["version"] == json!(2);
+    assert_eq!(entries(&db).values().filter(|entry| is_learnt(entry)).count(), 8);
+    doctor(&db, |entry| {
+        let is_it = is_learnt(entry);
+        if is_it {
+            let proposal = &mut entry["event"]["asked"]["proposed"][0];
+            proposal["version"] = json!(1);
+            proposal["why"]["log_ratio"] = json!(0.0);
+        }
+        is_it
+    });
+    let (code, report) = replay(&db, &[]);
+    assert_eq!((code, &report["proposed"]), (Some(0), &json!(11)), "{report:#}");
+    let total = entries(&db).len();
+    assert_eq!(report["compared"], json!(total), "{report:#}");
 }
 
 /// A report that was better than it was would have let its run go on.

@@ -244,6 +244,8 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         return Err(("stop.method", message.to_owned()));
     }
     let prune = raw.prune.map(|raw| prune::prune(&raw, &space)).transpose()?;
+    let search = search::search(&raw.search)?;
+    search::check_rungs(search, stop)?;
     Ok(Sweep {
         name: raw.name,
         seed: raw.seed,
@@ -253,7 +255,7 @@ fn validate(raw: RawSweep, space: Space) -> Result<Sweep, Complaint> {
         split,
         space,
         views: views(&raw.views)?,
-        search: search::search(&raw.search)?,
+        search,
         schedule,
         stop,
         objective: raw.objective.metric,

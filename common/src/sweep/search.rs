@@ -28,6 +28,9 @@ pub enum Search {
     Bayes {
         /// As for the estimator.
         startup: u32,
+        /// Whether it learns from the scores at every rung, and how far a trial had trained then; since log format 8.
+        #[serde(default, skip_serializing_if = "is_false")]
+        rungs: bool,
     },
 }
 
@@ -49,7 +52,7 @@ impl Search {
     }
 }
 
-/// A plain grid is written as before it could be shuffled.
+/// What is not asked for is written as before it could be.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
 fn is_false(value: &bool) -> bool {
     !value

@@ -115,6 +115,7 @@ fn the_sweeps_that_ship_are_sound() {
         ("quantise", 4),
         ("race", 40),
         ("random", 40),
+        ("rungs", 60),
         ("sobol", 32),
         ("tpe", 100),
         ("views", 16),

@@ -11,12 +11,13 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    Costs, Outcome, Past, Proposal, Question, Standing, Why,
+    Costs, Outcome, Proposal, Question, Standing, Why,
     axes::{Axes, Place},
     fit::{fit, minimise},
     front::best_by_rank,
     gaussian::{Belief, Evidence, Gaussian, Metric},
     goal::{Goal, Hurdle, log_gain, slope},
+    observed::{Observed, best_and_newest},
     parzen::normal,
     sobol::Sequence,
 };
@@ -24,8 +25,6 @@ use super::{
 /// Observations that the kernel is fitted to: the best half of them and the newest. A fit costs their cube, many times over; all
 /// observations count afterwards.
 const FITTED_MAX: usize = 120;
-/// Observations that count at all: the best half and the newest. Later ones change little, and their cube costs too much.
-const KNOWN_MAX: usize = 600;
 /// Places of Sobol's sequence that are looked at.
 const SPREAD: u64 = 192;
 /// Points of the best, and places beside each that are looked at.
@@ -44,41 +43,26 @@ pub(super) struct Bayes {
     pub(super) startup: u32,
 }
 
-/// A place with its score, of mean 0 and variance 1 over all, and what its model costs.
-#[derive(Debug, Clone)]
-struct Seen {
-    place: Place,
-    score: f64,
-    costs: Costs,
-}
-
-/// Places that are done with, oldest first.
-struct Known {
-    seen: Vec<Seen>,
-    /// Mean and deviation that the scores had.
-    scale: (f64, f64),
-}
-
 impl Bayes {
     pub(super) fn propose(self, question: &Question<'_>, dice: &mut ChaCha8Rng) -> Option<Proposal> {
         let axes = Axes::new(question.space);
-        let known = known(&axes, question.history);
-        let ended = known.as_ref().map_or(0, |known| known.seen.len() as u32);
+        let known = Observed::of(&axes, question.history, question.stages);
+        let ended = known.as_ref().map_or(0, |known| known.ended);
         let Some(known) = known.filter(|_| ended >= self.startup && axes.len() > 0) else {
             return question.start(ended, self.startup, dice);
         };
-        let metric = Metric::new(&axes);
+        let metric = Metric::new(&axes, known.is_staged());
         let pending = question.history.iter().filter(|past| past.standing == Standing::Pending);
         let pending: Vec<(Place, Costs)> = pending.map(|past| (axes.place(past.point), past.costs)).collect();
         let counts = (known.seen.len(), pending.len());
-        let best = believer(&metric, &known.seen, pending).and_then(|belief| {
+        let best = believer(&metric, &known, pending).and_then(|belief| {
             let candidates = candidates(&axes, &belief.front_first(question.has_costs), dice);
             let candidates: Vec<(Point, Costs)> = candidates
                 .into_iter()
                 .filter_map(|point| (question.costs)(&point).map(|costs| (point, costs)))
                 .collect();
             let goal = Goal::of(&belief.outcomes, &candidates, question.has_costs)?;
-            let (point, found) = choose(&axes, &belief.gaussian, &goal, candidates, question)?;
+            let (point, found) = choose(&axes, &belief, &goal, candidates, question)?;
             Some(Proposal::new(
                 point,
                 Why::improvement(found, (goal.best(), goal.front()), known.scale, counts),
@@ -88,84 +72,42 @@ impl Bayes {
     }
 }
 
-/// What is known of places that are done with; nothing as long as none has completed. Infeasible ones say nothing of scores, and
-/// are known for what they are beforehand.
-fn known(axes: &Axes<'_>, history: &[Past<'_>]) -> Option<Known> {
-    let completed = history.iter().filter_map(|past| match past.standing {
-        Standing::Completed(score) => Some(score),
-        Standing::Pending | Standing::Failed | Standing::Infeasible => None,
-    });
-    let worst = completed.reduce(f64::min)?;
-    let scored = history.iter().filter_map(|past| match past.standing {
-        Standing::Completed(score) => Some((past, score)),
-        Standing::Failed => Some((past, worst)),
-        Standing::Pending | Standing::Infeasible => None,
-    });
-    let scored = best_and_newest(scored.collect(), KNOWN_MAX, |(_, score)| *score);
-    let count = scored.len() as f64;
-    let mean = scored.iter().map(|(_, score)| score).sum::<f64>() / count;
-    let variance = scored.iter().map(|(_, score)| (score - mean).powi(2)).sum::<f64>() / count;
-    // Scores that are all the same say nothing either way.
-    let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
-    let standard = |(past, score): (&Past<'_>, f64)| Seen {
-        place: axes.place(past.point),
-        score: (score - mean) / deviation,
-        costs: past.costs,
-    };
-    Some(Known { seen: scored.into_iter().map(standard).collect(), scale: (mean, deviation) })
-}
-
-/// Of more than `most`, the best half of as many and the newest, in their order.
-fn best_and_newest<T>(all: Vec<T>, most: usize, score: impl Fn(&T) -> f64) -> Vec<T> {
-    if all.len() <= most {
-        return all;
-    }
-    let mut numbers: Vec<usize> = (0..all.len()).collect();
-    let score_of = |number: &usize| all.get(*number).map_or(f64::NEG_INFINITY, &score);
-    numbers.sort_by(|one, other| score_of(other).total_cmp(&score_of(one)));
-    let mut is_taken = vec![false; all.len()];
-    let newest = (0..all.len()).rev();
-    let mut left = most;
-    for (turn, number) in numbers.into_iter().take(most / 2).chain(newest).enumerate() {
-        if let Some(taken) =
-            is_taken.get_mut(number).filter(|taken| !**taken && (turn < most / 2 || left > 0))
-        {
-            *taken = true;
-            left -= 1;
-        }
-    }
-    all.into_iter().zip(is_taken).filter_map(|(item, taken)| taken.then_some(item)).collect()
-}
-
 /// A fitted process that believes what it says of the pending places, and what it makes of all of them.
-struct Beliefs {
+struct Beliefs<'a> {
+    known: &'a Observed,
     gaussian: Gaussian,
+    /// Of trials.
     places: Vec<Place>,
     /// Of each place, without noise.
     outcomes: Vec<Outcome>,
 }
 
-fn believer(metric: &Metric, known: &[Seen], pending: Vec<(Place, Costs)>) -> Option<Beliefs> {
-    let fitted = best_and_newest(known.iter().collect(), FITTED_MAX, |seen| seen.score);
+fn believer<'a>(metric: &Metric, known: &'a Observed, pending: Vec<(Place, Costs)>) -> Option<Beliefs<'a>> {
+    let fitted = best_and_newest(known.seen.iter().collect(), FITTED_MAX, |seen| seen.score);
     let (places, scores): (Vec<Place>, Vec<f64>) =
         fitted.into_iter().map(|seen| (seen.place.clone(), seen.score)).unzip();
     let kernel = fit(&Evidence::new(metric, &places, &scores), metric.len());
-    let (mut places, mut scores): (Vec<Place>, Vec<f64>) =
-        known.iter().map(|seen| (seen.place.clone(), seen.score)).unzip();
-    let gaussian = Gaussian::new(metric, kernel.clone(), places.clone(), &scores)?;
-    let believed = |place: &Place, costs: Costs| Outcome { score: gaussian.mean(place), costs };
-    let mut outcomes: Vec<Outcome> = known.iter().map(|seen| believed(&seen.place, seen.costs)).collect();
-    outcomes.extend(pending.iter().map(|(place, costs)| believed(place, *costs)));
-    if pending.is_empty() {
-        return Some(Beliefs { gaussian, places, outcomes });
-    }
-    scores.extend(outcomes.iter().skip(known.len()).map(|outcome| outcome.score));
-    places.extend(pending.into_iter().map(|(place, _)| place));
-    let gaussian = Gaussian::new(metric, kernel, places.clone(), &scores)?;
-    Some(Beliefs { gaussian, places, outcomes })
+    let (mut observed, mut scores): (Vec<Place>, Vec<f64>) =
+        known.seen.iter().map(|seen| (seen.place.clone(), seen.score)).unzip();
+    let gaussian = Gaussian::new(metric, kernel.clone(), observed.clone(), &scores)?;
+    let ended = known.seen.iter().filter(|seen| seen.is_last);
+    let ended = ended.map(|seen| (seen.place.iter().take(known.axes()).copied().collect(), seen.costs));
+    let trials: Vec<(Place, Costs)> = ended.chain(pending.iter().cloned()).collect();
+    let believed = |(place, costs): &(Place, Costs)| Outcome {
+        score: gaussian.mean(&known.at_the_end(place.clone())),
+        costs: *costs,
+    };
+    let outcomes: Vec<Outcome> = trials.iter().map(believed).collect();
+    let places: Vec<Place> = trials.into_iter().map(|(place, _)| place).collect();
+    let begun = outcomes.len() - pending.len();
+    scores.extend(outcomes.iter().skip(begun).map(|outcome| outcome.score));
+    observed.extend(pending.into_iter().map(|(place, _)| known.at_the_end(place)));
+    let is_alone = begun == outcomes.len();
+    let gaussian = if is_alone { gaussian } else { Gaussian::new(metric, kernel, observed, &scores)? };
+    Some(Beliefs { known, gaussian, places, outcomes })
 }
 
-impl Beliefs {
+impl Beliefs<'_> {
     /// The places beside which it is worth to look: the best, or some of the front.
     fn front_first(&self, has_costs: bool) -> Vec<&Place> {
         let numbers = if has_costs {
@@ -213,14 +155,15 @@ fn beside(axes: &Axes<'_>, place: &Place, step: f64, dice: &mut ChaCha8Rng) -> V
 /// The candidate, or what is found by climbing from one, that is new and promises most.
 fn choose(
     axes: &Axes<'_>,
-    gaussian: &Gaussian,
+    belief: &Beliefs<'_>,
     goal: &Goal,
     candidates: Vec<(Point, Costs)>,
     question: &Question<'_>,
 ) -> Option<(Point, Belief)> {
     let weigh = |points: Vec<(Point, Costs)>| -> Vec<Weighed> {
         let places: Vec<Place> = points.iter().map(|(point, _)| axes.place(point)).collect();
-        let beliefs = gaussian.beliefs(&places);
+        let ends: Vec<Place> = places.iter().map(|place| belief.known.at_the_end(place.clone())).collect();
+        let beliefs = belief.gaussian.beliefs(&ends);
         let points = points.into_iter().zip(places).zip(beliefs);
         let weighed = points.map(|(((point, costs), place), belief)| {
             let hurdles = goal.hurdles(&costs);
@@ -233,7 +176,7 @@ fn choose(
     promising.sort_by(by_promise);
     let from = promising.iter().take(CLIMBS);
     let climbed = from.filter_map(|weighed| {
-        let point = axes.point(&climb(axes, gaussian, &weighed.hurdles, &weighed.place)?)?;
+        let point = axes.point(&climb(axes, belief, &weighed.hurdles, &weighed.place)?)?;
         let costs = (question.costs)(&point)?;
         Some((point, costs))
     });
@@ -255,7 +198,7 @@ struct Weighed {
 
 /// Uphill from a place over the active dimensions without steps; none where there are none. The search goes over angles, of
 /// which coordinates are the sines, so that it cannot leave the cube.
-fn climb(axes: &Axes<'_>, gaussian: &Gaussian, hurdles: &[Hurdle], place: &Place) -> Option<Vec<f64>> {
+fn climb(axes: &Axes<'_>, belief: &Beliefs<'_>, hurdles: &[Hurdle], place: &Place) -> Option<Vec<f64>> {
     let is_free: Vec<bool> =
         axes.iter().zip(place).map(|(axis, at)| axis.cell == 0.0 && at.is_some()).collect();
     let start: Vec<f64> = place
@@ -277,32 +220,12 @@ fn climb(axes: &Axes<'_>, gaussian: &Gaussian, hurdles: &[Hurdle], place: &Place
         moved.collect()
     };
     let descent = |angles: &[f64]| {
-        let (belief, slopes) = gaussian.slopes(&at(angles));
+        let (believed, slopes) = belief.gaussian.slopes(&belief.known.at_the_end(at(angles)));
         let free = slopes.iter().zip(&is_free).filter(|(_, is_free)| **is_free).map(|(slopes, _)| *slopes);
         let gradient =
-            free.zip(angles).map(|(slopes, angle)| -slope(belief, hurdles, slopes) * 0.5 * angle.cos());
-        Some((-log_gain(belief, hurdles), gradient.collect()))
+            free.zip(angles).map(|(slopes, angle)| -slope(believed, hurdles, slopes) * 0.5 * angle.cos());
+        Some((-log_gain(believed, hurdles), gradient.collect()))
     };
     let (_, angles) = minimise(descent, start, CLIMB_STEPS);
     Some(at(&angles).into_iter().map(|at| at.unwrap_or(0.5)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn of_too_many_the_best_and_the_newest_are_kept() {
-        let all: Vec<(usize, f64)> = (0..100).map(|n| (n, if n % 10 == 0 { 5.0 } else { 0.0 })).collect();
-        let kept = best_and_newest(all.clone(), 20, |(_, score)| *score);
-        let numbers: Vec<usize> = kept.iter().map(|(n, _)| *n).collect();
-        assert_eq!(numbers.len(), 20);
-        assert!(
-            (0..10).all(|ten| numbers.contains(&(10 * ten)))
-                && numbers.contains(&99)
-                && numbers.contains(&97)
-        );
-        assert!(numbers.is_sorted());
-        assert_eq!(best_and_newest(all.clone(), 100, |(_, score)| *score), all);
-    }
 }

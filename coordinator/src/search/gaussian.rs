@@ -34,8 +34,9 @@ pub(super) struct Kernel {
 pub(super) struct Metric(Vec<Option<usize>>);
 
 impl Metric {
-    pub(super) fn new(axes: &Axes<'_>) -> Self {
-        Self(axes.iter().map(|axis| axis.choices).collect())
+    /// Of these axes, and one of numbers for how far a trial had trained where that counts.
+    pub(super) fn new(axes: &Axes<'_>, is_staged: bool) -> Self {
+        Self(axes.iter().map(|axis| axis.choices).chain(is_staged.then_some(None)).collect())
     }
 
     pub(super) fn len(&self) -> usize {

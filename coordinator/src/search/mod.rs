@@ -3,6 +3,7 @@
 //! - `grid`: every point once, in order or shuffled; `random`: points drawn evenly; `sobol`: points spread evenly.
 //! - `tpe`: where good points are dense and others are not, by the densities of `parzen`.
 //! - `bayes`: where the `gaussian` process whose kernel `fit` found expects the largest `improvement` on its `goal`.
+//! - `observed`: what the process is told of trials, those included that only came to a rung.
 //! - `front`: what is best where costs are to be small, too.
 //! - `importance`: which hyperparameters decided.
 //! - `axes`: the space as a cube.
@@ -22,6 +23,7 @@ mod goal;
 mod grid;
 mod importance;
 mod improvement;
+mod observed;
 mod parzen;
 mod proposal;
 mod random;
@@ -64,6 +66,24 @@ pub enum Standing {
     Infeasible,
 }
 
+/// What a trial had come to at a rung or, if it has completed, at its end.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stage {
+    /// Epochs that it had trained; of a completed trial all that there are, even if it ended before.
+    pub epochs: u32,
+    /// What the objective made of it: the larger the better.
+    pub score: f64,
+}
+
+/// What trials had come to on the way.
+#[derive(Debug, Clone, Copy)]
+pub struct Stages<'a> {
+    /// Epochs of a trial that trains to its end.
+    pub last: u32,
+    /// Of every trial of the history, the fewest epochs first.
+    pub of: &'a [Vec<Stage>],
+}
+
 /// What a search is asked.
 #[derive(Clone, Copy)]
 pub struct Question<'a> {
@@ -75,6 +95,8 @@ pub struct Question<'a> {
     pub seed: u64,
     /// Trials so far, oldest first.
     pub history: &'a [Past<'a>],
+    /// What they had come to on the way, for a search that heeds it.
+    pub stages: Option<Stages<'a>>,
     /// Whether costs are to be small, too.
     pub has_costs: bool,
     /// The costs of a point's model, exact; none if it is not to be trained.
@@ -84,7 +106,15 @@ pub struct Question<'a> {
 impl<'a> Question<'a> {
     /// Where every point may be trained and nothing counts but the score.
     pub fn plain(search: Search, space: &'a Space, seed: u64, history: &'a [Past<'a>]) -> Self {
-        Self { search, space, seed, history, has_costs: false, costs: &|_| Some(Costs::default()) }
+        Self {
+            search,
+            space,
+            seed,
+            history,
+            stages: None,
+            has_costs: false,
+            costs: &|_| Some(Costs::default()),
+        }
     }
 
     fn is_new(&self, point: &Point) -> bool {
@@ -115,7 +145,7 @@ pub fn propose(question: &Question<'_>) -> Option<Proposal> {
         Search::Tpe { startup, candidates } => {
             return Tpe { startup, candidates }.propose(question, &mut dice);
         }
-        Search::Bayes { startup } => return Bayes { startup }.propose(question, &mut dice),
+        Search::Bayes { startup, .. } => return Bayes { startup }.propose(question, &mut dice),
     };
     Some(Proposal::new(point?, why))
 }

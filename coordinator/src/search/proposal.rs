@@ -13,32 +13,53 @@ pub struct Proposal {
     pub point: Point,
     /// Why there; none where it was not written down.
     pub why: Option<Why>,
+    /// Version of the method that proposed it: another one may propose another point.
+    pub version: u32,
 }
+
+/// The version of every method at first, and of those that have not changed since.
+const FIRST: u32 = 1;
+/// The version of what learns from results: the second draws bad scores together before a process sees them.
+const LEARNING: u32 = 2;
 
 /// A proposal as it stands in the log: before reasons were written down, it was the point alone.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Written {
-    Explained { point: Point, why: Why },
+    Explained {
+        point: Point,
+        why: Why,
+        #[serde(default = "first", skip_serializing_if = "is_first")]
+        version: u32,
+    },
     Bare(Point),
 }
 
 impl From<Written> for Proposal {
     fn from(written: Written) -> Self {
         match written {
-            Written::Explained { point, why } => Self { point, why: Some(why) },
-            Written::Bare(point) => Self { point, why: None },
+            Written::Explained { point, why, version } => Self { point, why: Some(why), version },
+            Written::Bare(point) => Self { point, why: None, version: FIRST },
         }
     }
 }
 
 impl From<Proposal> for Written {
-    fn from(Proposal { point, why }: Proposal) -> Self {
+    fn from(Proposal { point, why, version }: Proposal) -> Self {
         match why {
-            Some(why) => Self::Explained { point, why },
+            Some(why) => Self::Explained { point, why, version },
             None => Self::Bare(point),
         }
     }
+}
+
+fn first() -> u32 {
+    FIRST
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_first(version: &u32) -> bool {
+    *version == FIRST
 }
 
 /// Why a search proposed a point. Every number is finite.
@@ -100,7 +121,7 @@ pub enum Why {
 impl Proposal {
     /// With its reason.
     pub(crate) fn new(point: Point, why: Why) -> Self {
-        Self { point, why: Some(why) }
+        Self { point, why: Some(why), version: why.version() }
     }
 }
 
@@ -122,6 +143,16 @@ impl Why {
         match front {
             Some(front) => Self::Volume { mean, deviation, front: front as u32, known, pending },
             None => Self::Improvement { mean, deviation, best, known, pending },
+        }
+    }
+
+    /// Of the method that gives this reason.
+    fn version(self) -> u32 {
+        match self {
+            Self::Grid | Self::Random | Self::Sobol | Self::Startup { .. } => FIRST,
+            Self::Density { .. } | Self::Improvement { .. } | Self::Volume { .. } | Self::Exhausted => {
+                LEARNING
+            }
         }
     }
 
@@ -195,6 +226,7 @@ mod tests {
             let text = serde_json::to_string(&explained).unwrap();
             assert!(text.contains(&format!("\"by\":\"{}\"", why.name())), "{text}");
             assert_eq!(serde_json::from_str::<Proposal>(&text).unwrap(), explained, "{text}");
+            assert_eq!(text.contains("\"version\":2"), explained.version == LEARNING, "{text}");
         }
     }
 

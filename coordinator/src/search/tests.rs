@@ -257,7 +257,8 @@ fn run_with_costs(sweep: &Sweep, trials: usize) -> Vec<(Point, f64, Costs)> {
         let history: Vec<Past<'_>> = past.collect();
         let Sweep { search, space, seed, .. } = sweep;
         let (search, seed) = (*search, *seed);
-        let question = Question { search, space, seed, history: &history, has_costs: true, costs: &costs };
+        let question =
+            Question { search, space, seed, history: &history, stages: None, has_costs: true, costs: &costs };
         let point = propose(&question).unwrap().point;
         assert_eq!(
             propose(&question).map(|again| again.point).as_ref(),
@@ -303,4 +304,35 @@ fn costs_are_heeded_and_limits_kept() {
         tpe < random && bayes < 0.5 * random,
         "missed {bayes} by Bayesian optimisation, {tpe} by TPE, {random} by random search"
     );
+}
+
+/// A sweep over rungs in which half of the trials are held at the first: what was held there counts as far as it came.
+#[test]
+fn rungs_are_heeded() {
+    let sweep = sweep(ENDLESS, "method = \"bayes\"\nstartup = 5");
+    let points = run(&sweep, 20);
+    let past = |point| Past { point, standing: Standing::Completed(0.0), costs: Costs::default() };
+    let history: Vec<Past<'_>> = points.iter().map(past).collect();
+    let score = |number: usize| (number * 7 % 20) as f64 / 20.0;
+    let staged = |is_bad: bool| -> Vec<Vec<Stage>> {
+        let of = |number: usize| {
+            let first = Stage { epochs: 1, score: score(number) };
+            // The second half is held; what it scored differs between both histories.
+            match number < 10 {
+                true => vec![first, Stage { epochs: 9, score: first.score + 0.3 }],
+                false if is_bad => vec![Stage { score: -first.score, ..first }],
+                false => vec![first],
+            }
+        };
+        (0..points.len()).map(of).collect()
+    };
+    let ask = |of: &[Vec<Stage>]| {
+        let plain = Question::plain(sweep.search, &sweep.space, sweep.seed, &history);
+        propose(&Question { stages: Some(Stages { last: 9, of }), ..plain })
+    };
+    let (good, bad) = (ask(&staged(false)), ask(&staged(true)));
+    assert_eq!(good, ask(&staged(false)), "the same, asked again");
+    assert_ne!(good, bad);
+    let why = good.unwrap().why.unwrap();
+    assert!(matches!(why, Why::Improvement { known: 30, pending: 0, .. }), "{why:?}");
 }

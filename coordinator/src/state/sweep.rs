@@ -33,7 +33,7 @@ use super::{
     thinning::Thinning,
     trial::{AttemptEnd, Run, RunStatus, Trial, TrialStatus},
 };
-use crate::search::{self, Costs, Outcome, Past, Proposal, Question, Standing};
+use crate::search::{self, Costs, Outcome, Past, Proposal, Question, Stages, Standing};
 
 /// What the user wants of a sweep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -355,22 +355,25 @@ impl SweepState {
             }
         };
         let trials = self.trials.iter().map(past);
-        let proposed = proposed.iter().map(|Proposal { point, .. }| {
+        let admitted = proposed.iter().map(|Proposal { point, .. }| {
             let (_, cost, infeasible) = self.verdict(point);
             let standing = infeasible.map_or(Standing::Pending, |_| Standing::Infeasible);
             Past { point, standing, costs: self.costs(&cost) }
         });
-        let history: Vec<Past<'_>> = trials.chain(proposed).collect();
+        let history: Vec<Past<'_>> = trials.chain(admitted).collect();
         let costs = |point: &Point| {
             let (_, cost, infeasible) = self.verdict(point);
             infeasible.is_none().then(|| self.costs(&cost))
         };
         let has_costs = !self.sweep.minimise.is_empty();
+        let stages = self.stages(proposed.len());
+        let last = self.sweep.schedule.epochs;
         search::propose(&Question {
             search: *search,
             space,
             seed: *seed,
             history: &history,
+            stages: stages.as_ref().map(|of| Stages { last, of }),
             has_costs,
             costs: &costs,
         })
@@ -408,7 +411,7 @@ impl SweepState {
     }
 
     /// Adds a trial, and its runs to the queue unless it is infeasible.
-    fn admit(&mut self, Proposal { point, why }: Proposal) {
+    fn admit(&mut self, Proposal { point, why, .. }: Proposal) {
         let (model, cost, infeasible) = self.verdict(&point);
         let folds = if infeasible.is_some() { Vec::new() } else { self.sweep.split.folds() };
         let id = TrialId(self.trials.len() as u32);

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use super::{Complaint, GRID_SIZE_MAX};
-use crate::sweep::{Budget, Domain, Search, Space};
+use crate::sweep::{Budget, Domain, Search, Space, Stop};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -12,6 +12,7 @@ pub(super) struct RawSearch {
     shuffle: Option<bool>,
     startup: Option<u32>,
     candidates: Option<u32>,
+    rungs: Option<bool>,
 }
 
 /// Trials that have to end before results are heeded, where the file does not say: Optuna's number.
@@ -36,17 +37,19 @@ enum RawMethod {
 pub(super) fn search(raw: &RawSearch) -> Result<Search, Complaint> {
     let startup = raw.startup.unwrap_or(STARTUP_DEFAULT);
     let candidates = raw.candidates.unwrap_or(CANDIDATES_DEFAULT);
+    let rungs = raw.rungs.unwrap_or_default();
     let (search, meant): (_, &[&str]) = match raw.method {
         RawMethod::Grid => (Search::Grid { shuffle: raw.shuffle.unwrap_or_default() }, &["search.shuffle"]),
         RawMethod::Random => (Search::Random, &[]),
         RawMethod::Sobol => (Search::Sobol, &[]),
         RawMethod::Tpe => (Search::Tpe { startup, candidates }, &["search.startup", "search.candidates"]),
-        RawMethod::Bayes => (Search::Bayes { startup }, &["search.startup"]),
+        RawMethod::Bayes => (Search::Bayes { startup, rungs }, &["search.startup", "search.rungs"]),
     };
     let given = [
         ("search.shuffle", raw.shuffle.is_some()),
         ("search.startup", raw.startup.is_some()),
         ("search.candidates", raw.candidates.is_some()),
+        ("search.rungs", raw.rungs.is_some()),
     ];
     if let Some((key, _)) = given.iter().find(|(key, is_given)| *is_given && !meant.contains(key)) {
         let name = key.trim_start_matches("search.");
@@ -60,6 +63,17 @@ pub(super) fn search(raw: &RawSearch) -> Result<Search, Complaint> {
         return Err(("search.candidates", message));
     }
     Ok(search)
+}
+
+/// A search that learns from rungs needs some.
+pub(super) fn check_rungs(search: Search, stop: Option<Stop>) -> Result<(), Complaint> {
+    let has_rungs = matches!(stop, Some(Stop::Asha(_) | Stop::Hyperband(_)));
+    if matches!(search, Search::Bayes { rungs: true, .. }) && !has_rungs {
+        let message =
+            "rungs = true learns from the rungs of [stop], which needs method = \"asha\" or \"hyperband\"";
+        return Err(("search.rungs", message.to_owned()));
+    }
+    Ok(())
 }
 
 /// A grid needs points to count; whatever else has no end needs a budget.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::sweep::{
-    Halving, Prune, Stop,
+    Halving, Prune, Search, Stop,
     prune::{Distil, Importance, Target},
     quantise::{Aware, Quantise},
 };
@@ -242,6 +242,19 @@ fn trials_are_stopped_by_a_rule_that_can_stop_them() {
         let text = format!("{folds}\n[stop]\nmethod = \"race\"\n{lines}\n");
         let error = parse(&text, Path::new("s.toml"), &[]).unwrap_err();
         assert!(error.to_string().contains(part) && error.line().is_some(), "{lines}: {error}");
+    }
+    let learns = |stop: &str| {
+        let text = format!("{GOOD}\n[search]\nmethod = \"bayes\"\nrungs = true\n{stop}");
+        parse(&text, Path::new("s.toml"), &[]).map(|sweep| sweep.search)
+    };
+    let stop_at_rungs = "[stop]\nmethod = \"asha\"\n";
+    assert_eq!(learns(stop_at_rungs).unwrap(), Search::Bayes { startup: 10, rungs: true });
+    for without in ["", "[stop]\nmethod = \"median\"\n"] {
+        let error = learns(without).unwrap_err();
+        assert!(
+            error.to_string().contains("learns from the rungs of [stop]") && error.line().is_some(),
+            "{error}"
+        );
     }
     let sweep = rule("method = \"asha\"").unwrap();
     assert_eq!(serde_json::from_value::<Sweep>(serde_json::to_value(&sweep).unwrap()).unwrap(), sweep);

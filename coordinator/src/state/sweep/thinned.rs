@@ -1,17 +1,22 @@
 //! A sweep whose trials are thinned out: who is held, and who goes on.
 
+use std::iter;
+
 use earshot_common::{
     ids::{FoldId, RunId, Token, TrialId},
     job::Verdict,
-    sweep::Stop,
+    sweep::{Search, Stop},
 };
 
 use super::SweepState;
-use crate::state::{
-    judgement::{Judged, Judgement},
-    ranking::MeanMetrics,
-    thinning::best_so_far,
-    trial::{AttemptEnd, RunStatus},
+use crate::{
+    search::Stage,
+    state::{
+        judgement::{Judged, Judgement},
+        ranking::MeanMetrics,
+        thinning::best_so_far,
+        trial::{AttemptEnd, RunStatus, Trial},
+    },
 };
 
 impl SweepState {
@@ -24,6 +29,25 @@ impl SweepState {
             }
             _ => Vec::new(),
         }
+    }
+
+    /// What every trial had come to at its rungs and at its end, if the search heeds it; of so many more that were only just
+    /// proposed nothing is known.
+    pub(super) fn stages(&self, proposed: usize) -> Option<Vec<Vec<Stage>>> {
+        let (Search::Bayes { rungs: true, .. }, Some(stop)) = (self.sweep.search, self.sweep.stop) else {
+            return None;
+        };
+        let last = self.sweep.schedule.epochs;
+        let of = |(id, trial): (TrialId, &Trial)| {
+            let rungs = stop.rungs(stop.bracket(id, last), last).into_iter();
+            let reached = rungs.map_while(|epochs| Some((epochs, MeanMetrics::at(trial, epochs)?)));
+            let ended = MeanMetrics::of(trial).map(|mean| (last, mean));
+            let stages = reached
+                .chain(ended)
+                .map(|(epochs, mean)| Stage { epochs, score: mean.score(self.sweep.objective) });
+            stages.filter(|stage| stage.score.is_finite()).collect()
+        };
+        Some(self.trials().map(of).chain(iter::repeat_n(Vec::new(), proposed)).collect())
     }
 
     /// What becomes of a run that has reported an epoch before its last, and the attempts that end with that.
