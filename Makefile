@@ -52,6 +52,7 @@ bench: build ## measure against PyTorch, librosa, and Optuna (DATA=folder as in 
 	python3 benches/run.py $(if $(DATA),--data "$(DATA)")
 	python3 benches/training.py
 	python3 benches/search.py
+	python3 benches/tabular.py
 	python3 benches/scale.py
 	cargo bench --quiet --locked -p worker --bench fusion
 	python3 benches/front_end.py $(if $(DATA),--data "$(DATA)")
