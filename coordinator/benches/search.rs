@@ -5,6 +5,7 @@
 //! cargo bench -p coordinator --bench search
 //! cargo bench -p coordinator --bench search -- --seeds 20 --format json
 //! cargo bench -p coordinator --bench search -- --only times
+//! cargo bench -p coordinator --bench search -- --method bayes
 //! ```
 //!
 //! `benches/optuna_search.py` asks Optuna's samplers the same of the same functions; `benches/search.py` runs both.
@@ -246,7 +247,7 @@ fn median(numbers: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn main() {
-    let (mut seeds, mut is_json, mut is_timed_only) = (5, false, false);
+    let (mut seeds, mut is_json, mut is_timed_only, mut method) = (5, false, false, None);
     let mut given = env::args().skip(1).filter(|argument| argument != "--bench");
     while let Some(flag) = given.next() {
         let value = given.next().unwrap_or_default();
@@ -255,17 +256,22 @@ fn main() {
             "--format" => is_json = value == "json",
             // Regrets take minutes; the times of proposals are had without.
             "--only" => is_timed_only = value == "times",
+            "--method" => method = Some(value),
             other => {
-                eprintln!("unknown {other}; known: --seeds N --format json --only times");
+                eprintln!("unknown {other}; known: --seeds N --format json --only times --method NAME");
                 std::process::exit(2);
             }
         }
     }
+    let is_asked = |name: &str| method.as_ref().is_none_or(|method| method == name);
     let mut found = BTreeMap::new();
     for function in functions().into_iter().filter(|_| !is_timed_only) {
         for ((name, search), width) in
             methods().into_iter().flat_map(|method| WIDTHS.map(|width| (method, width)))
         {
+            if !is_asked(name) {
+                continue;
+            }
             let regrets = over_seeds(&function, search, seeds, width);
             if !is_json {
                 let medians =
@@ -280,7 +286,7 @@ fn main() {
     let with_costs = methods().into_iter().filter(|(_, search)| search.heeds_results());
     let with_costs = with_costs.map(|(name, search)| (format!("{name}_front"), search, true));
     let plain = methods().into_iter().map(|(name, search)| (name.to_owned(), search, false));
-    for (name, search, has_costs) in plain.chain(with_costs) {
+    for (name, search, has_costs) in plain.chain(with_costs).filter(|(name, ..)| is_asked(name)) {
         let is_bayes = matches!(search, Search::Bayes { .. });
         for count in TIMED.into_iter().filter(|&count| !is_bayes || count <= BAYES_MAX) {
             let ms = thinking_ms(&hartmann, search, count, has_costs);

@@ -1,8 +1,8 @@
 //! A density over the cube, estimated from points: a mixture of a kernel around each and of one that is even.
 //!
 //! Bergstra et al. 2011 ("Algorithms for hyper-parameter optimization", section 4) with the kernels of Falkner et al. 2018
-//! over all dimensions at once, the bandwidth and the weights of Optuna's multivariate `TPESampler`, which Watanabe 2023
-//! (arXiv:2304.11127) found best: see there sections 3.3 and 5.
+//! over all dimensions at once, each as wide on an axis as its neighbours there are far away (section 4 of the first), with the
+//! weights of Optuna's multivariate `TPESampler`: see Watanabe 2023 (arXiv:2304.11127), sections 3.3 and 5.
 
 use std::f64::consts::{FRAC_1_SQRT_2, TAU};
 
@@ -17,6 +17,9 @@ const FULL_WEIGHT: usize = 25;
 /// Draws from a kernel of a coordinate between 0 and 1: at least a third of them is.
 const DRAWS: usize = 64;
 
+/// Deviations beyond which nothing of a normal distribution is left but rounding.
+const FAR: f64 = 8.5;
+
 /// A mixture of kernels.
 #[derive(Debug)]
 pub(super) struct Parzen {
@@ -30,14 +33,23 @@ pub(super) struct Parzen {
 #[derive(Debug)]
 struct Kernels {
     shape: Shape,
-    /// For each kernel its middle, and the logarithm of what its density is divided by.
-    middles: Vec<Option<(f64, f64)>>,
+    kernels: Vec<Option<Kernel>>,
+}
+
+/// The part of a kernel that is along an axis.
+#[derive(Debug, Clone, Copy)]
+struct Kernel {
+    middle: f64,
+    /// Of a number's.
+    deviation: f64,
+    /// Logarithm of what its density is divided by.
+    log_mass: f64,
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Shape {
-    /// A normal distribution of that deviation, cut off at 0 and 1.
-    Normal(f64),
+    /// Normal distributions, cut off at 0 and 1.
+    Normal,
     /// Of so many choices one with the first probability, each of the others with the second.
     Choice { choices: usize, same: f64, logs: [f64; 2] },
 }
@@ -46,25 +58,26 @@ impl Parzen {
     /// From the places of points, oldest first.
     pub(super) fn new(axes: &Axes<'_>, places: &[Place]) -> Self {
         let kernels = places.len() + 1;
-        // Optuna's rule of thumb for several dimensions, and its clipping: not narrower than the even spacing of so many.
-        let narrowest = 1.0 / kernels.min(100) as f64;
-        let deviation = 0.2 * (places.len().max(1) as f64).powf(-1.0 / (axes.len() as f64 + 4.0));
+        // Optuna's clipping: not narrower than the even spacing of so many.
+        let narrowest = 1.0 / (kernels + 1).min(100) as f64;
         let axes = axes.iter().enumerate().map(|(index, axis)| {
-            let shape = match axis.choices {
-                None => Shape::Normal(deviation.max(narrowest).max(axis.cell / 2.0).min(1.0)),
+            let middles: Vec<Option<f64>> =
+                places.iter().map(|place| place.get(index).copied().flatten()).collect();
+            let (shape, deviations) = match axis.choices {
+                None => (Shape::Normal, deviations(&middles, narrowest.max(axis.cell / 2.0))),
                 Some(choices) => {
                     let other = 1.0 / kernels as f64;
                     let same = (1.0 + other) / (1.0 + other * choices as f64);
                     let each = (1.0 - same) / (choices - 1) as f64;
-                    Shape::Choice { choices, same, logs: [same.ln(), each.ln()] }
+                    let shape = Shape::Choice { choices, same, logs: [same.ln(), each.ln()] };
+                    (shape, vec![0.0; middles.len()])
                 }
             };
-            let places = places.iter().map(|place| place.get(index).copied().flatten());
-            let middles = std::iter::once(None).chain(places).map(|middle| {
-                let middle = middle?;
-                Some((middle, shape.log_mass(middle)))
+            let kernels = middles.iter().zip(deviations).map(|(middle, deviation)| {
+                let middle = (*middle)?;
+                Some(Kernel { middle, deviation, log_mass: shape.log_mass(middle, deviation) })
             });
-            Kernels { shape, middles: middles.collect() }
+            Kernels { shape, kernels: std::iter::once(None).chain(kernels).collect() }
         });
         let axes = axes.collect();
         let weights: Vec<f64> = std::iter::once(1.0).chain(weights(places.len())).collect();
@@ -78,8 +91,8 @@ impl Parzen {
         let mut logs = self.log_weights.clone();
         for (kernels, at) in self.axes.iter().zip(place) {
             let Some(at) = *at else { continue };
-            for (log, middle) in logs.iter_mut().zip(&kernels.middles) {
-                *log += kernels.shape.log_density(at, *middle);
+            for (log, kernel) in logs.iter_mut().zip(&kernels.kernels) {
+                *log += kernels.shape.log_density(at, *kernel);
             }
         }
         let largest = logs.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -94,47 +107,47 @@ impl Parzen {
             rest < 0.0
         });
         let kernel = drawn.unwrap_or(0);
-        let coordinates = self.axes.iter().map(|kernels| {
-            let middle = kernels.middles.get(kernel).copied().flatten();
-            match middle {
-                Some((middle, _)) => kernels.shape.draw(middle, dice),
+        let coordinates =
+            self.axes.iter().map(|kernels| match kernels.kernels.get(kernel).copied().flatten() {
+                Some(kernel) => kernels.shape.draw(kernel, dice),
                 None => dice.random(),
-            }
-        });
+            });
         coordinates.collect()
     }
 }
 
 impl Shape {
-    fn log_mass(self, middle: f64) -> f64 {
-        let Self::Normal(deviation) = self else { return 0.0 };
+    fn log_mass(self, middle: f64, deviation: f64) -> f64 {
+        let Self::Normal = self else { return 0.0 };
+        let is_inside = middle.min(1.0 - middle) > FAR * deviation;
         let below = |at: f64| 0.5 * (1.0 + erf((at - middle) / deviation * FRAC_1_SQRT_2));
-        ((below(1.0) - below(0.0)) * deviation * TAU.sqrt()).ln()
+        let mass = if is_inside { 1.0 } else { below(1.0) - below(0.0) };
+        (mass * deviation * TAU.sqrt()).ln()
     }
 
     /// Of a kernel there, or of the even one.
-    fn log_density(self, at: f64, kernel: Option<(f64, f64)>) -> f64 {
+    fn log_density(self, at: f64, kernel: Option<Kernel>) -> f64 {
         match (self, kernel) {
-            (Self::Normal(_), None) => 0.0,
-            (Self::Normal(deviation), Some((middle, log_mass))) => {
+            (Self::Normal, None) => 0.0,
+            (Self::Normal, Some(Kernel { middle, deviation, log_mass })) => {
                 let distance = (at - middle) / deviation;
                 -0.5 * distance * distance - log_mass
             }
             (Self::Choice { choices, .. }, None) => -(choices as f64).ln(),
-            (Self::Choice { choices, logs: [same, other], .. }, Some((middle, _))) => {
+            (Self::Choice { choices, logs: [same, other], .. }, Some(Kernel { middle, .. })) => {
                 if choice(at, choices) == choice(middle, choices) { same } else { other }
             }
         }
     }
 
-    fn draw(self, around: f64, dice: &mut ChaCha8Rng) -> f64 {
+    fn draw(self, kernel: Kernel, dice: &mut ChaCha8Rng) -> f64 {
         match self {
-            Self::Normal(deviation) => {
-                let mut draws = (0..DRAWS).map(|_| around + deviation * normal(dice));
-                draws.find(|at| (0.0..=1.0).contains(at)).unwrap_or(around)
+            Self::Normal => {
+                let mut draws = (0..DRAWS).map(|_| kernel.middle + kernel.deviation * normal(dice));
+                draws.find(|at| (0.0..=1.0).contains(at)).unwrap_or(kernel.middle)
             }
             Self::Choice { choices, same, .. } => {
-                let known = choice(around, choices);
+                let known = choice(kernel.middle, choices);
                 if dice.random_bool(same.clamp(0.0, 1.0)) {
                     return middle(known, choices);
                 }
@@ -143,6 +156,25 @@ impl Shape {
             }
         }
     }
+}
+
+/// How wide each kernel is on an axis of numbers: as far as the farther of its two neighbours, of which the outermost have one. An
+/// only one reaches to the farther end.
+fn deviations(middles: &[Option<f64>], narrowest: f64) -> Vec<f64> {
+    let active = middles.iter().enumerate().filter_map(|(index, middle)| Some((index, (*middle)?)));
+    let mut sorted: Vec<(usize, f64)> = active.collect();
+    sorted.sort_by(|one, other| one.1.total_cmp(&other.1));
+    let gaps = || sorted.iter().zip(sorted.iter().skip(1)).map(|(one, next)| next.1 - one.1);
+    let before = std::iter::once(None).chain(gaps().map(Some));
+    let after = gaps().map(Some).chain(std::iter::once(None));
+    let mut deviations = vec![1.0; middles.len()];
+    for ((&(index, at), before), after) in sorted.iter().zip(before).zip(after) {
+        let widest = before.into_iter().chain(after).reduce(f64::max).unwrap_or(at.max(1.0 - at));
+        if let Some(deviation) = deviations.get_mut(index) {
+            *deviation = widest.clamp(narrowest.min(1.0), 1.0);
+        }
+    }
+    deviations
 }
 
 /// Weights of so many points, oldest first: Optuna's `default_weights`.
@@ -223,6 +255,15 @@ mod tests {
                 / f64::from(steps);
         // Four standard deviations.
         assert!((found - expected).abs() < 4.0 * (expected / 20_000.0).sqrt(), "{found} {expected}");
+    }
+
+    #[test]
+    fn kernels_are_as_wide_as_their_neighbours_are_far() {
+        let found = deviations(&[Some(0.7), None, Some(0.1), Some(0.2)], 0.15);
+        let expected = [0.5, 1.0, 0.15, 0.5];
+        assert!(found.iter().zip(expected).all(|(one, other)| (one - other).abs() < 1e-12), "{found:?}");
+        assert!((deviations(&[Some(0.3)], 0.1)[0] - 0.7).abs() < 1e-12);
+        assert!(deviations(&[], 0.1).is_empty());
     }
 
     /// `optuna.samplers._tpe.sampler.default_weights(30)`: a ramp over the five oldest, then ones.
