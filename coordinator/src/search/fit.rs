@@ -1,9 +1,10 @@
 //! The kernel that makes the observations most likely, given what is likely of kernels: maximum a posteriori, by argmin's
 //! L-BFGS from several starts.
 //!
-//! Priors: lengths are log-normal with a location that grows with the number of axes (Hvarfner, Hellsten and Nardi 2024,
-//! "Vanilla Bayesian optimization performs great in high dimensions", equation 6); the signal is near the scores' own
-//! variance, which is 1; noise is small (log-normal around e⁻⁵, so that it is there only where the scores ask for it).
+//! Priors: lengths are log-normal with a location that grows with the number of axes as in Hvarfner, Hellsten and Nardi 2024
+//! ("Vanilla Bayesian optimization performs great in high dimensions", equation 6), around √d and narrower than theirs, for searches
+//! are short; the signal is near the scores' own variance, which is 1; noise is very small and may be less (log-normal around
+//! e⁻⁸): what is taken for noise can no longer be improved on, so it has to be there before it is believed.
 
 use std::cell::RefCell;
 
@@ -20,10 +21,10 @@ const STEPS: u64 = 12;
 const MEMORY: usize = 6;
 /// Bounds of logarithms of the hyperparameters, far out: beyond them nothing changes but rounding.
 const LOG_MAX: f64 = 8.0;
-const LOG_NOISE_MIN: f64 = -14.0;
+const LOG_NOISE_MIN: f64 = -16.0;
 /// Location and deviation of the priors' logarithms.
 const LOG_SIGNAL: (f64, f64) = (0.0, 1.0);
-const LOG_NOISE: (f64, f64) = (-5.0, 2.0);
+const LOG_NOISE: (f64, f64) = (-8.0, 3.0);
 
 /// A function with its derivatives, to be made small; what is not finite is no place to go to.
 pub(super) struct Objective<F> {
@@ -85,11 +86,11 @@ pub(super) fn minimise(
 
 /// The likeliest kernel for so many axes.
 pub(super) fn fit(evidence: &Evidence, axes: usize) -> Kernel {
-    let log_length = (std::f64::consts::SQRT_2 + 0.5 * (axes.max(1) as f64).ln(), 3.0_f64.sqrt());
+    let log_length = (0.5 * (axes.max(1) as f64).ln(), 1.0);
     let priors: Vec<(f64, f64)> =
         std::iter::repeat_n(log_length, axes).chain([LOG_SIGNAL, LOG_NOISE]).collect();
     let posterior = |at: &[f64]| {
-        let is_near = |at: &f64| at.abs() < 2.0 * LOG_MAX;
+        let is_near = |at: &f64| at.abs() < 3.0 * LOG_MAX;
         if !at.iter().all(is_near) {
             return None;
         }
@@ -105,7 +106,7 @@ pub(super) fn fit(evidence: &Evidence, axes: usize) -> Kernel {
         let gradient = gradient.iter().zip(&surprises).map(|(slope, surprise)| surprise - slope).collect();
         Some((prior - value, gradient))
     };
-    let starts = [(-0.7, -4.0), (0.7, -2.0), (-1.6, -7.0)];
+    let starts = [(-0.7, -4.0), (0.7, -2.0), (-1.6, -10.0)];
     let ends = starts.map(|(length, noise)| {
         let start = std::iter::repeat_n(length, axes).chain([0.0, noise]).collect();
         minimise(posterior, start, STEPS)

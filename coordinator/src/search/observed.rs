@@ -1,9 +1,6 @@
 //! What a Gaussian process is told of the trials so far: observations, each a place with a score, in units in which all scores
 //! have mean 0 and variance 1.
 //!
-//! Scores below the median are drawn together by a logarithm: a function that falls off steeply somewhere would otherwise spend
-//! the variance of all scores there, and leave none to tell the good ones apart.
-//!
 //! Where trials are thinned out at rungs, each rung that a trial came to is an observation, and how far it had trained is an axis
 //! of its own, from 0 at the first rung to 1 at the last epoch, even in the logarithm of epochs (Klein et al. 2020, "Model-based
 //! asynchronous hyperparameter and neural architecture search"). What epochs give to all alike is taken off beforehand, learnt
@@ -19,7 +16,6 @@ use super::{
 
 /// Observations that count at all: the best half and the newest. Later ones change little, and their cube costs too much.
 const KNOWN_MAX: usize = 600;
-
 /// An observation.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
@@ -79,7 +75,6 @@ impl Observed {
             }));
         }
         let mut seen = best_and_newest(seen, KNOWN_MAX, |seen| seen.score);
-        draw_together(&mut seen);
         let count = seen.len() as f64;
         let mean = seen.iter().map(|seen| seen.score).sum::<f64>() / count;
         let variance = seen.iter().map(|seen| (seen.score - mean).powi(2)).sum::<f64>() / count;
@@ -160,19 +155,6 @@ impl<'a> Rungs<'a> {
     }
 }
 
-/// Draws what is below the median towards it; the good half stays as it is.
-fn draw_together(seen: &mut [Seen]) {
-    let mut scores: Vec<f64> = seen.iter().map(|seen| seen.score).collect();
-    scores.sort_by(f64::total_cmp);
-    let (Some(&median), Some(&best)) = (scores.get(scores.len() / 2), scores.last()) else { return };
-    let unit = best - median;
-    if unit > 0.0 {
-        for seen in seen.iter_mut().filter(|seen| seen.score < median) {
-            seen.score = median - unit * ((median - seen.score) / unit).ln_1p();
-        }
-    }
-}
-
 /// Of more than `most`, the best half of as many and the newest, in their order.
 pub(super) fn best_and_newest<T>(all: Vec<T>, most: usize, score: impl Fn(&T) -> f64) -> Vec<T> {
     if all.len() <= most {
@@ -212,20 +194,6 @@ mod tests {
         );
         assert!(numbers.is_sorted());
         assert_eq!(best_and_newest(all.clone(), 100, |(_, score)| *score), all);
-    }
-
-    #[test]
-    fn the_bad_half_is_drawn_together_in_order_and_the_good_one_is_not() {
-        let seen = |score| Seen { place: vec![], score, costs: Costs::default(), is_last: true };
-        let mut all: Vec<Seen> = [-1e6, -3.0, 0.0, 1.0, 2.0].map(seen).into();
-        draw_together(&mut all);
-        let scores: Vec<f64> = all.iter().map(|seen| seen.score).collect();
-        assert_eq!(scores[2..], [0.0, 1.0, 2.0]);
-        assert!(scores.is_sorted() && scores[0] > -30.0, "{scores:?}");
-        // Without a better half there is no unit.
-        let mut alike: Vec<Seen> = [-5.0, 1.0, 1.0].map(seen).into();
-        draw_together(&mut alike);
-        assert!((alike[0].score + 5.0).abs() < 1e-12);
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct Proposal {
 
 /// The version of every method at first, and of those that have not changed since.
 const FIRST: u32 = 1;
-/// The version of what learns from results: the second draws bad scores together before a process sees them.
+/// The version of what learns from results. The second has other priors, and kernels as wide as their neighbours are far away.
 const LEARNING: u32 = 2;
 
 /// A proposal as it stands in the log: before reasons were written down, it was the point alone.
