@@ -104,12 +104,14 @@ class Search:
         return self.reached
 
     def ask(self, now: int, worker: int) -> None:
+        trial = self.study.ask()
+        row = self.table.suggest(trial)
         for _ in range(REPEATS_MAX):
-            trial = self.study.ask()
-            row = self.table.suggest(trial)
             if row.numbers not in self.known:
                 break
             self.tell(trial, row)
+            trial = self.study.ask()
+            row = self.table.suggest(trial)
         heapq.heappush(self.ends, (now + row.epoch_ms, worker, trial, row, 0))
 
     def end_epoch(self, now: int, worker: int, trial: optuna.Trial, row: Row, done: int) -> None:
