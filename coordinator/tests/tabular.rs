@@ -60,7 +60,9 @@ fn the_same_search_gives_the_same_replay() {
     let table = Table::read();
     for (search, stop) in [(BAYES, Some(ASHA)), (TPE, None)] {
         let run = |seed: u64, workers| {
-            let sweep = Sweep { seed, ..sweep(&table, search, stop) };
+            let mut sweep = Sweep { seed, ..sweep(&table, search, stop) };
+            // Enough to learn from results.
+            sweep.budget.trials = Some(16);
             replay(&table, sweep, workers, |_| false)
         };
         let told = run(11, 8);
