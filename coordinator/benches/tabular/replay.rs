@@ -128,6 +128,7 @@ impl<'a> Replay<'a> {
             loss: measured.loss,
             accuracy,
             macro_f1: accuracy,
+            int8_accuracy: None,
         };
         let reported = EventKind::Reported { worker: id, token, epoch, midway: Some(blob) };
         let decision = self.mind.apply(reported, now_ms).unwrap();
