@@ -4,7 +4,7 @@
 //! Batch norm is folded by its running statistics, which stay as they are. Weights and biases are rounded at each step, as the
 //! exporter rounds them; activations are held in whole numbers of the ranges that are given. What is multiplied and summed are those
 //! whole numbers, as floats that hold them exactly, so the logits are those of whole-number arithmetic: to the last bit in evaluation,
-//! which sums in double precision.
+//! which sums in double precision where single would not do.
 //!
 //! Rounding has no slope. Gradients go straight through it, and through what saturates not at all (Bengio, Léonard and Courville 2013,
 //! arXiv:1308.3432), as in `torch.fake_quantize_per_tensor_affine`; scales are taken as given.
@@ -232,7 +232,8 @@ impl Layer {
         let weight = rounded(&weight.f_div(&by_channel(&scale, weight.dim())?)?, f64::from(WEIGHT_MAX))?;
         let bias = rounded(&bias.f_div(&sum_scale)?, f64::from(2.0 * BIAS_MAX))?;
         // In training a sum beyond 2^24 may lose its last bit, as any float would.
-        let kind = if matches!(mode, Mode::Evaluation) { Kind::Double } else { Kind::Float };
+        let is_exact = matches!(mode, Mode::Training { .. }) || fits_float(&weight, &bias)?;
+        let kind = if is_exact { Kind::Float } else { Kind::Double };
         let [whole, weight, bias] = [whole, &weight, &bias].map(|tensor| tensor.f_to_kind(kind));
         let (whole, weight, bias) = (whole?, weight?, bias?);
         let sums = self.apply(&whole, &weight, &bias)?;
@@ -271,6 +272,21 @@ impl Layer {
         let bias = double(&norm.bias)?.f_sub(&double(&norm.running_mean)?.f_mul(&factor)?)?;
         Ok((weight.f_to_kind(Kind::Float)?, bias.f_to_kind(Kind::Float)?))
     }
+}
+
+/// Whether no sum of a layer, nor a part of one, goes beyond the whole numbers that a float holds. Then single precision is exact, and
+/// several times as fast; but for a GPU, whose libraries may transform what they convolve.
+fn fits_float(weight: &Tensor, bias: &Tensor) -> Result<bool, TchError> {
+    /// The largest difference of an activation from its zero point.
+    const ACTIVATION_MAX: f64 = 255.0;
+    const WHOLE_MAX: f64 = (1 << 24) as f64;
+    if weight.device() != Device::Cpu {
+        return Ok(false);
+    }
+    let magnitudes =
+        weight.f_abs()?.f_flatten(1, -1)?.f_sum_dim_intlist([1_i64].as_slice(), false, Kind::Double)?;
+    let sums = magnitudes.f_mul_scalar(ACTIVATION_MAX)?.f_add(&bias.f_abs()?)?;
+    Ok(sums.f_max()?.f_double_value(&[])? < WHOLE_MAX)
 }
 
 /// Of each output channel, the smallest scale that holds all of its weights, and its bias at `input_scale` times it; 1 where there
