@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use earshot_common::job::Epoch;
+use earshot_common::{ids::FoldId, job::Epoch};
 use earshot_proto::earshot::v1::Grant;
 use indicatif::{HumanDuration, MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tracing_subscriber::fmt::MakeWriter;
@@ -65,7 +65,7 @@ impl Board {
         let epochs = recipe.map_or(0, |recipe| recipe.epochs);
         let Grant { trial, fold, attempt, .. } = *grant;
         let again = if attempt > 1 { format!(" attempt {attempt}") } else { String::new() };
-        let name = format!("trial {trial} fold {fold}{again}");
+        let name = format!("trial {trial} fold {}{again}", FoldId(fold));
         let bar = self.0.as_ref().and_then(|bars| bars.slots.get(slot)).cloned();
         if let Some(bar) = &bar {
             bar.reset();
