@@ -33,7 +33,7 @@ pub struct Line {
     name: String,
     slot: usize,
     trial: u32,
-    fold: u32,
+    fold: FoldId,
     attempt: u32,
     epochs: u32,
     left: Mutex<Estimate>,
@@ -63,16 +63,17 @@ impl Board {
     pub fn begin(&self, slot: usize, grant: &Grant) -> Line {
         let recipe = grant.job.as_ref().and_then(|job| job.recipe.as_ref());
         let epochs = recipe.map_or(0, |recipe| recipe.epochs);
-        let Grant { trial, fold, attempt, .. } = *grant;
+        let Grant { trial, attempt, .. } = *grant;
+        let fold = FoldId(grant.fold);
         let again = if attempt > 1 { format!(" attempt {attempt}") } else { String::new() };
-        let name = format!("trial {trial} fold {}{again}", FoldId(fold));
+        let name = format!("trial {trial} fold {fold}{again}");
         let bar = self.0.as_ref().and_then(|bars| bars.slots.get(slot)).cloned();
         if let Some(bar) = &bar {
             bar.reset();
             bar.set_length(u64::from(epochs));
             bar.set_message(name.clone());
         } else {
-            tracing::info!(slot, trial, fold, attempt, epochs, "started");
+            tracing::info!(slot, trial, %fold, attempt, epochs, "started");
         }
         Line { bar, name, slot, trial, fold, attempt, epochs, left: Estimate::start().into() }
     }
@@ -103,7 +104,7 @@ impl Line {
             tracing::info!(
                 slot,
                 trial,
-                fold,
+                %fold,
                 attempt,
                 epochs,
                 epoch = number,
@@ -121,7 +122,7 @@ impl Line {
     /// The attempt is over.
     pub fn end(&self, how: &str) {
         let Self { slot, trial, fold, attempt, .. } = self;
-        tracing::info!(slot, trial, fold, attempt, "{how}");
+        tracing::info!(slot, trial, %fold, attempt, "{how}");
         if let Some(bar) = &self.bar {
             bar.reset();
             bar.set_message("waiting for work");
