@@ -16,8 +16,7 @@ pub(crate) fn quantise(blobs: &Blobs, candidate: &Candidate) -> Result<Quantisat
     let found = export::calibrate(model, &checkpoint, &features, &split.train, &split.validation);
     let export::Calibrated { method, ranges, accuracy } = found.map_err(ErrandError::Run)?;
     let drop = reference - accuracy;
-    let why =
-        format!("calibrated by {method} alone, int8 loses {:.2} points of validation accuracy", 100.0 * drop);
+    let why = format!("calibrated by {method} alone, int8 {}", export::change(drop));
     Ok(match (gates.allows(drop), aware.always) {
         (true, false) => Quantisation::Kept { why: format!("{why}, which max_drop allows") },
         (_, true) => Quantisation::Aware { ranges, why },

@@ -52,6 +52,12 @@ impl Figures {
     }
 }
 
+/// What a part of the validation accuracy that is lost, or gained, is called in a sentence.
+pub(crate) fn change(drop: f64) -> String {
+    let verb = if drop < 0.0 { "gains" } else { "loses" };
+    format!("{verb} {:.2} points of validation accuracy", 100.0 * drop.abs())
+}
+
 /// int8 where it is worth it: it is shipped unless it is slower than float, or loses more accuracy on the validation part than is
 /// allowed, and the float file is not too large. The test part has no say.
 pub(super) fn ship(float: Figures, int8: Figures, gates: &Gates) -> Shipped {
@@ -64,13 +70,9 @@ pub(super) fn ship(float: Figures, int8: Figures, gates: &Gates) -> Shipped {
     let shipped = |kind: Kind, reason| Shipped { kind, file: kind.file(), reason };
     let size = format!("the float file of {:.1} KiB", float.kib());
     match (is_slower, loses, fits) {
-        (_, true, true) => shipped(
-            Kind::Float,
-            format!(
-                "int8 loses {:.2} points of validation accuracy, more than max_drop allows, and {size} fits",
-                100.0 * drop
-            ),
-        ),
+        (_, true, true) => {
+            shipped(Kind::Float, format!("int8 {}, more than max_drop allows, and {size} fits", change(drop)))
+        }
         (true, _, true) => shipped(Kind::Float, format!("int8 is slower, {times}, and {size} fits")),
         (true, _, false) => shipped(
             Kind::Int8,

@@ -64,6 +64,7 @@ use earshot_common::{
 use earshot_data::{manifest::Manifest, split::Split};
 use serde::Serialize;
 
+pub(crate) use self::gates::change;
 pub use self::{
     aware::{Aware, Awareness, Calibrated, calibrate},
     deploy::{Deployed, Timer},

@@ -8,7 +8,7 @@ use earshot_common::{
 use serde::Serialize;
 
 use super::{
-    Champion, ExportError, Features, Forward,
+    Champion, ExportError, Features, Forward, change,
     score::{Scored, Scores},
     sensitivity::{self, Sensitivity},
 };
@@ -60,7 +60,7 @@ pub fn choose(
     ended: &str,
 ) -> (Option<u32>, String) {
     let drop = |step: &PruningStep| whole.accuracy - step.accuracy;
-    let points = |step: &PruningStep| format!("{:.2} points of validation accuracy", 100.0 * drop(step));
+    let changes = |step: &PruningStep| change(drop(step));
     let is_allowed = |step: &&PruningStep| max_drop.is_none_or(|most| drop(step) <= most);
     let ended = if ended.is_empty() { String::new() } else { format!("; no further step: {ended}") };
     let Some(last) = steps.last() else {
@@ -69,25 +69,25 @@ pub fn choose(
         return (None, format!("{why}{ended}"));
     };
     if is_unpruned_wanted {
-        return (None, format!("as asked for, unpruned; step {} loses {}", last.step, points(last)));
+        return (None, format!("as asked for, unpruned; step {} {}", last.step, changes(last)));
     }
     match steps.iter().rev().find(is_allowed) {
         Some(step) if step.step == last.step => {
-            (Some(step.step), format!("step {} of pruning loses {}{ended}", step.step, points(step)))
+            (Some(step.step), format!("step {} of pruning {}{ended}", step.step, changes(step)))
         }
         Some(step) => {
             let reason = format!(
-                "step {} of pruning loses {}; step {} loses {}, more than max_drop allows",
+                "step {} of pruning {}; step {} {}, more than max_drop allows",
                 step.step,
-                points(step),
+                changes(step),
                 last.step,
-                points(last)
+                changes(last)
             );
             (Some(step.step), reason)
         }
         None => {
-            let least = steps.first().map(points).unwrap_or_default();
-            (None, format!("unpruned: already step 1 of pruning loses {least}, more than max_drop allows"))
+            let least = steps.first().map(changes).unwrap_or_default();
+            (None, format!("unpruned: already step 1 of pruning {least}, more than max_drop allows"))
         }
     }
 }
@@ -194,6 +194,7 @@ mod tests {
             "step 3 loses 20.00 points of validation accuracy, more",
         );
         check(&[0.5, 0.4], Some(0.02), None, "already step 1 of pruning loses 40.00 points");
+        check(&[0.89, 0.92], Some(0.02), Some(2), "step 2 of pruning gains 2.00 points");
         check(&[], Some(0.02), None, "no step");
     }
 }
