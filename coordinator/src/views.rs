@@ -2,13 +2,13 @@
 //!
 //! A command prints the same message whether the running coordinator made it or the command itself, from the database.
 
-use std::{collections::BTreeSet, fmt::Write};
+use std::collections::BTreeSet;
 
 use earshot_common::{
     ids::{FoldId, ReplayId, RunId, SweepId, TrialId, WorkerId},
     job::{self, Reason},
     model::Cost,
-    sweep::{Point, Value},
+    sweep::Point,
     wire,
 };
 use earshot_proto::earshot::v1 as proto;
@@ -270,16 +270,8 @@ fn newest(state: &State) -> Result<(SweepId, &SweepState), ViewError> {
 fn assignments(point: &Point) -> Vec<proto::Assignment> {
     let values = point.iter();
     values
-        .map(|(name, value)| proto::Assignment { name: name.name().to_owned(), value: shown(value) })
+        .map(|(name, value)| proto::Assignment { name: name.name().to_owned(), value: value.to_string() })
         .collect()
-}
-
-/// As it would stand in a sweep file. With room from the start: a long leaderboard has hundreds of thousands of them.
-fn shown(value: &Value) -> String {
-    let mut text = String::with_capacity(24);
-    // A string takes all that is written to it.
-    let _ = write!(text, "{value}");
-    text
 }
 
 fn trial_state(trial: &Trial) -> &'static str {

@@ -64,11 +64,11 @@ enum Step {
 
 /// Batch norm's tensors, one element for each channel.
 #[derive(Debug)]
-struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
+pub(crate) struct BatchNorm {
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Tensor,
+    pub(crate) running_mean: Tensor,
+    pub(crate) running_var: Tensor,
 }
 
 /// The network: what happens from the input to the logits, on one device.
@@ -271,6 +271,16 @@ impl Step {
 }
 
 impl BatchNorm {
+    /// Of the layer of this name; `find` gives tensors by their names.
+    pub(crate) fn new(
+        name: &str,
+        mut find: impl FnMut(String) -> Result<Tensor, NetworkError>,
+    ) -> Result<Self, NetworkError> {
+        let mut part = |part: &str| find(format!("{name}.norm.{part}"));
+        let (weight, bias) = (part("weight")?, part("bias")?);
+        Ok(Self { weight, bias, running_mean: part("running_mean")?, running_var: part("running_var")? })
+    }
+
     fn forward(&self, x: &Tensor, mode: Mode) -> Result<Tensor, TchError> {
         x.f_batch_norm(
             Some(&self.weight),
@@ -319,11 +329,12 @@ impl Builder<'_> {
     }
 
     fn batch_norm(&mut self, name: &str, channels: &[usize]) -> Result<BatchNorm, NetworkError> {
-        Ok(BatchNorm {
-            weight: self.trained(format!("{name}.norm.weight"), channels)?,
-            bias: self.trained(format!("{name}.norm.bias"), channels)?,
-            running_mean: self.tensor(format!("{name}.norm.running_mean"), channels)?,
-            running_var: self.tensor(format!("{name}.norm.running_var"), channels)?,
+        BatchNorm::new(name, |tensor| {
+            if tensor.contains(".running_") {
+                self.tensor(tensor, channels)
+            } else {
+                self.trained(tensor, channels)
+            }
         })
     }
 

@@ -12,13 +12,13 @@
 use earshot_common::{
     int8::{Affine, BIAS_MAX, Range, WEIGHT_MAX},
     model::{
-        AudioCnn, BATCH_NORM_EPS, Conv2d, Layer as SpecLayer, Linear, ModelError, Operation, Pooling,
-        Reduction, Step as SpecStep,
+        AudioCnn, BATCH_NORM_EPS, Conv2d, Layer as SpecLayer, ModelError, Operation, Pooling, Reduction,
+        Step as SpecStep,
     },
 };
 use tch::{Device, Kind, TchError, Tensor};
 
-use crate::network::{Mode, NetworkError, mean_of_maps};
+use crate::network::{BatchNorm, Mode, NetworkError, mean_of_maps};
 
 /// Numbers that libtorch keeps of each element that enters or leaves a layer: real, divided, rounded, which of them saturate, and what
 /// gradients take from step to step; with room for sums in double precision.
@@ -27,15 +27,7 @@ const NUMBERS: u64 = 24;
 /// Bytes that a model computes with on a CPU in whole numbers, in batches of so many clips, beside its own kernels' and a copy of the
 /// features.
 pub(crate) fn footprint(model: &AudioCnn, clips: u64) -> Result<u64, ModelError> {
-    let elements = |operation: &Operation| match *operation {
-        Operation::Conv2d(Conv2d { input: [channels, rows, columns], filters, .. }) => {
-            u64::from(channels + filters) * u64::from(rows) * u64::from(columns)
-        }
-        Operation::Hidden(Linear { input, output }) | Operation::Logits(Linear { input, output }) => {
-            u64::from(input + output)
-        }
-    };
-    let elements: u64 = model.layers()?.iter().map(|layer| elements(&layer.operation)).sum();
+    let elements: u64 = model.layers()?.iter().map(|layer| layer.operation.elements()).sum();
     Ok(elements * NUMBERS * clips * size_of::<f32>() as u64)
 }
 
@@ -68,15 +60,6 @@ struct Layer {
     norm: Option<BatchNorm>,
     /// Of what leaves; none: logits stay float.
     output: Option<Held>,
-}
-
-/// Batch norm's tensors, one element for each channel.
-#[derive(Debug)]
-struct BatchNorm {
-    weight: Tensor,
-    bias: Tensor,
-    running_mean: Tensor,
-    running_var: Tensor,
 }
 
 /// How an activation is held.
@@ -212,12 +195,7 @@ impl Layer {
         find: impl Fn(String) -> Result<Tensor, NetworkError>,
     ) -> Result<Self, NetworkError> {
         let norm = match operation {
-            Operation::Conv2d(Conv2d { batch_norm: true, .. }) => Some(BatchNorm {
-                weight: find(format!("{name}.norm.weight"))?,
-                bias: find(format!("{name}.norm.bias"))?,
-                running_mean: find(format!("{name}.norm.running_mean"))?,
-                running_var: find(format!("{name}.norm.running_var"))?,
-            }),
+            Operation::Conv2d(Conv2d { batch_norm: true, .. }) => Some(BatchNorm::new(name, &find)?),
             _ => None,
         };
         let bias = if norm.is_none() { Some(find(format!("{name}.bias"))?) } else { None };

@@ -145,7 +145,7 @@ impl Operation {
     }
 
     /// Elements that enter and leave.
-    pub(super) fn elements(&self) -> u64 {
+    pub fn elements(&self) -> u64 {
         match *self {
             Self::Conv2d(Conv2d { input: [channels, ..], filters, .. }) => {
                 (u64::from(channels) + u64::from(filters)) * self.positions()

@@ -131,8 +131,8 @@ impl Steps {
             trained.push(parts);
         }
         let best = Epoch::try_from(whole.best)?;
-        let max_drop = sweep.export.max_drop;
-        let (exported, reason) = export::choose(&best, &steps, max_drop, is_unpruned_wanted, &self.ended);
+        let (exported, reason) =
+            export::choose(&best, &steps, &sweep.export, is_unpruned_wanted, &self.ended);
         let model = Job::try_from(whole.job.clone())?.model;
         let checkpoint = shelf.read(wire::blob_id(&whole.checkpoint, "the unpruned checkpoint")?).await?;
         let of_step = steps.iter().zip(trained).find(|(step, _)| Some(step.step) == exported);

@@ -4,6 +4,7 @@ use earshot_common::{
     job::Epoch,
     metrics::ClassScores,
     model::{AudioCnn, Cost},
+    sweep::Gates,
 };
 use serde::Serialize;
 
@@ -50,18 +51,18 @@ pub struct PruningStep {
     pub why: String,
 }
 
-/// Chooses what is exported: of the steps whose validation accuracy is at most `max_drop` below the whole champion's the last,
+/// Chooses what is exported: of the steps whose validation accuracy is no further below the whole champion's than the gates allow the last,
 /// which is the smallest; without one, the champion as it was. `ended` says why no further step was cut, if one could not be.
 pub fn choose(
     whole: &Epoch,
     steps: &[PruningStep],
-    max_drop: Option<f64>,
+    gates: &Gates,
     is_unpruned_wanted: bool,
     ended: &str,
 ) -> (Option<u32>, String) {
     let drop = |step: &PruningStep| whole.accuracy - step.accuracy;
     let changes = |step: &PruningStep| change(drop(step));
-    let is_allowed = |step: &&PruningStep| max_drop.is_none_or(|most| drop(step) <= most);
+    let is_allowed = |step: &&PruningStep| gates.allows(drop(step));
     let ended = if ended.is_empty() { String::new() } else { format!("; no further step: {ended}") };
     let Some(last) = steps.last() else {
         let why =
@@ -178,9 +179,10 @@ mod tests {
             why: String::new(),
         };
         let steps: Vec<PruningStep> = (1..).zip(accuracies).map(step).collect();
-        let (exported, why) = choose(&whole, &steps, max_drop, false, "");
+        let gates = Gates { max_drop, ..Gates::default() };
+        let (exported, why) = choose(&whole, &steps, &gates, false, "");
         assert!(exported == expected && why.contains(reason), "{exported:?} {why}");
-        assert_eq!(choose(&whole, &steps, max_drop, true, "").0, None);
+        assert_eq!(choose(&whole, &steps, &gates, true, "").0, None);
     }
 
     #[test]

@@ -143,21 +143,25 @@ fn a_log_of_an_older_format_is_read_and_marked() {
     check_older(4, &format!("{FORMAT_1}{FORMAT_3}"), [1, 1, 1, 7]);
 }
 
+/// What a log leads to, each of whose entries is written as it was read.
+fn folded(entries: &str) -> State {
+    let mut state = State::default();
+    for line in entries.lines() {
+        let event: Event = serde_json::from_str(line).unwrap();
+        state.apply(&event).unwrap();
+        let written: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(serde_json::to_value(&event).unwrap(), written);
+    }
+    state
+}
+
 #[test]
 fn proposals_are_read_as_they_were_written() {
     for (format, entries, reasons) in
         [(5, FORMAT_5, [None, None]), (8, FORMAT_8, [Some("startup"), Some("improvement")])]
     {
         check_older(format, entries, [0, 1, 0, 0]);
-        let mut state = State::default();
-        for line in entries.lines() {
-            let event: Event = serde_json::from_str(line).unwrap();
-            state.apply(&event).unwrap();
-            assert_eq!(
-                serde_json::to_value(&event).unwrap(),
-                serde_json::from_str::<serde_json::Value>(line).unwrap()
-            );
-        }
+        let state = folded(entries);
         let (_, sweep) = state.newest_sweep().unwrap();
         let points: Vec<String> = sweep.trials().map(|(_, trial)| format!("{:?}", trial.point)).collect();
         assert!(
@@ -173,13 +177,7 @@ fn proposals_are_read_as_they_were_written() {
 #[test]
 fn cuts_are_read_as_they_were_written() {
     check_older(8, FORMAT_8_PRUNED, [1, 0, 0, 3]);
-    let mut state = State::default();
-    for line in FORMAT_8_PRUNED.lines() {
-        let event: Event = serde_json::from_str(line).unwrap();
-        state.apply(&event).unwrap();
-        let written: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert_eq!(serde_json::to_value(&event).unwrap(), written);
-    }
+    let state = folded(FORMAT_8_PRUNED);
     let (_, sweep) = state.newest_sweep().unwrap();
     let (_, trial) = sweep.trials().next().unwrap();
     assert_eq!((trial.pruned.len(), trial.pruned[0].model.blocks[1].filters), (1, 6));
@@ -189,13 +187,7 @@ fn cuts_are_read_as_they_were_written() {
 #[test]
 fn quantisations_are_read_as_they_were_written() {
     check_older(8, FORMAT_8_QUANTISED, [1, 0, 0, 3]);
-    let mut state = State::default();
-    for line in FORMAT_8_QUANTISED.lines() {
-        let event: Event = serde_json::from_str(line).unwrap();
-        state.apply(&event).unwrap();
-        let written: serde_json::Value = serde_json::from_str(line).unwrap();
-        assert_eq!(serde_json::to_value(&event).unwrap(), written);
-    }
+    let state = folded(FORMAT_8_QUANTISED);
     let (_, sweep) = state.newest_sweep().unwrap();
     let (_, trial) = sweep.trials().next().unwrap();
     let aware = trial.aware.as_ref().unwrap();

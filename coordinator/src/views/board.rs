@@ -62,9 +62,7 @@ impl Board {
     fn of(sweep: &SweepState, top: u32, is_shown: impl Fn(TrialId) -> bool) -> Self {
         let most = if top == 0 { usize::MAX } else { top as usize };
         let ranked = (1..).zip(sweep.ranking()).filter(|(_, (id, ..))| is_shown(*id)).take(most);
-        // All at once: growing would copy a long leaderboard again and again.
-        let mut rows = Vec::with_capacity(most.min(sweep.completions().len()));
-        rows.extend(ranked.map(|(rank, (id, trial, mean))| Row {
+        let rows = ranked.map(|(rank, (id, trial, mean))| Row {
             rank,
             trial: id,
             mean,
@@ -72,13 +70,13 @@ impl Board {
             cost: trial.cost,
             point: Arc::clone(&trial.point),
             estimate: sweep.estimate(mean),
-        }));
+        });
         let named = sweep.sweep();
         Self {
             sweep: named.name.clone(),
             objective: named.objective,
             minimise: named.minimise.iter().map(|cost| cost.name().to_owned()).collect(),
-            rows,
+            rows: rows.collect(),
         }
     }
 

@@ -2,7 +2,8 @@
 
 use earshot_common::{
     job::Recipe,
-    tensors::{self, Tensors},
+    model::AudioCnn,
+    tensors::{self, Tensors, checkpoint_shapes},
 };
 use tch::{Device, Tensor};
 use worker::{
@@ -62,5 +63,22 @@ fn three_steps_agree_with_pytorch() {
     for (name, expected) in part(&golden, "final.") {
         assert_eq!(values[&name].shape, expected.shape);
         assert_near(&name, &Tensor::from_slice(&values[&name].values), &expected);
+    }
+}
+
+/// Holds the slopes of a loss in every trained tensor against the golden ones.
+pub(crate) fn assert_gradients_near(
+    name: &str,
+    spec: &AudioCnn,
+    network: &Network,
+    loss: &Tensor,
+    golden: &Tensors,
+) {
+    let gradients = Tensor::run_backward(&[loss], &network.parameters(), false, false);
+    let shapes = checkpoint_shapes(spec).unwrap();
+    let trained: Vec<_> = shapes.iter().skip(2).filter(|(tensor, _)| !tensor.contains("running")).collect();
+    assert_eq!(gradients.len(), trained.len());
+    for ((tensor, _), gradient) in trained.into_iter().zip(gradients) {
+        assert_near(&format!("{name}: {tensor}"), &gradient, &golden[&format!("gradient.{tensor}")]);
     }
 }

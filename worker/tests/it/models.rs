@@ -18,7 +18,7 @@ use worker::{
     },
 };
 
-use crate::golden::{assert_near, part, tensor};
+use crate::golden::{assert_gradients_near, assert_near, part, tensor};
 
 /// A spec, and what PyTorch counts in the model written from it.
 #[derive(Deserialize)]
@@ -81,12 +81,7 @@ fn gradients_are_pytorchs() {
         let batch = batch(golden);
         let logits = network.forward(&batch.features, Mode::Training { mask: batch.mask.as_ref() }).unwrap();
         let loss = logits.cross_entropy_for_logits(&batch.targets);
-        let gradients = Tensor::run_backward(&[&loss], &network.parameters(), false, false);
-        let shapes = checkpoint_shapes(spec).unwrap();
-        let trained = shapes.iter().skip(2).filter(|(tensor, _)| !tensor.contains("running"));
-        for ((tensor, _), gradient) in trained.zip(gradients) {
-            assert_near(&format!("{name}: {tensor}"), &gradient, &golden[&format!("gradient.{tensor}")]);
-        }
+        assert_gradients_near(name, spec, &network, &loss, golden);
     });
 }
 

@@ -25,23 +25,12 @@ fn cut(due: &Due) -> EventKind {
     EventKind::Pruned { sweep: SweepId(0), trial: due.trial, step: due.step, cut }
 }
 
-/// Trains every run that is handed out, each better than the one before, until a step is due: the last grant.
-fn train_up_to_a_cut(cluster: &mut Cluster, worker: WorkerId) -> Grant {
-    let mut last = None;
-    for nth in 0..100 {
-        let Some(grant) = cluster.ask(worker) else { break };
-        cluster.train(worker, grant.token, f64::from(nth) / 100.0);
-        last = Some(grant);
-    }
-    last.unwrap()
-}
-
 #[test]
 fn steps_follow_each_other_and_the_sweep_ends_after_the_last() {
     for (more, base) in [("", FoldId(2)), ("refit = true\n", FoldId::REFIT)] {
         let (mut cluster, worker) = Cluster::new(pruning(more));
         assert_eq!(due(&cluster), None, "while trials are to come");
-        let last = train_up_to_a_cut(&mut cluster, worker);
+        let last = cluster.train_all(worker);
         assert_eq!(last.run.fold, base);
         let mut models = vec![last.job.model.clone()];
         for step in 1..=2 {
@@ -83,7 +72,7 @@ fn a_cut_counts_once_and_only_when_it_is_due() {
         cut: Cut::Refused { why: "too early".into() },
     };
     assert!(matches!(cluster.says(early), Err(Refusal::NotDue { .. })));
-    train_up_to_a_cut(&mut cluster, worker);
+    cluster.train_all(worker);
     let made = cut(&due(&cluster).unwrap());
     cluster.does(made.clone());
     assert!(matches!(cluster.says(made), Err(Refusal::NotDue { step: 1, .. })));
@@ -92,7 +81,7 @@ fn a_cut_counts_once_and_only_when_it_is_due() {
 #[test]
 fn what_cannot_be_cut_or_trained_ends_pruning_and_nothing_else() {
     let (mut cluster, worker) = Cluster::new(pruning(""));
-    let last = train_up_to_a_cut(&mut cluster, worker);
+    let last = cluster.train_all(worker);
     let wanted = due(&cluster).unwrap();
     cluster.does(cut(&wanted));
     for _ in 0..2 {
@@ -105,7 +94,7 @@ fn what_cannot_be_cut_or_trained_ends_pruning_and_nothing_else() {
     assert_eq!(sweep.trial(last.run.trial).unwrap().status(), TrialStatus::Completed);
 
     let (mut cluster, worker) = Cluster::new(pruning(""));
-    train_up_to_a_cut(&mut cluster, worker);
+    cluster.train_all(worker);
     let Due { trial, step, .. } = due(&cluster).unwrap();
     let cut = Cut::Refused { why: "no batch norm".into() };
     cluster.does(EventKind::Pruned { sweep: SweepId(0), trial, step, cut });
@@ -116,7 +105,7 @@ fn what_cannot_be_cut_or_trained_ends_pruning_and_nothing_else() {
 #[test]
 fn a_paused_sweep_waits_and_a_cancelled_one_is_not_pruned() {
     let (mut cluster, worker) = Cluster::new(pruning(""));
-    train_up_to_a_cut(&mut cluster, worker);
+    cluster.train_all(worker);
     cluster.does(EventKind::Paused { sweep: SweepId(0) });
     assert!(due(&cluster).is_none() && !cluster.state.is_done());
     cluster.does(EventKind::Resumed { sweep: SweepId(0) });

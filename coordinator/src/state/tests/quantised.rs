@@ -29,17 +29,6 @@ fn told(candidate: &Candidate, quantisation: Quantisation) -> EventKind {
     EventKind::Quantised { sweep: SweepId(0), trial: candidate.trial, quantisation }
 }
 
-/// Trains every run that is handed out, each better than the one before: the last grant.
-fn train_all(cluster: &mut Cluster, worker: WorkerId) -> Grant {
-    let mut last = None;
-    for nth in 0..100 {
-        let Some(grant) = cluster.ask(worker) else { break };
-        cluster.train(worker, grant.token, f64::from(nth) / 100.0);
-        last = Some(grant);
-    }
-    last.unwrap()
-}
-
 /// Cuts a step and trains it to this accuracy.
 fn prune(cluster: &mut Cluster, worker: WorkerId, accuracy: f64) {
     let (sweep, due) = cluster.state.pruning_due().unwrap();
@@ -56,7 +45,7 @@ fn one_run_follows_from_the_weights_that_would_be_exported() {
     for (more, base) in [("", FoldId(2)), ("refit = true\n", FoldId::REFIT)] {
         let (mut cluster, worker) = Cluster::new(quantising(more));
         assert_eq!(due(&cluster), None, "while trials are to come");
-        let last = train_all(&mut cluster, worker);
+        let last = cluster.train_all(worker);
         let wanted = due(&cluster).unwrap();
         assert_eq!((wanted.trial, wanted.base), (last.run.trial, base));
         assert_eq!((&wanted.model, wanted.checkpoint), (&last.job.model, BlobId::of(b"weights")));
@@ -91,7 +80,7 @@ fn what_is_quantised_is_the_smallest_step_that_loses_little() {
         [([0.5, 0.5], FoldId::pruned(2)), ([0.5, 0.0], FoldId::pruned(1)), ([0.0, 0.0], FoldId(2))]
     {
         let (mut cluster, worker) = Cluster::new(quantising(PRUNE));
-        let last = train_all(&mut cluster, worker);
+        let last = cluster.train_all(worker);
         assert_eq!(last.run.fold, FoldId(2));
         // The last of twelve runs has 0.11.
         for (step, accuracy) in (1..).zip(accuracies) {
@@ -114,7 +103,7 @@ fn what_is_quantised_is_the_smallest_step_that_loses_little() {
 #[test]
 fn what_loses_little_is_left_alone() {
     let (mut cluster, worker) = Cluster::new(quantising(""));
-    train_all(&mut cluster, worker);
+    cluster.train_all(worker);
     let wanted = due(&cluster).unwrap();
     cluster.does(told(&wanted, Quantisation::Kept { why: "little is lost".into() }));
     assert!(cluster.state.is_done() && cluster.ask(worker).is_none());
@@ -127,7 +116,7 @@ fn it_counts_once_when_it_is_due_and_with_a_range_for_every_scale() {
     let kept = Quantisation::Kept { why: "too early".into() };
     let early = EventKind::Quantised { sweep: SweepId(0), trial: TrialId(0), quantisation: kept };
     assert_eq!(cluster.says(early), Err(Refusal::QuantisationNotDue(TrialId(0))));
-    train_all(&mut cluster, worker);
+    cluster.train_all(worker);
     let wanted = due(&cluster).unwrap();
     let refused = Err(Refusal::QuantisationNotDue(wanted.trial));
     let [mut few, mut wrong] = [ranges(&wanted), ranges(&wanted)];
@@ -144,7 +133,7 @@ fn it_counts_once_when_it_is_due_and_with_a_range_for_every_scale() {
 #[test]
 fn a_run_that_is_given_up_ends_the_sweep_and_its_trial_stays_the_best() {
     let (mut cluster, worker) = Cluster::new(quantising(""));
-    let last = train_all(&mut cluster, worker);
+    let last = cluster.train_all(worker);
     cluster.does(aware(&due(&cluster).unwrap()));
     for _ in 0..2 {
         let grant = cluster.ask(worker).unwrap();
@@ -154,7 +143,7 @@ fn a_run_that_is_given_up_ends_the_sweep_and_its_trial_stays_the_best() {
     assert_eq!(cluster.only().ranking().next().map(|(id, ..)| id), Some(last.run.trial));
 
     let (mut cluster, worker) = Cluster::new(quantising(""));
-    train_all(&mut cluster, worker);
+    cluster.train_all(worker);
     let wanted = due(&cluster).unwrap();
     cluster.does(EventKind::Paused { sweep: SweepId(0) });
     assert!(due(&cluster).is_none() && !cluster.state.is_done());
